@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make repro` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Stages run the first `python` on PATH: it must be the one of .venv.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-install lint format lock ui
+
+help: ## show these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv and install the hashed requirements.lock (the other targets do it for you)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "clipline needs Python 3.11 to 3.13, found %d.%d: run make PYTHON=python3.12" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+repro: $(STAMP) ## run the whole pipeline (dvc repro)
+	dvc repro
+
+test: $(STAMP) ## run the tests
+	python -m pytest tests --ignore=tests/install
+
+test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
+	python -m pytest tests/install
+
+lint: $(STAMP) ## ruff: lint and format check
+	ruff check . && ruff format --check .
+
+format: $(STAMP) ## ruff: mend lint and format
+	ruff check --fix . ; ruff format .
+
+lock: ## renew requirements.lock from pyproject.toml (universal, hashed, no addresses)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--extra dev pyproject.toml --output-file requirements.lock --upgrade
+
+ui: $(STAMP) ## open the MLflow UI on this repository's runs
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}

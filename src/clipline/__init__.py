@@ -1,0 +1,1 @@
+"""clipline: from a folder of captioned images to your own CLIP in production."""

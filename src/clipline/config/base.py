@@ -1,0 +1,142 @@
+"""Read a YAML file into strict settings; word every error as file, key, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML, YAMLError
+
+from clipline.errors import UsageError
+
+
+class Settings(BaseModel):
+    """Frozen, strict settings; an unknown key is an error that names the known ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise unknown_key(str(key), list(cls.model_fields))
+        return values
+
+    def require(self, condition: bool, message: str) -> None:
+        """Inside a validator: fail with `message` unless `condition` holds."""
+        if not condition:
+            raise PydanticCustomError("combination", "{message}", {"message": message})
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read `path` into these settings. Raises UsageError that names the file and the key."""
+        return validate(cls, read_yaml(path), str(path))
+
+
+def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
+    """The error for a key that is not in `allowed`, with the nearest name if one is close."""
+    near = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" (did you mean `{near[0]}`?)" if near else ""
+    message = f"unknown key `{key}`{hint}; allowed: {', '.join(allowed) or 'none'}"
+    return PydanticCustomError("unknown_key", "{message}", {"message": message})
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse YAML 1.2 as DVC does, so that both read the same numbers. Raises UsageError."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}") from None
+    except YAMLError as error:
+        raise UsageError(f"{path}{_yaml_fault(error)}") from None
+
+
+def _yaml_fault(error: YAMLError) -> str:
+    """Line and problem; the rest of ruamel's message is a picture of the line and advice for programmers."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    line = f": line {mark.line + 1}" if mark else ""
+    return f"{line}: not valid YAML: {problem or ' '.join(str(error).split())}"
+
+
+def validate(kind: Any, values: Any, where: str) -> Any:
+    """Check `values` against `kind`, a Settings class or a union of them.
+
+    Raises UsageError with one line per fault: `where`, the key, what was found and what is allowed.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        faults = [(_key(fault["loc"], values, fault["type"] == "missing"), fault) for fault in error.errors()]
+        raise UsageError("\n".join(_line(key, fault, where) for key, fault in _plainest(faults))) from None
+
+
+def _plainest(faults: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """One fault for each key. Where a value may be of two kinds, pydantic reports what each kind misses: keep
+    the fault inside the mapping that was given, else the first.
+    """
+    first: dict[str, Any] = {}
+    for key, fault in faults:
+        first.setdefault(key, fault)
+    return [(key, fault) for key, fault in first.items() if not any(other.startswith(f"{key}.") for other in first)]
+
+
+def _line(key: str, fault: Any, where: str) -> str:
+    missing = fault["type"] == "missing"
+    place = f"{where}: {key}" if key else where
+    if missing:
+        return f"{place}: this key is required and missing"
+    if fault["type"] in {"unknown_key", "combination"}:
+        return f"{place}: {fault['msg']}"
+    if fault["type"].startswith("union_tag"):
+        context = fault["ctx"]
+        tag, found = context["discriminator"].strip("'"), context.get("tag")
+        wanted = f"should be one of {context['expected_tags']}, found {found!r}" if found else "is required and missing"
+        return f"{place}{'.' if key else ': '}{tag}: {wanted}"
+    message = fault["msg"].replace("Input should be", "should be").replace("should be None", "should be null")
+    if fault["type"] in {"model_type", "model_attributes_type"}:
+        message = "should be a mapping (`key: value` lines)"
+    return f"{place}: {message}, found {_shown(fault['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML calls it."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None:
+        return "nothing (null)"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _key(loc: tuple, values: Any, missing: bool) -> str:
+    """The key as the file spells it: pydantic's location also holds tags of unions, which the file lacks."""
+    parts = []
+    for position, part in enumerate(loc):
+        in_mapping = isinstance(values, dict) and part in values
+        inside = in_mapping or (isinstance(values, list) and isinstance(part, int))
+        if inside:
+            values = values[part]
+        if inside or (missing and position == len(loc) - 1):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def repository_root() -> Path:
+    """The folder that relative paths in settings start from: DVC_ROOT when a DVC stage runs, else the
+    current folder. A `dvc exp run --temp` works in a copy elsewhere, but DVC_ROOT stays the repository.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` from settings as an absolute path (a leading `~` is the home folder)."""
+    return (repository_root() / Path(path).expanduser()).resolve()

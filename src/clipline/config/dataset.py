@@ -1,0 +1,168 @@
+"""A dataset: where it comes from, which captions are kept, how it is split (configs/data/*.yaml).
+
+The download stage reads `kind`, `path`, `source` and `expect`; preprocess reads `captions` and `split`: a new
+split downloads nothing again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from clipline.config.base import Settings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# Below 1 a fraction of the images, from 1 on a number of images.
+Share = Annotated[float, Field(gt=0)]
+
+
+class Expect(Settings):
+    """What a complete dataset holds; null means any number."""
+
+    images: Annotated[int, Field(gt=0)] | None
+    captions: Annotated[int, Field(gt=0)] | None
+
+
+class CaptionRules(Settings):
+    """Which captions are kept, and in what form."""
+
+    lowercase: bool = False
+    min_words: Annotated[int, Field(ge=1)] = 1
+    max_words: Annotated[int, Field(ge=1)] = 200
+
+    @model_validator(mode="after")
+    def _some_pass(self) -> CaptionRules:
+        self.require(self.min_words <= self.max_words, f"min_words {self.min_words} is over max_words {self.max_words}")
+        return self
+
+
+class OfficialSplit(Settings):
+    """The 6,000 / 1,000 / 1,000 image lists of Flickr8k, whose ids ship with clipline."""
+
+    kind: Literal["flickr8k"]
+
+
+class HashSplit(Settings):
+    """Images ordered by a hash of their name; the first go to test, the next to val, the rest to train.
+
+    Fractions below 1, or numbers of images from 1 on. The same name lands in the same place on every machine.
+    Images that have copies under other names all go to train.
+    """
+
+    kind: Literal["hash"]
+    val: Share = 0.1
+    test: Share = 0.1
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> HashSplit:
+        for name, share in (("val", self.val), ("test", self.test)):
+            self.require(
+                share < 1 or share == int(share),
+                f"{name}: {share} is no fraction below 1 and no whole number",
+            )
+        if self.val < 1 and self.test < 1:
+            self.require(self.val + self.test < 1, "val + test must be below 1: something must be left for train")
+        return self
+
+
+class ColumnSplit(Settings):
+    """The split that the dataset's own table names (values train, val or valid or validation, test)."""
+
+    kind: Literal["column"]
+
+
+Split = Annotated[OfficialSplit | HashSplit | ColumnSplit, Field(discriminator="kind")]
+
+
+class ScenesSource(Settings):
+    """Drawn scenes: how many (no two alike: there are not more), how large, from which seed."""
+
+    images: Annotated[int, Field(ge=10, le=200_000)]
+    size: Annotated[int, Field(ge=32, le=512)]
+    seed: int = 0
+
+
+class NoOptions(Settings):
+    """A source that needs only its path."""
+
+
+class TableSource(Settings):
+    """A caption table beside a folder of images.
+
+    captions: the table's path, relative to the repository (CSV, TSV or Flickr30k's `|`).
+    delimiter: null means: find out.
+    """
+
+    captions: str
+    delimiter: str | None = None
+    image_column: str = "image"
+    caption_column: str = "caption"
+    split_column: str | None = None
+
+
+class HubSource(Settings):
+    """Columns of a Hugging Face dataset; a caption column may hold one text or a list of texts."""
+
+    image_column: str
+    caption_column: str
+    split_column: str | None = None
+    hub_split: str = "train"
+    revision: str | None = None
+
+
+class _Dataset(Settings):
+    expect: Expect
+    captions: CaptionRules
+    split: Split
+
+    @model_validator(mode="after")
+    def _column_split_has_its_column(self) -> _Dataset:
+        if self.split.kind == "column":
+            named = getattr(self.source, "split_column", None)
+            self.require(named is not None, "split.kind `column` needs source.split_column (kinds csv, hf)")
+        return self
+
+
+class Scenes(_Dataset):
+    """The embedded dataset: nothing to fetch."""
+
+    kind: Literal["scenes"]
+    path: None
+    source: ScenesSource
+
+
+class Kaggle(_Dataset):
+    """A Kaggle dataset, `owner/name`, whose archive has one of the layouts that `archive` knows."""
+
+    kind: Literal["kaggle"]
+    path: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    source: NoOptions
+
+
+class Archive(_Dataset):
+    """A zip, tar or folder on this machine, in Kaggle's or the original Flickr8k's layout."""
+
+    kind: Literal["archive"]
+    path: str
+    source: NoOptions
+
+
+class Table(_Dataset):
+    """Any folder of images with a caption table."""
+
+    kind: Literal["csv"]
+    path: str
+    source: TableSource
+
+
+class Hub(_Dataset):
+    """A Hugging Face dataset id, or a local folder in that layout."""
+
+    kind: Literal["hf"]
+    path: str
+    source: HubSource
+
+
+Dataset = Annotated[Scenes | Kaggle | Archive | Table | Hub, Field(discriminator="kind")]

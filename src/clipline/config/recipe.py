@@ -1,0 +1,299 @@
+"""A recipe: inputs, two towers, head, temperature, loss and training (configs/recipe/*.yaml).
+
+`preprocess` reads `inputs`, `text.name` and `text.weights`; `train` reads everything. A recipe is checked
+here as far as that needs no weights and no torch, so that an impossible one stops before any work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from clipline.config.base import Settings, resolve
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+BPE_LEAST = 256 + 3  # all bytes; padding, start and end
+
+
+# ---------------------------------------------------------------- inputs
+
+
+class Tokenizer(Settings):
+    """`tower`: the text tower's own; `wordpiece` or `bpe`: trained on the training captions."""
+
+    kind: Literal["tower", "wordpiece", "bpe"]
+    vocab_size: Annotated[int, Field(ge=100)] | None = None
+    lowercase: bool = True
+
+    @model_validator(mode="after")
+    def _size(self) -> Tokenizer:
+        trained = self.kind != "tower"
+        self.require(trained == (self.vocab_size is not None), "vocab_size goes with wordpiece or bpe, and only there")
+        self.require(
+            self.kind != "bpe" or self.vocab_size >= BPE_LEAST,
+            f"vocab_size: found {self.vocab_size}; bpe needs at least {BPE_LEAST}",
+        )
+        return self
+
+
+class Inputs(Settings):
+    """What both towers are fed: S x S pixels and at most max_length tokens."""
+
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    resize: Literal["shortest", "squash"]
+    max_length: Annotated[int, Field(ge=4)]
+    tokenizer: Tokenizer
+
+
+# ---------------------------------------------------------------- towers
+
+
+class MeanStd(Settings):
+    """Per channel (red, green, blue), for pixels scaled to 0..1."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class _ImageTower(Settings):
+    trainable: bool
+    # `tower`: what the timm model was trained with.
+    normalize: Literal["tower", "imagenet", "clip"] | MeanStd = "tower"
+
+
+class TimmTower(_ImageTower):
+    """Any timm model. pool: `tower` (its own), `avg`, `cls` or `last` (the last patch token)."""
+
+    tower: Literal["timm"]
+    name: str
+    weights: str
+    pool: Literal["tower", "avg", "cls", "last"] = "tower"
+    args: dict[str, Any] = {}
+
+
+class ViTTower(_ImageTower):
+    """A vision transformer of any shape, from scratch (Dosovitskiy et al., arXiv 2010.11929)."""
+
+    tower: Literal["vit"]
+    patch: Positive
+    width: Positive
+    depth: Positive
+    heads: Positive
+    mlp: Positive
+    dropout: Probability = 0.0
+    pool: Literal["avg", "cls", "last"] = "cls"
+    weights: Literal["random"] = "random"
+
+    @model_validator(mode="after")
+    def _heads(self) -> ViTTower:
+        self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+ImageTower = Annotated[TimmTower | ViTTower, Field(discriminator="tower")]
+
+# transformers' model types, each with the key of its configuration that counts positions, and its default.
+ARCHITECTURES = {
+    "bert": ("max_position_embeddings", 512),
+    "distilbert": ("max_position_embeddings", 512),
+    "gpt2": ("n_positions", 1024),
+    "clip_text_model": ("max_position_embeddings", 77),
+}
+
+
+class TextTower(Settings):
+    """A transformers text model.
+
+    name: hub id, used where weights are `hub`. weights: `hub`, `random`, or a local folder.
+    args: changes to the architecture's default configuration, only where weights are `random`.
+    pool: `cls` (first token), `mean` (over real tokens) or `eot` (last real token).
+    """
+
+    architecture: Literal["bert", "distilbert", "gpt2", "clip_text_model"]
+    name: str | None
+    weights: str
+    trainable: bool
+    pool: Literal["cls", "mean", "eot"]
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TextTower:
+        self.require(self.weights != "hub" or self.name is not None, "weights: hub needs a `name`, the hub's id")
+        self.require(not self.args or self.weights == "random", "args need weights: random (others have their own)")
+        return self
+
+    def positions(self) -> int | None:
+        """How many positions the tower has; None where only the hub knows."""
+        key, default = ARCHITECTURES[self.architecture]
+        if self.weights == "random":
+            found = self.args.get(key, default)
+            self.require(
+                type(found) is int and found > 0,
+                f"args.{key} should be a whole number above 0, found {found!r}",
+            )
+            return found
+        config = resolve(self.weights) / "config.json"
+        if self.weights == "hub" or not config.is_file():
+            return default if self.weights == "hub" else None
+        try:
+            return int(json.loads(config.read_text(encoding="utf-8")).get(key, default))
+        except (ValueError, TypeError, AttributeError):
+            return self.require(False, f"weights: {config} is damaged: no number `{key}` can be read from it")
+
+
+# ---------------------------------------------------------------- head, temperature, loss
+
+
+class Head(Settings):
+    """From tower features to the embedding of `dim`, one for each tower.
+
+    mlp: Linear-GELU-Linear-dropout, residual, LayerNorm (the Keras `nl_image_search` head).
+    norm_linear, linear_norm, linear: what they say.
+    tower: the tower's own projection (CLIP's), of its own dimension, which must be `dim`.
+    """
+
+    kind: Literal["mlp", "norm_linear", "linear_norm", "linear", "tower"]
+    dim: Positive
+    dropout: Probability = 0.0
+
+
+class Temperature(Settings):
+    """tau; logits are similarities / tau. A learned one is kept as log(1 / tau), clamped at max_scale."""
+
+    init: Annotated[float, Field(gt=0)]
+    learned: bool
+    max_scale: Annotated[float, Field(gt=0)] | None = 100.0
+
+
+class SoftTargetLoss(Settings):
+    """Cross-entropy against the softmax of within-modality similarities (Keras `nl_image_search`)."""
+
+    kind: Literal["soft_target"]
+    detach_targets: bool = False
+    target_scale: Literal["multiply", "divide"] = "multiply"
+
+
+class InfoNCELoss(Settings):
+    """Symmetric cross-entropy against the pair itself (CLIP, arXiv 2103.00020, figure 3)."""
+
+    kind: Literal["infonce"]
+    label_smoothing: Probability = 0.0
+
+
+Loss = Annotated[SoftTargetLoss | InfoNCELoss, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------- training
+
+
+class PerGroup(Settings):
+    """One value for each group of parameters."""
+
+    image: Rate
+    text: Rate
+    head: Rate
+
+
+class Optimizer(Settings):
+    """AdamW (arXiv 1711.05101). Norms, biases and the temperature are never decayed."""
+
+    lr: PerGroup
+    weight_decay: PerGroup
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+
+
+class Constant(Settings):
+    """The same learning rate throughout."""
+
+    kind: Literal["constant"]
+
+
+class Cosine(Settings):
+    """Linear warm-up over a fraction of all steps, then a cosine down to `floor` times the rate."""
+
+    kind: Literal["cosine"]
+    warmup: Probability = 0.1
+    floor: Probability = 0.0
+
+
+class Plateau(Settings):
+    """Multiply by `factor` after `patience` epochs without a better validation loss."""
+
+    kind: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Annotated[int, Field(ge=0)]
+
+
+Schedule = Annotated[Constant | Cosine | Plateau, Field(discriminator="kind")]
+
+
+class Train(Settings):
+    """How the model is trained.
+
+    captions: `every` row is a sample; `random`: one caption of each image, drawn anew each epoch; `once`: one
+    of each image, drawn at the start.
+    normalize: L2-normalise embeddings before the loss (evaluation and export always do).
+    select: what the best epoch has most of (val_r1: mean of both directions) or least of (val_loss).
+    early_stop: stop after so many epochs without a better one.
+    """
+
+    epochs: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    captions: Literal["every", "random", "once"]
+    normalize: bool
+    optimizer: Optimizer
+    schedule: Schedule
+    grad_clip: Annotated[float, Field(gt=0)] | None = None
+    early_stop: Positive | None = None
+    select: Literal["val_r1", "val_loss"] = "val_r1"
+
+
+class Recipe(Settings):
+    """Everything that makes the model, but the data."""
+
+    inputs: Inputs
+    image: ImageTower
+    text: TextTower
+    head: Head
+    temperature: Temperature
+    loss: Loss
+    train: Train
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        self._check_patch()
+        positions, length = self.text.positions(), self.inputs.max_length
+        self.require(
+            positions is None or length <= positions,
+            f"inputs.max_length ({length}) is over the {positions} positions of the text tower",
+        )
+        own = self.inputs.tokenizer.kind == "tower"
+        self.require(
+            not own or self.text.weights != "random",
+            "inputs.tokenizer.kind: tower needs text.weights hub or a folder; random takes wordpiece or bpe",
+        )
+        self.require(
+            own or self.text.weights == "random",
+            "a trained tokenizer (wordpiece, bpe) fits only text.weights: random; others know their own",
+        )
+        return self
+
+    def _check_patch(self) -> None:
+        size = self.inputs.image_size
+        if isinstance(self.image, ViTTower):
+            patch = self.image.patch
+        else:
+            found = re.search(r"patch(\d+)", self.image.name)
+            patch = int(found[1]) if found else 1
+        allowed = [n for n in range(patch, 1025, patch) if n >= 32]
+        near = sorted(allowed, key=lambda n: abs(n - size))[:2]
+        self.require(
+            size % patch == 0,
+            f"image.patch ({patch}) does not divide inputs.image_size ({size}); nearest: {sorted(near)}",
+        )

@@ -1,0 +1,103 @@
+"""One run: params.yaml, and the dataset and recipe that it names, checked together before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from clipline.config.base import Settings, read_yaml, unknown_key, validate
+from clipline.config.dataset import Dataset, Fraction
+from clipline.config.recipe import Recipe
+from clipline.errors import UsageError
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class PreprocessParams(Settings):
+    """max_broken: the fraction of images that may be unreadable before the stage fails."""
+
+    max_broken: Fraction
+
+
+class TrainParams(Settings):
+    """What belongs to a run, not to a recipe. device: auto takes CUDA where there is one."""
+
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class EvaluateParams(Settings):
+    """batch_size: images or captions per forward pass. The gallery shows `queries` rows of `top` images."""
+
+    batch_size: Positive
+    queries: Positive
+    top: Positive
+
+
+class ExportParams(Settings):
+    """The gates of the exported model against torch: embeddings on real inputs, and R@1 in points."""
+
+    batch_size: Positive
+    opset: Annotated[int, Field(ge=18)]
+    min_cosine: Fraction
+    max_abs: Annotated[float, Field(gt=0)]
+    max_r1_drop: Annotated[float, Field(ge=0)]
+
+
+class EmbedParams(Settings):
+    """folder: what to embed; null means the dataset's test images."""
+
+    folder: str | None
+    batch_size: Positive
+    dtype: Literal["float16", "float32"]
+    max_errors: Annotated[int, Field(ge=0)]
+
+
+class TrackingParams(Settings):
+    """experiment: the name under which MLflow keeps the runs."""
+
+    experiment: str
+
+
+class Params(Settings):
+    """params.yaml."""
+
+    data: str
+    recipe: str
+    preprocess: PreprocessParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    export: ExportParams
+    embed: EmbedParams
+    tracking: TrackingParams
+
+
+class Run(Settings):
+    """params.yaml with the dataset and the recipe that it names."""
+
+    params: Params
+    dataset: Dataset
+    recipe: Recipe
+
+
+def load_run(root: Path = Path()) -> Run:
+    """Read and check all three files below `root`. Raises UsageError that names the file and the key."""
+    params = Params.from_yaml(root / "params.yaml")
+    dataset = _named(root / "configs" / "data", params.data, "data")
+    recipe = _named(root / "configs" / "recipe", params.recipe, "recipe")
+    return Run(
+        params=params,
+        dataset=validate(Dataset, read_yaml(dataset), str(dataset)),
+        recipe=Recipe.from_yaml(recipe),
+    )
+
+
+def _named(folder: Path, name: str, key: str) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        error = unknown_key(name, known).message().replace("unknown key", f"no such {key}:")
+        raise UsageError(f"params.yaml: {key}: {error} (one file each in {folder})")
+    return path

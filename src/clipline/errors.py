@@ -1,0 +1,30 @@
+"""Errors that a user can mend, each with the exit code that the command line promises.
+
+Whatever a person may do wrong (a bad key, a truncated archive, a missing extra) raises one of these with a
+message that says what, where and how to mend it; the entry points print it without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class CliplineError(Exception):
+    """The work could not be done: exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(CliplineError):
+    """Bad usage or configuration, found before any work: exit code 2."""
+
+    exit_code = 2
+
+
+class TooManyErrorsError(CliplineError):
+    """Done, but more inputs failed than were allowed: exit code 3."""
+
+    exit_code = 3
+
+
+def missing_extra(package: str, extra: str) -> UsageError:
+    """The error for a package that only an extra installs."""
+    return UsageError(f"{package} is not installed. Mend: pip install 'clipline[{extra}]'")

@@ -1,0 +1,72 @@
+"""Retrieval on one split, from the raw image files: the same function for torch and for onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from clipline import cores, retrieval
+from clipline.data.prepared import Split
+from clipline.image import Preprocess
+from clipline.progress import Bar
+
+
+class Embedder(Protocol):
+    """`model.embedder.TorchModel` or `runtime.OnnxModel`."""
+
+    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [b, S, S, 3] -> float32 [b, D], L2-normalised."""
+
+    def embed_texts(self, texts: list[str], batch_size: int = 256) -> np.ndarray:
+        """Texts -> float32 [n, D], L2-normalised."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split's embeddings: images float32 [n, D], texts float32 [c, D]."""
+
+    images: np.ndarray
+    texts: np.ndarray
+
+
+def pixel_batches(folder: Path, names: list[str], preprocess: Preprocess, batch_size: int) -> Iterator[np.ndarray]:
+    """uint8 [b, S, S, 3] of the files `names` in `folder`, in order; all cores decode one batch ahead."""
+    with ThreadPoolExecutor(cores.available()) as pool:
+
+        def submit(start: int) -> list:
+            return [pool.submit(preprocess.read, folder / name) for name in names[start : start + batch_size]]
+
+        ahead = submit(0)
+        for start in range(0, len(names), batch_size):
+            now, ahead = ahead, submit(start + batch_size)
+            yield np.stack([future.result()[0] for future in now])
+
+
+def embed_split(
+    model: Embedder, split: Split, folder: Path, preprocess: Preprocess, batch_size: int, title: str
+) -> Embedded:
+    """Embed every image file and every caption of `split`. Raises ImageError where a file cannot be read."""
+    images = []
+    with Bar(title, len(split.image_names) + len(split.captions), "images and captions") as bar:
+        for pixels in pixel_batches(folder, split.image_names, preprocess, batch_size):
+            images.append(model.embed_pixels(pixels))
+            bar.advance(len(pixels))
+        # In order of length, so that a batch holds little padding; back in their own order afterwards.
+        order, texts = np.argsort(split.lengths, kind="stable"), []
+        for start in range(0, len(order), batch_size):
+            chosen = [split.captions[i] for i in order[start : start + batch_size]]
+            texts.append(model.embed_texts(chosen, batch_size))
+            bar.advance(len(chosen))
+    restored = np.concatenate(texts)
+    restored[order] = restored.copy()
+    return Embedded(np.concatenate(images), restored)
+
+
+def metrics(embedded: Embedded, split: Split) -> dict[str, float]:
+    """R@k and median ranks of an embedded split (see `retrieval`)."""
+    return retrieval.evaluate(embedded.images, embedded.texts, split.caption_image)

@@ -1,0 +1,99 @@
+"""CLIP: two towers, two heads and a temperature (Radford et al., arXiv 2103.00020)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipline.config.recipe import Recipe
+from clipline.config.recipe import Temperature as TemperatureConfig
+from clipline.model.heads import build_head
+from clipline.model.image_tower import ImageTower, build_image_tower
+from clipline.model.text_tower import TextEncoder, build_text_tower
+
+
+class Temperature(nn.Module):
+    """The logit scale 1 / tau, kept as its logarithm: learned, or a constant."""
+
+    def __init__(self, config: TemperatureConfig) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.init)), requires_grad=config.learned)
+        self.max_log_scale = math.inf if config.max_scale is None else math.log(config.max_scale)
+
+    def forward(self) -> Tensor:
+        """The scale, a scalar."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Hold a learned scale at its maximum. After the step, not in the graph: a clamped graph has no way back."""
+        if self.log_scale.requires_grad:
+            self.log_scale.clamp_(max=self.max_log_scale)
+
+
+class CLIP(nn.Module):
+    """The whole model. A frozen tower stays in evaluation mode and takes no gradient."""
+
+    def __init__(self, recipe: Recipe, image: ImageTower, text: TextEncoder) -> None:
+        super().__init__()
+        self.image_tower, self.text_tower = image, text
+        self.image_head = build_head(recipe.head, image.width, image.projection)
+        self.text_head = build_head(recipe.head, text.width, text.projection)
+        # The heads own these now; two owners would save them twice.
+        image.projection = text.projection = None
+        self.temperature = Temperature(recipe.temperature)
+        self.frozen = [tower for tower, config in ((image, recipe.image), (text, recipe.text)) if not config.trainable]
+        for tower in self.frozen:
+            tower.requires_grad_(False)
+        self.train()  # modules start in training mode: without this a frozen tower would drop units at first
+
+    def train(self, mode: bool = True) -> CLIP:
+        """As nn.Module.train, but frozen towers stay in evaluation mode."""
+        super().train(mode)
+        for tower in self.frozen:
+            tower.eval()
+        return self
+
+    def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, D], not normalised."""
+        return self.image_head(self.image_tower(pixels_BHWC))
+
+    def encode_text(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        """int64 [B, L] twice -> float32 [B, D], not normalised."""
+        return self.text_head(self.text_tower(input_ids_BL, attention_mask_BL))
+
+
+class ImageEmbedder(nn.Module):
+    """What image.onnx computes: uint8 [B, H, W, 3] -> float32 [B, D], L2-normalised."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, D]."""
+        return F.normalize(self.model.encode_image(pixels), dim=-1)
+
+
+class TextEmbedder(nn.Module):
+    """What text.onnx computes: int64 [B, L] twice -> float32 [B, D], L2-normalised."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 [B, L] twice -> float32 [B, D]."""
+        return F.normalize(self.model.encode_text(input_ids, attention_mask), dim=-1)
+
+
+def build_model(recipe: Recipe, vocab_size: int, *, text_config: dict | None = None) -> CLIP:
+    """The model of `recipe`, its towers loaded as the recipe says.
+
+    text_config: from a checkpoint; then no weights are fetched, because the checkpoint holds them.
+    """
+    image = build_image_tower(recipe, load=text_config is None)
+    return CLIP(recipe, image, build_text_tower(recipe, vocab_size, saved_config=text_config))

@@ -1,0 +1,114 @@
+"""Image towers: uint8 pixels [B, H, W, 3] -> features [B, F]."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    resolve_model_data_config,
+)
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from clipline.config.recipe import Recipe, TimmTower, ViTTower
+from clipline.errors import UsageError
+from clipline.model.weights import load_state, loading, local_weights
+
+
+class ImageTower(nn.Module):
+    """A timm network with normalisation before it and pooling behind it.
+
+    mean, std: per channel, for pixels in 0..1; buffers, so that they travel with the weights.
+    width: F. projection: the tower's own last linear layer where the head asks for it, else None.
+    """
+
+    def __init__(self, net: nn.Module, pool: str, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.net, self.pool = net, pool
+        self.width: int = net.num_features
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.projection: nn.Module | None = None
+
+    def forward(self, pixels_BHWC: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, F]."""
+        x_BHWC = (pixels_BHWC.float() / 255 - self.mean) / self.std
+        x = self.net.forward_features(x_BHWC.permute(0, 3, 1, 2))
+        if self.pool == "tower":
+            return self.net.forward_head(x, pre_logits=True)
+        if x.ndim == 4:  # a CNN's map [B, F, h, w]; config allows only `avg` to reach here
+            return x.mean(dim=(2, 3))
+        if self.pool == "avg":
+            return x[:, self.net.num_prefix_tokens :].mean(dim=1)
+        return x[:, 0] if self.pool == "cls" else x[:, -1]
+
+
+def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:
+    """The image tower of `recipe`. load: fetch its weights; False leaves that to a checkpoint.
+
+    Raises UsageError for a name that timm lacks or a pool that does not fit, CliplineError where weights cannot
+    be had.
+    """
+    config, size = recipe.image, recipe.inputs.image_size
+    if isinstance(config, ViTTower):
+        net = _vit(config, size)
+        tower = ImageTower(net, config.pool, *_mean_std(config, net))
+    else:
+        tower = _timm(config, size, recipe.head.dim if recipe.head.kind == "tower" else 0, load)
+    if recipe.head.kind == "tower":
+        tower.projection = tower.net.get_classifier()
+        tower.net.reset_classifier(0)
+    return tower
+
+
+def _vit(config: ViTTower, size: int) -> nn.Module:
+    return VisionTransformer(
+        img_size=size,
+        patch_size=config.patch,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp / config.width,
+        proj_drop_rate=config.dropout,
+        class_token=config.pool == "cls",
+        global_pool="token" if config.pool == "cls" else "avg",
+        fc_norm=False,
+        num_classes=0,
+    )
+
+
+def _timm(config: TimmTower, size: int, projection: int, load: bool) -> ImageTower:
+    if config.name.split(".")[0] not in timm.list_models():
+        near = timm.list_models(f"*{config.name.split('.')[0]}*")[:5]
+        raise UsageError(f"image.name: timm has no model {config.name!r}{f'; close: {near}' if near else ''}")
+    args = dict(config.args)
+    if "patch" in config.name:  # convolutional networks take any size and know no img_size
+        args.setdefault("img_size", size)
+    path = local_weights(config.weights, "image.weights") if load else None
+    from_hub = load and config.weights == "hub"
+    with loading(config.name, "image.weights", online=from_hub):
+        net = timm.create_model(config.name, pretrained=from_hub, num_classes=projection, **args)
+    if path:
+        load_state(net, path, "image.weights", ignore=() if projection else ("head.", "fc.", "classifier."))
+    tower = ImageTower(net, config.pool, *_mean_std(config, net))
+    if config.pool in {"cls", "last"} and not hasattr(net, "num_prefix_tokens"):
+        raise UsageError(
+            f"image.pool: {config.pool} needs a transformer; {config.name} has no tokens (use avg or tower)"
+        )
+    return tower
+
+
+def _mean_std(config: TimmTower | ViTTower, net: nn.Module) -> tuple[list[float], list[float]]:
+    choice = config.normalize
+    if not isinstance(choice, str):
+        return choice.mean, choice.std
+    if choice == "clip":
+        return list(OPENAI_CLIP_MEAN), list(OPENAI_CLIP_STD)
+    if choice == "tower" and isinstance(config, TimmTower):
+        data = resolve_model_data_config(net)
+        return list(data["mean"]), list(data["std"])
+    return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)

@@ -1,0 +1,82 @@
+"""Progress of long work: a live bar in a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+LOG_EVERY_SECONDS = 10.0
+
+
+class Bar:
+    """One piece of work of `total` units (None: unknown). Use as a context manager; `advance` as work is done."""
+
+    def __init__(self, title: str, total: int | None, unit: str = "", console: Console | None = None) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0
+        self._note = ""
+        console = console or Console(stderr=True)
+        self._live = Progress(*self._columns(), console=console) if console.is_terminal else None
+        self._task = self._live.add_task(title, total=total, note="") if self._live else None
+        self._start = self._last = time.monotonic()
+
+    def _columns(self) -> list[ProgressColumn]:
+        if self.unit == "bytes":
+            amount: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()]
+        else:
+            amount = [MofNCompleteColumn(), TextColumn(self.unit)]
+        text = TextColumn("{task.description}")
+        return [
+            text,
+            BarColumn(),
+            TaskProgressColumn(),
+            *amount,
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        """`amount` more units are done; `note` (a loss, say) stands at the end of the line."""
+        self.done += amount
+        self._note = self._note if note is None else note
+        if self._live:
+            self._live.update(self._task, advance=amount, note=self._note)
+        elif time.monotonic() - self._last >= LOG_EVERY_SECONDS:
+            self._log()
+
+    def _log(self) -> None:
+        self._last = time.monotonic()
+        rate = self.done / max(self._last - self._start, 1e-9)
+        scale, unit = (1e6, "MB") if self.unit == "bytes" else (1, self.unit)
+        line = f"{self.title}: {self.done / scale:,.0f}"
+        if self.total:
+            left = (self.total - self.done) / max(rate, 1e-9)
+            line += f" of {self.total / scale:,.0f} {unit}, {left:,.0f} s left"
+        else:
+            line += f" {unit}"
+        print(f"{line}  {self._note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+    def __enter__(self) -> Bar:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        elif kind is None and self._last != self._start:
+            self._log()

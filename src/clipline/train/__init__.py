@@ -1,0 +1,1 @@
+"""Training: samples -> features (cached where a tower is frozen) -> loop -> checkpoint."""

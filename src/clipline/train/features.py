@@ -1,0 +1,102 @@
+"""Features of frozen towers, computed once and kept on disk.
+
+A frozen tower gives the same features for the same pixels or tokens for ever: its output is cached under a
+fingerprint of its weights and the data, so that neither a second epoch nor a second run computes it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipline.data.prepared import Split
+from clipline.model.clip import CLIP
+from clipline.model.text_tower import trim
+from clipline.progress import Bar
+
+BATCH = 64
+
+
+def image_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
+    """uint8 [b, S, S, 3] of the images `rows` (indices into the split), in order."""
+    for start in range(0, len(rows), size):
+        yield torch.from_numpy(split.images[split.image_rows[rows[start : start + size]]])
+
+
+def text_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+    """input_ids, attention_mask int64 [b, L] of the captions `rows`, each batch cut to its longest."""
+    for start in range(0, len(rows), size):
+        chosen = rows[start : start + size]
+        yield trim(torch.from_numpy(split.tokens[chosen]), torch.from_numpy(split.lengths[chosen]))
+
+
+@torch.inference_mode()
+def encode_images(encode: Callable[[Tensor], Tensor], split: Split, device: torch.device, title: str) -> np.ndarray:
+    """`encode` over all images of the split: float32 [n, F]."""
+    rows, out = np.arange(len(split.image_rows)), []
+    with Bar(title, len(rows), "images") as bar:
+        for pixels in image_batches(split, rows):
+            out.append(encode(pixels.to(device)).float().cpu().numpy())
+            bar.advance(len(pixels))
+    return np.concatenate(out)
+
+
+@torch.inference_mode()
+def encode_texts(encode: Callable[..., Tensor], split: Split, device: torch.device, title: str) -> np.ndarray:
+    """`encode` over all captions of the split: float32 [c, F].
+
+    Captions go in order of length, so that a batch holds little padding, and come back in their own order.
+    """
+    order, out = np.argsort(split.lengths, kind="stable"), []
+    with Bar(title, len(order), "captions") as bar:
+        for ids, mask in text_batches(split, order):
+            out.append(encode(ids.to(device), mask.to(device)).float().cpu().numpy())
+            bar.advance(len(ids))
+    features = np.concatenate(out)
+    restored = np.empty_like(features)
+    restored[order] = features
+    return restored
+
+
+def cached_features(
+    model: CLIP, split: Split, data_fingerprint: str, cache: Path, device: torch.device
+) -> dict[str, Tensor]:
+    """The features of the frozen towers on `split`: `image` [n, F] and `text` [c, F], each only if frozen.
+
+    cache: folder of the feature files, kept between runs.
+    """
+    found: dict[str, Tensor] = {}
+    for kind, tower, encode in (
+        ("image", model.image_tower, encode_images),
+        ("text", model.text_tower, encode_texts),
+    ):
+        if tower in model.frozen:
+            key = tower_fingerprint(tower, f"{data_fingerprint}/{split.name}/{kind}")
+            path = cache / f"{kind}-{split.name}-{key}.npy"
+            if not path.exists():
+                _write(path, encode(tower, split, device, f"{kind} features, {split.name}"))
+            found[kind] = torch.from_numpy(np.load(path)).to(device)
+    return found
+
+
+def tower_fingerprint(tower: nn.Module, extra: str) -> str:
+    """Hash of a tower's weights, its pooling and `extra`: 20 hexadecimal digits."""
+    digest = hashlib.sha256(f"{extra}/{tower.pool}/{type(tower.net).__name__}".encode())
+    for name, tensor in tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()[:20]
+
+
+def _write(path: Path, features: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, features)
+    temporary.replace(path)

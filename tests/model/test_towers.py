@@ -1,0 +1,202 @@
+"""Towers: pooling, normalisation, weights from files, and each way in which weights cannot be had."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clipline.errors import CliplineError, UsageError
+from clipline.model.clip import build_model
+from clipline.model.image_tower import build_image_tower
+from clipline.model.text_tower import build_text_tower, text_config, trim
+
+PIXELS = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+TIMM = {"tower": "timm", "name": "test_resnet", "weights": "random", "trainable": True}
+ARGS = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
+    "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+    "gpt2": {"n_embd": 32, "n_layer": 1, "n_head": 2},
+    "clip_text_model": {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "width"),
+    [
+        (
+            {
+                "tower": "vit",
+                "patch": 8,
+                "width": 32,
+                "depth": 1,
+                "heads": 2,
+                "mlp": 48,
+                "trainable": True,
+                "pool": p,
+            },
+            32,
+        )
+        for p in ("cls", "last", "avg")
+    ]
+    + [({**TIMM, "pool": p}, 96) for p in ("avg", "tower")]
+    + [({**TIMM, "name": "test_vit", "pool": p}, 64) for p in ("tower", "cls", "last", "avg")],
+)
+def test_every_pool_gives_features_of_the_towers_width(make_recipe, image, width):
+    tower = build_image_tower(make_recipe({"image": image}), load=False).eval()
+    features = tower(PIXELS)
+    assert features.shape == (3, tower.width) and tower.width == width
+    assert torch.allclose(tower(PIXELS[1:2]), features[1:2], atol=1e-5)  # no image sees its neighbours
+
+
+def test_pools_differ(make_recipe):
+    vit = {"tower": "vit", "patch": 8, "width": 32, "depth": 1, "heads": 2, "mlp": 48, "trainable": True}
+    torch.manual_seed(0)
+    tower = build_image_tower(make_recipe({"image": {**vit, "pool": "cls"}}), load=False).eval()
+    tokens = tower.net.forward_features((PIXELS.float() / 255 - tower.mean).div(tower.std).permute(0, 3, 1, 2))
+    assert torch.equal(tower(PIXELS), tokens[:, 0])
+    for pool, expected in (("last", tokens[:, -1]), ("avg", tokens[:, 1:].mean(1))):
+        tower.pool = pool
+        assert torch.allclose(tower(PIXELS), expected)
+
+
+def test_mlp_width_is_what_the_recipe_says(make_recipe):
+    assert build_image_tower(make_recipe(), load=False).net.blocks[0].mlp.fc1.out_features == 48
+
+
+@pytest.mark.parametrize(
+    ("normalize", "mean"),
+    [("imagenet", 0.485), ("clip", 0.4814), ("tower", 0.5), ({"mean": [0.1] * 3, "std": [0.2] * 3}, 0.1)],
+)
+def test_normalisation_is_the_towers_or_the_recipes(make_recipe, normalize, mean):
+    image = {**TIMM, "name": "mobilenetv1_100", "normalize": normalize}
+    tower = build_image_tower(make_recipe({"image": image}), load=False)
+    assert tower.mean[0].item() == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARGS)
+@pytest.mark.parametrize("pool", ["cls", "mean", "eot"])
+def test_padding_changes_no_text_feature(make_recipe, architecture, pool):
+    recipe = make_recipe({"text.architecture": architecture, "text.args": ARGS[architecture], "text.pool": pool})
+    tower = build_text_tower(recipe, 100).eval()
+    ids = torch.arange(1, 13).view(2, 6)
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    features = tower(ids, mask)
+    assert features.shape == (2, 32)
+    assert torch.allclose(features[1:], tower(ids[1:, :4], mask[1:, :4]), atol=1e-5)
+    changed = ids.clone()
+    changed[1, 4:] = 99  # what stands in the padding must not matter
+    assert torch.allclose(features, tower(changed, mask), atol=1e-5)
+
+
+def test_eot_pools_the_last_real_token(make_recipe):
+    tower = build_text_tower(make_recipe({"text.pool": "eot"}), 100).eval()
+    ids, mask = torch.arange(1, 13).view(2, 6), torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]])
+    hidden = tower.net(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(tower(ids, mask), torch.stack([hidden[0, 5], hidden[1, 2]]))
+
+
+def test_trim_cuts_to_the_longest():
+    ids, mask = trim(torch.arange(20, dtype=torch.int32).view(2, 10), torch.tensor([2, 4], dtype=torch.int32))
+    assert ids.shape == (2, 4) and ids.dtype == torch.int64
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_a_saved_text_config_builds_the_same_tower(make_recipe):
+    tower = build_text_tower(make_recipe(), 100)
+    again = build_text_tower(make_recipe(), 100, saved_config=text_config(tower))
+    again.load_state_dict(tower.state_dict())
+    assert again.net.config.to_dict() == tower.net.config.to_dict()
+
+
+def test_local_weights_are_loaded_and_a_classifier_is_ignored(make_recipe, tmp_path):
+    source = build_image_tower(make_recipe({"image": TIMM}), load=False).net
+    file = tmp_path / "weights.safetensors"
+    save_file({**source.state_dict(), "fc.weight": torch.zeros(10, 96)}, file)
+    for weights in (file, tmp_path):
+        if weights is tmp_path:
+            file.rename(tmp_path / "model.safetensors")
+        tower = build_image_tower(make_recipe({"image": {**TIMM, "weights": str(weights)}}), load=True)
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(source.state_dict().values(), tower.net.state_dict().values(), strict=True)
+        )
+
+
+def test_a_local_text_folder_is_loaded(make_recipe, tmp_path):
+    source = build_text_tower(make_recipe(), 100)
+    source.net.save_pretrained(tmp_path)
+    recipe = make_recipe({"text.weights": str(tmp_path), "text.args": {}, "inputs.tokenizer": {"kind": "tower"}})
+    tower = build_text_tower(recipe, 100)
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), tower.state_dict().values(), strict=True)
+    )
+    with pytest.raises(UsageError, match="tokenizer has 101 tokens, the text tower only 100"):
+        build_text_tower(recipe, 101)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, state: None, "does not exist"),
+        (lambda path, state: path.write_bytes(b"not safetensors"), "is damaged"),
+        (lambda path, state: save_file(dict(list(state.items())[1:]), path), "1 tensors missing"),
+        (lambda path, state: save_file({**state, "extra": torch.zeros(1)}, path), "1 unexpected"),
+        (lambda path, state: save_file({**state, next(iter(state)): torch.zeros(3)}, path), "does not fit"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_clear_line(make_recipe, tmp_path, write, message):
+    path = tmp_path / "w.safetensors"
+    write(path, build_image_tower(make_recipe({"image": TIMM}), load=False).net.state_dict())
+    with pytest.raises(CliplineError, match=message) as error:
+        build_image_tower(make_recipe({"image": {**TIMM, "weights": str(path)}}), load=True)
+    assert "image.weights" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": {**TIMM, "name": "resnet5000"}}, "timm has no model 'resnet5000'"),
+        ({"image": {**TIMM, "pool": "cls"}}, "needs a transformer"),
+        ({"text.args": {"hiden_size": 3}}, "hiden_size"),
+        ({"head.kind": "tower"}, "has no projection"),
+    ],
+)
+def test_impossible_towers_are_usage_errors(make_recipe, changes, message):
+    with pytest.raises(UsageError, match=message):
+        build_model(make_recipe(changes), 100)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_no_network_is_one_clear_line_within_seconds(tmp_path, tower):
+    """A real look-up in a process of its own, whose hub is a port where nobody listens."""
+    recipe = {"image": "mobilenet_minilm", "text": "vit_distilbert"}[tower]
+    code = f"""
+from pathlib import Path
+from clipline.config.base import read_yaml, validate
+from clipline.config.recipe import Recipe
+from clipline.errors import CliplineError
+from clipline.model.image_tower import build_image_tower
+from clipline.model.text_tower import build_text_tower
+values = read_yaml(Path("configs/recipe/{recipe}.yaml"))
+values["text"]["weights"] = "hub"; values["inputs"]["tokenizer"] = {{"kind": "tower"}}
+recipe = validate(Recipe, values, "r")
+try:
+    build_image_tower(recipe, load=True) if "{tower}" == "image" else build_text_tower(recipe, 100)
+except CliplineError as error:
+    print("ERROR", error)
+"""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
+    assert len(lines) == 1, result.stderr[-2000:]
+    assert f"{tower}.weights" in lines[0] and "Mend" in lines[0]

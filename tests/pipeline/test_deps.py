@@ -1,0 +1,77 @@
+"""dvc.yaml tells the truth: each stage's deps are exactly the project's modules that it runs, less the exempt ones."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# Modules that cannot change what a stage makes; editing them must not retrain a model.
+EXEMPT = {
+    "src/clipline/errors.py": "words of errors",
+    "src/clipline/progress.py": "what is printed while waiting",
+    "src/clipline/plots.py": "pictures beside the figures",
+    "src/clipline/tracking/__init__.py": "MLflow only records",
+    "src/clipline/tracking/receipt.py": "MLflow only records",
+    "src/clipline/tracking/run.py": "MLflow only records",
+    "src/clipline/tracking/store.py": "MLflow only records",
+    "src/clipline/revision.py": "names the commit",
+    "src/clipline/cores.py": "how many threads, not what they compute",
+    "src/clipline/config/base.py": "reads settings; the values themselves are params",
+    "src/clipline/config/dataset.py": "reads settings; the values themselves are params",
+    "src/clipline/config/recipe.py": "reads settings; the values themselves are params",
+    "src/clipline/config/run.py": "reads settings; the values themselves are params",
+    "stages/common.py": "prints and exits",
+}
+
+
+def module_file(name: str) -> Path | None:
+    base = ROOT / ("src" if name.split(".", maxsplit=1)[0] == "clipline" else "") / Path(*name.split("."))
+    for file in (base.with_suffix(".py"), base / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def imports(file: Path) -> set[Path]:
+    """The project's own files that `file` imports anywhere, also inside functions; packages count if they hold code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    names = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
+    return {path for name in names if name.split(".")[0] in {"clipline", "stages"} and (path := module_file(name))}
+
+
+def closure(start: Path) -> set[str]:
+    todo, seen = [start], set()
+    while todo:
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo += imports(file)
+    return {str(file.relative_to(ROOT)) for file in seen if has_code(file)}
+
+
+def has_code(file: Path) -> bool:
+    """False for a package's __init__ that holds a docstring only; stages/__init__.py sets the path, no result."""
+    if file == ROOT / "stages" / "__init__.py":
+        return False
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage):
+    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    needed = closure(ROOT / "stages" / f"{stage}.py") - EXEMPT.keys()
+    assert listed == needed, f"add {sorted(needed - listed)}; remove {sorted(listed - needed)}"
+
+
+def test_every_exemption_exists():
+    assert [name for name in EXEMPT if not (ROOT / name).is_file()] == []

@@ -1,0 +1,152 @@
+"""Training really learns, repeats, selects, stops, and says where a loss broke."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipline.data.prepared import Prepared
+from clipline.errors import CliplineError, UsageError
+from clipline.model.image_tower import ImageTower
+from clipline.train import checkpoint
+from clipline.train.loop import Trainer, pick_device
+
+CPU = torch.device("cpu")
+
+
+def trainer(recipe, prepared, cache, seed=0):
+    return Trainer(recipe, Prepared(prepared), seed=seed, device=CPU, cache=cache)
+
+
+def fit(recipe, prepared, cache, seed=0):
+    rows, made = [], trainer(recipe, prepared, cache, seed)
+    return made, made.fit(rows.append), rows
+
+
+LEARN = {"train.epochs": 12, "train.batch_size": 20, "train.captions": "random"}
+
+
+def test_it_learns(make_recipe, prepared, tmp_path):
+    _, best, rows = fit(make_recipe(LEARN), prepared, tmp_path)
+    assert [row["epoch"] for row in rows] == list(range(1, 13)) and rows[-1]["step"] == 36
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    assert max(row["val_t2i_r5"] for row in rows) > 60  # chance is 50
+    assert best in rows
+    assert {
+        "val_loss",
+        "val_i2t_r1",
+        "val_t2i_r10",
+        "lr_image",
+        "lr_head",
+        "temperature",
+        "images_per_second",
+    } <= rows[0].keys()
+
+
+def test_a_seed_repeats_and_another_differs(make_recipe, prepared, tmp_path):
+    recipe = make_recipe({**LEARN, "train.epochs": 2})
+    losses = [[row["train_loss"] for row in fit(recipe, prepared, tmp_path, seed)[2]] for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("frozen", [("image",), ("text",), ("image", "text")])
+def test_cached_features_train_the_same_model_as_live_towers(make_recipe, prepared, tmp_path, monkeypatch, frozen):
+    recipe = make_recipe({**LEARN, "train.epochs": 2, **{f"{tower}.trainable": False for tower in frozen}})
+    cached = fit(recipe, prepared, tmp_path)[2]
+    monkeypatch.setattr("clipline.train.loop.cached_features", lambda *arguments: {})
+    live = fit(recipe, prepared, tmp_path)[2]
+    for key in ("train_loss", "val_loss"):
+        assert [row[key] for row in cached] == pytest.approx([row[key] for row in live], rel=1e-4)
+
+
+def test_a_frozen_tower_runs_once_on_each_image_over_epochs_and_runs(make_recipe, prepared, tmp_path, monkeypatch):
+    recipe = make_recipe({**LEARN, "train.epochs": 3, "image.trainable": False})
+    seen, forward = [], ImageTower.forward
+    monkeypatch.setattr(ImageTower, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+    for _ in range(2):
+        fit(recipe, prepared, tmp_path)
+    assert sum(seen) == 70  # 60 train and 10 validation images, in two runs of three epochs
+
+
+def test_other_weights_use_no_stale_features(make_recipe, prepared, tmp_path):
+    recipe = make_recipe({"image.trainable": False})
+    one, two = (trainer(recipe, prepared, tmp_path, seed).train.features["image"] for seed in (0, 1))
+    assert not torch.equal(one, two)
+    assert len(list(tmp_path.glob("image-train-*.npy"))) == 2
+
+
+def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path):
+    made = trainer(make_recipe({**LEARN, "train.epochs": 4, "train.select": "val_loss"}), prepared, tmp_path)
+    states, losses = [], iter([3.0, 1.0, 2.0, 1.5])
+    real = made._validate
+
+    def validate():
+        states.append(made.model.image_head[1].weight.detach().clone())
+        return {**real(), "val_loss": next(losses)}
+
+    made._validate = validate
+    assert made.fit(lambda row: None)["epoch"] == 2
+    assert torch.equal(made.model.image_head[1].weight, states[1]) and not torch.equal(states[1], states[3])
+
+
+def test_early_stop(make_recipe, prepared, tmp_path):
+    made, rows = trainer(make_recipe({**LEARN, "train.early_stop": 2}), prepared, tmp_path), []
+    made._score = lambda row: -row["epoch"]  # never better than the first epoch
+    made.fit(rows.append)
+    assert len(rows) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(make_recipe, prepared, tmp_path):
+    made = trainer(make_recipe(LEARN), prepared, tmp_path)
+    real = made._loss
+    made._loss = lambda image, text: real(image, text) * (float("nan") if made.step == 4 else 1.0)
+    with pytest.raises(CliplineError, match="not finite at step 5"):
+        made.fit(lambda row: None)
+
+
+def test_validation_loss_is_of_each_image_with_its_first_caption(make_recipe, prepared, tmp_path):
+    made = trainer(make_recipe({"train.batch_size": 4}), prepared, tmp_path)
+    figures = made._validate()
+    split, model = made.val.split, made.model.eval()
+    pixels = torch.from_numpy(split.images[split.image_rows])
+    first = [int(np.flatnonzero(split.caption_image == image)[0]) for image in range(10)]
+    with torch.no_grad():
+        images = model.encode_image(pixels)
+        texts = torch.cat([made.val.embed_texts(np.array([caption])) for caption in first])
+        parts = [(made._loss(images[i : i + 4], texts[i : i + 4]).item(), len(images[i : i + 4])) for i in (0, 4, 8)]
+    assert figures["val_loss"] == pytest.approx(sum(loss * n for loss, n in parts) / 10, rel=1e-4)
+
+
+def test_cuda_that_is_absent_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == CPU
+    with pytest.raises(UsageError, match="no CUDA device"):
+        pick_device("cuda")
+
+
+def test_checkpoint_round_trip(make_recipe, prepared, tmp_path):
+    recipe = make_recipe({"head.kind": "mlp"})
+    made = trainer(recipe, prepared, tmp_path)
+    data = Prepared(prepared)
+    checkpoint.save(tmp_path / "c", made.model, recipe, data.vocab_size, {"dataset": "raw"})
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "model.safetensors"]
+    found = checkpoint.load(tmp_path / "c")
+    assert found.recipe == recipe and found.info == {"dataset": "raw"} and not found.model.training
+    pixels = torch.tensor(data.split("test").images[:2])
+    assert torch.equal(found.model.encode_image(pixels), made.model.eval().encode_image(pixels))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no such file"),
+        (lambda folder: (folder / "config.json").write_text("{"), "damaged checkpoint"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 20), "damaged checkpoint"),
+    ],
+)
+def test_a_damaged_checkpoint_is_a_clear_error(make_recipe, prepared, tmp_path, damage, message):
+    recipe = make_recipe()
+    made = trainer(recipe, prepared, tmp_path)
+    checkpoint.save(tmp_path / "c", made.model, recipe, Prepared(prepared).vocab_size, {})
+    damage(tmp_path / "c")
+    with pytest.raises(CliplineError, match=message):
+        checkpoint.load(tmp_path / "c")
