@@ -11,9 +11,9 @@ from clipline import evaluation, gallery, plots, tracking
 from clipline.config.run import EvaluateParams, load_run
 from clipline.data.prepared import Prepared, Split
 from clipline.image import Preprocess
+from clipline.model.device import pick_device
 from clipline.model.embedder import TorchModel
 from clipline.train import checkpoint
-from clipline.train.loop import pick_device
 from stages.common import run_stage, say
 
 RAW_IMAGES, CHECKPOINT, RECEIPT = Path("data/raw/images"), Path("models/checkpoint"), Path("models/run.json")
@@ -37,7 +37,9 @@ def main() -> None:
     (REPORTS / "metrics.json").write_text(json.dumps({"test": figures}, indent=2) + "\n")
     draw_gallery(embedded, split, run.params.evaluate, REPORTS / "gallery.png")
     plots.curves(REPORTS / "train.csv", REPORTS / "curves.png")
-    with tracking.resume(RECEIPT, experiment=run.params.tracking.experiment, history=REPORTS / "train.csv") as tracked:
+    with tracking.resume(
+        RECEIPT, experiment=run.params.tracking.experiment, stage="evaluate", history=REPORTS / "train.csv"
+    ) as tracked:
         tracked.log_metrics({f"test_{name}": value for name, value in figures.items()}, step=0)
         for name in ("gallery.png", "curves.png"):
             tracked.log_artifact(REPORTS / name, folder="pictures")

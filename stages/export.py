@@ -30,7 +30,7 @@ def main() -> None:
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     with tracking.resume(
-        RECEIPT, experiment=run.params.tracking.experiment, history=Path("reports/train.csv")
+        RECEIPT, experiment=run.params.tracking.experiment, stage="export", history=Path("reports/train.csv")
     ) as tracked:
         metrics = {f"onnx_{name}": value for name, value in report["test"]["onnx"].items()}
         for graph in ("image", "text"):

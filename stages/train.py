@@ -9,9 +9,10 @@ from clipline import tracking
 from clipline.config.base import repository_root
 from clipline.config.run import load_run
 from clipline.data.prepared import Prepared
+from clipline.model.device import pick_device
 from clipline.revision import git_revision
 from clipline.train import checkpoint
-from clipline.train.loop import Row, Trainer, pick_device
+from clipline.train.loop import Row, Trainer
 from stages.common import run_stage, say
 
 CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"), Path("reports/train.csv")
@@ -39,10 +40,7 @@ def main() -> None:
     run, data = load_run(), Prepared(Path("data/prepared"))
     device = pick_device(run.params.train.device)
     tags = tracking.base_tags(
-        dataset=run.params.data,
-        dataset_fingerprint=data.fingerprint,
-        recipe=run.params.recipe,
-        device=str(device),
+        dataset=run.params.data, fingerprint=data.fingerprint, recipe=run.params.recipe, device=str(device)
     )
     params = tracking.flatten(
         {
@@ -60,7 +58,7 @@ def main() -> None:
 
         def on_epoch(row: Row) -> None:
             history.add(row)
-            tracked.log_metrics({key: value for key, value in row.items() if key != "step"}, step=int(row["step"]))
+            tracked.log_row(row)
             say(
                 f"epoch {row['epoch']:3.0f}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, "
                 f"val R@1 i2t {row['val_i2t_r1']:.1f} t2i {row['val_t2i_r1']:.1f}, "

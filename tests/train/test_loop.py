@@ -6,9 +6,10 @@ import torch
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError, UsageError
+from clipline.model.device import pick_device
 from clipline.model.image_tower import ImageTower
 from clipline.train import checkpoint
-from clipline.train.loop import Trainer, pick_device
+from clipline.train.loop import Trainer
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from clipline import retrieval
 from clipline.config.recipe import Recipe
 from clipline.data.prepared import Prepared, Split
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError
 from clipline.losses import build_loss
 from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import trim
@@ -26,13 +26,6 @@ from clipline.train.samples import Sampler
 # Each look at a loss waits for the GPU: look at this many at once.
 CHECK_EVERY = 20
 Row = dict[str, float]
-
-
-def pick_device(choice: str) -> torch.device:
-    """auto, cpu or cuda -> a device. Raises UsageError where CUDA is asked for and absent."""
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise UsageError("train.device: cuda was asked for, but torch finds no CUDA device. Mend: train.device=auto")
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Batches:

@@ -1,0 +1,148 @@
+"""Raw images and captions -> data/prepared: choose, split, pack, tokenise; account for what is left out."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipline import plots
+from clipline.bundle import write_json
+from clipline.config.dataset import Dataset, OfficialSplit
+from clipline.config.recipe import Recipe
+from clipline.data import report, splits, tokenizer
+from clipline.data.captions import Caption, Dropped, choose, read_captions, without_repeats
+from clipline.data.images import Images, absent_from
+from clipline.data.tokenizer import Encoded
+from clipline.errors import CliplineError
+from clipline.image import Preprocess
+
+
+def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broken: float) -> dict[str, Any]:
+    """Read `raw` (images/, captions.csv), write `out` (see `prepared`), return its report.
+
+    Of the dataset it uses `captions` and `split`, of the recipe `inputs`, `text.name` and `text.weights`.
+    max_broken: fraction of the images that may be missing or unreadable.
+    Raises CliplineError where more are, where a split would be empty or leak into another, where the
+    tokenizer cannot be had, or where `out` cannot be written; `out` is then as it was.
+    """
+    inputs, dropped = recipe.inputs, Dropped()
+    read = read_captions(raw / "captions.csv")
+    captions = choose(read, dataset.captions, dropped)
+    captioned = {caption.image for caption in captions}
+    known = splits.known(dataset.split, read)
+    official = isinstance(dataset.split, OfficialSplit)
+    absent = absent_from(known, captioned, max_broken) if official else []
+    images = Images(raw / "images", captioned, known)
+    # Before the long work: it may lie on the hub, and that may be out of reach.
+    own = tokenizer.find(inputs, recipe.text)
+    with published(out) as folder:
+        preprocess = Preprocess(inputs.image_size, inputs.resize)
+        images.pack(preprocess, folder / "images.npy", max_broken, dataset.split)
+        captions = _of_images(captions, images, dropped)
+        train = [caption.text for caption in captions if images.split[caption.image] == "train"]
+        words, source = tokenizer.build(inputs, own, train)
+        encoded = tokenizer.encode(words, [caption.text for caption in captions])
+        _write(folder, images, captions, encoded)
+        words.save(str(folder / "tokenizer.json"))
+        result = {
+            "fingerprint": _fingerprint(images, captions, encoded.tokens),
+            "split": dataset.split.model_dump(),
+            "inputs": {name: getattr(inputs, name) for name in ("image_size", "resize", "max_length")},
+            "splits": report.sizes(images, captions),
+            "images": report.pictures(images, absent),
+            "captions": {"read": len(read), "kept": len(captions), "dropped": dropped.report()},
+            "tokenizer": report.tokens(words, source, encoded),
+        }
+        write_json(folder / "report.json", result)
+    return result
+
+
+@contextmanager
+def published(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends well, and else disappears.
+
+    What a killed process left there goes first. Raises CliplineError where the disk refuses.
+    """
+    partial, old = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.old")
+    try:
+        for leftover in (partial, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
+            if out.exists():
+                out.rename(old)
+            try:
+                partial.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+        finally:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+    except OSError as error:
+        raise CliplineError(_disk_fault(error, out)) from error
+
+
+def _disk_fault(error: OSError, out: Path) -> str:
+    place = Path(error.filename or out)
+    if not place.is_relative_to(out.parent):
+        return f"{place}: cannot be read: {error.strerror}"
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return f"cannot write {out}: {error.strerror or error}{'. Mend: free some room' if full else f' ({place})'}"
+
+
+def _of_images(captions: Sequence[Caption], images: Images, dropped: Dropped) -> list[Caption]:
+    """Captions of the images packed, in the order of these; the others are put to `dropped`."""
+    row = {image.name: number for number, image in enumerate(images.rows)}
+    for caption in captions:
+        if caption.image not in row:
+            dropped.add(images.why_without(caption.image), caption)
+    kept = [caption for caption in captions if caption.image in row]
+    kept = without_repeats(kept, images.split, dropped)
+    return sorted(kept, key=lambda caption: row[caption.image])
+
+
+def _write(folder: Path, images: Images, captions: Sequence[Caption], encoded: Encoded) -> None:
+    table = {
+        "row": pa.array(range(len(images.rows)), pa.int64()),
+        "image": [image.name for image in images.rows],
+        "split": [images.split[image.name] for image in images.rows],
+        "width": pa.array([image.width for image in images.rows], pa.int32()),
+        "height": pa.array([image.height for image in images.rows], pa.int32()),
+    }
+    pq.write_table(pa.table(table), folder / "images.parquet")
+    split = np.array([images.split[caption.image] for caption in captions])
+    table = {
+        "image": [caption.image for caption in captions],
+        "caption": [caption.text for caption in captions],
+        "split": split,
+        "length": encoded.lengths,
+    }
+    pq.write_table(pa.table(table), folder / "captions.parquet")
+    np.save(folder / "tokens.npy", encoded.tokens)
+    lengths = {name: encoded.full[split == name] for name in splits.NAMES}
+    plots.caption_lengths(lengths, encoded.tokens.shape[1], folder / "caption_lengths.png")
+
+
+def _fingerprint(images: Images, captions: Sequence[Caption], tokens: np.ndarray) -> str:
+    """SHA-256 over names, splits, pixels (by their own digests), captions and tokens."""
+    digest = hashlib.sha256()
+    for image in images.rows:
+        digest.update(f"{image.name}\0{images.split[image.name]}\0".encode() + image.digest)
+    for caption in captions:
+        digest.update(f"{caption.image}\0{caption.text}\0".encode())
+    digest.update(np.ascontiguousarray(tokens, dtype="<i4"))
+    return digest.hexdigest()

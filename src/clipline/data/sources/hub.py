@@ -1,0 +1,127 @@
+"""Images and captions of a Hugging Face dataset, as files with their original bytes where it has them.
+
+Rows that repeat an image, byte for byte, become one image with several captions: as two images they could end
+in two splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from clipline.config.dataset import Hub, HubSource
+from clipline.data.sources.hub_load import open_hub
+from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, prune, reconcile
+from clipline.errors import CliplineError, UsageError
+from clipline.progress import Bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def collect(dataset: Hub, cache: Path) -> Collected:
+    """The dataset's images and captions. Raises CliplineError or UsageError."""
+    table, revision, roots = open_hub(dataset, cache)
+    folder = cache / "raw-hub"
+    files = _Files(folder / "images", roots)
+    rows, bare, total = [], 0, len(table)
+    with Bar(f"reading {dataset.path}", total, "rows") as bar:
+        for index, (image, captions, split) in enumerate(_records(table, dataset.source, dataset.path)):
+            if captions:
+                name = files.write(image, index, f"{dataset.path}: row {index}")
+                rows += [Row(name, caption, split) for caption in captions]
+            bare += not captions
+            bar.advance()
+    rows, skipped = reconcile(rows, files.names, dataset.expect, dataset.path)
+    prune(files.folder, files.names)
+    skipped |= {"images_without_caption": bare, "repeated_images": files.repeated}
+    return Collected(folder, rows, None, skipped, {"revision": revision} if revision else {})
+
+
+def _records(table: Dataset, source: HubSource, where: str) -> Iterator[tuple[Any, list[str], str | None]]:
+    """(undecoded image, captions, split) of each row."""
+    import datasets
+
+    columns = [name for name in (source.image_column, source.caption_column, source.split_column) if name]
+    for name in columns:
+        if name not in table.column_names:
+            raise UsageError(f"{where}: no column `{name}`; it has: {', '.join(table.column_names)}")
+    labels = getattr(table.features[source.split_column], "names", None) if source.split_column else None
+    try:
+        table = table.select_columns(columns).cast_column(source.image_column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError):
+        kind = table.features[source.image_column]
+        raise UsageError(f"{where}: column `{source.image_column}` holds no images but {kind}") from None
+    for index, record in enumerate(table):
+        captions = record[source.caption_column]
+        captions = [captions] if isinstance(captions, str) else captions or []
+        if not isinstance(captions, list) or not all(isinstance(text, str | None) for text in captions):
+            raise UsageError(f"{where}: row {index}: column `{source.caption_column}` holds no text nor list of texts")
+        split = record[source.split_column] if source.split_column else None
+        named = labels[split] if labels and split is not None else split
+        yield record[source.image_column], [text.strip() for text in captions if text], named and str(named)
+
+
+class _Files:
+    """Image files below one folder; the same bytes are written once. names: of the files written."""
+
+    def __init__(self, folder: Path, roots: list[Path]) -> None:
+        self.folder, self.roots = folder, [root.resolve() for root in roots]
+        self.names: set[str] = set()
+        self.repeated = 0
+        self._by_hash: dict[bytes, str] = {}
+        self._folded: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, image: dict | None, index: int, where: str) -> str:
+        """Write one undecoded image; return its file name, or one that stands for a missing image."""
+        data, path = (image["bytes"], image["path"]) if image else (None, None)
+        if data is None:
+            file = self._allowed(path, where) if path else None
+            if file is None or not file.is_file():
+                return f"(row {index}: {path or 'no image'})"
+            data = file.read_bytes()
+        digest = hashlib.sha256(data).digest()
+        if digest in self._by_hash:
+            self.repeated += 1
+            return self._by_hash[digest]
+        name = self._by_hash[digest] = self._name(path or "", data, index)
+        part = self.folder / ".part"
+        part.write_bytes(data)
+        part.replace(self.folder / name)
+        self.names.add(name)
+        return name
+
+    def _allowed(self, path: str, where: str) -> Path:
+        # A table from elsewhere must not fetch this machine's own files into the dataset.
+        file = (self.roots[0] / path).resolve()
+        if not any(file.is_relative_to(root) for root in self.roots):
+            raise CliplineError(f"{where}: unsafe: it names {path}, which is outside the dataset")
+        return file
+
+    def _name(self, path: str, data: bytes, index: int) -> str:
+        """The file's own name where it has one that is free, else the row's number."""
+        own = PurePosixPath(re.sub(r"[\x00-\x1f\\]", "_", unicodedata.normalize("NFC", path)))
+        suffix = own.suffix if own.suffix.lower() in IMAGE_SUFFIXES else _suffix(data)
+        stem = own.stem.lstrip(".")[:150]
+        name = f"{stem}{suffix}" if stem else f"{index:08d}{suffix}"
+        if name.casefold() in self._folded:
+            name = f"{stem}_{index:08d}{suffix}"
+        self._folded.add(name.casefold())
+        return name
+
+
+def _suffix(data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            found = f".{(image.format or 'bin').lower()}"
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ".bin"
+    return {".jpeg": ".jpg", ".mpo": ".jpg"}.get(found, found)

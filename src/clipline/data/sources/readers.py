@@ -1,0 +1,210 @@
+"""Zip files, tar files and folders behind one face: a list of safe members, and their bytes in turn."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from clipline.data.sources.members import (
+    Checked,
+    DamagedError,
+    Member,
+    hidden,
+    refuse_type,
+    safe_name,
+    visible,
+)
+from clipline.errors import CliplineError, UsageError
+from clipline.progress import Bar
+
+# tarfile reads extended headers whole: more than this at once is no header.
+MAX_HEADER = 64 << 20
+_DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    UnicodeDecodeError,
+)
+
+
+class Reader(Protocol):
+    """An archive or folder. members: its visible files by name."""
+
+    path: Path
+    members: dict[str, Member]
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
+        """Open the named members one after another, in the archive's own order."""
+
+
+def open_reader(path: Path) -> Reader:
+    """A reader for whatever `path` is.
+
+    Raises UsageError where it is nothing, CliplineError where it is unsafe, DamagedError where it is cut.
+    """
+    if path.is_dir():
+        return Folder(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or folder. Set `path` in the dataset's settings to what you have")
+    with path.open("rb") as file:
+        head = file.read(6)
+    return Zip(path) if head.startswith(b"PK") else Tar(path, head)
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turn what the archive modules raise on bad bytes into DamagedError."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise damaged(path, error) from None
+    except OSError as error:
+        # bz2 says "Invalid data stream" with an OSError that no system call made.
+        if error.errno is not None:
+            raise
+        raise damaged(path, error) from None
+    except (NotImplementedError, RuntimeError) as error:
+        # zipfile's words for a compression it does not know, and for a password.
+        raise CliplineError(f"{path}: {error}. Pack it anew as a plain zip") from None
+
+
+def damaged(path: Path, reason: object) -> DamagedError:
+    """The error for bytes that are not what the archive promised."""
+    return DamagedError(f"{path}: cut short or damaged ({path.stat().st_size:,} bytes): {reason}. Get it again")
+
+
+class Zip:
+    """A zip file, listed and checked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        checked = Checked(str(path), path.stat().st_size)
+        with damage(path), zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = safe_name(info.filename, str(path))
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise refuse_type(info.filename, str(path))
+                if not info.is_dir() and kind != stat.S_IFDIR:
+                    checked.add(Member(name, info.file_size, info, crc=info.CRC))
+        self.members = {member.name: member for member in visible(checked.members.values())}
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
+        with zipfile.ZipFile(self.path) as archive:
+            for name in names:
+                with damage(self.path):
+                    stream = archive.open(self.members[name].handle)
+                with stream:
+                    yield self.members[name], stream
+
+
+class Tar:
+    """A tar file, plain or compressed with gzip, bzip2 or xz, listed and checked."""
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        self.path = path
+        self._open_packed = next((opener for magic, opener in _DECOMPRESSORS.items() if head.startswith(magic)), None)
+        size = path.stat().st_size
+        checked = Checked(str(path), size)
+        with (
+            self._open() as (archive, stream, packed),
+            Bar(f"listing {path.name}", size, "bytes") as bar,
+            damage(path),
+        ):
+            for info in archive:
+                bar.advance(packed.tell() - bar.done)
+                name = safe_name(info.name, str(path))
+                if not (info.isdir() or info.isreg()) or info.issparse():
+                    raise refuse_type(info.name, str(path))
+                if info.isreg():
+                    checked.add(Member(name, info.size, info))
+            self._check_end(archive, stream)
+        self.members = {member.name: member for member in visible(checked.members.values())}
+
+    def _check_end(self, archive: tarfile.TarFile, stream: IO[bytes]) -> None:
+        # tarfile takes a missing or broken header for the end; a whole archive ends with a block of zeros.
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise damaged(self.path, "it lacks the mark of its end")
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[tarfile.TarFile, IO[bytes], IO[bytes]]]:
+        with self.path.open("rb") as packed:
+            guarded = _Guarded(self._open_packed(packed) if self._open_packed else packed)
+            with damage(self.path):
+                try:
+                    archive = tarfile.TarFile(fileobj=guarded)
+                except tarfile.ReadError:
+                    raise CliplineError(
+                        f"{self.path}: neither a zip nor a tar archive. Is the download whole?"
+                    ) from None
+            with archive:
+                yield archive, guarded, packed
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
+        by_offset = {self.members[name].handle.offset: self.members[name] for name in names}
+        with self._open() as (archive, _, _):
+            for _ in range(len(by_offset)):
+                with damage(self.path):
+                    while (info := archive.next()) and info.offset not in by_offset:
+                        pass
+                    if info is None:
+                        raise damaged(self.path, "it changed while it was read")
+                    stream = archive.extractfile(info)
+                yield by_offset[info.offset], stream
+
+
+class _Guarded:
+    """A file that tarfile reads, with a limit on one read: a forged header can ask for all memory."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError("a header of absurd size")
+        return self._stream.read(size)
+
+
+class Folder:
+    """A folder on this machine, trusted: links in it are followed, each folder once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found, seen = [], set()
+        for folder, below, files in os.walk(path, onerror=_fail, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            open_to = [name for name in below if not hidden(name)]
+            below[:] = sorted(name for name in open_to if os.path.realpath(Path(folder, name)) not in seen)
+            for name in sorted(files):
+                file = Path(folder, name)
+                if file.is_file():
+                    status = file.stat()
+                    relative = file.relative_to(path).as_posix()
+                    found.append(Member(relative, status.st_size, file, mtime=status.st_mtime_ns))
+        self.members = {member.name: member for member in visible(found)}
+
+    def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
+        for name in names:
+            with self.members[name].handle.open("rb") as stream:
+                yield self.members[name], stream
+
+
+def _fail(error: OSError) -> None:
+    # os.walk skips what it may not read, and its images with it.
+    raise error

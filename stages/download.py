@@ -1,0 +1,28 @@
+"""download: the dataset that params.yaml names -> data/raw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from clipline.config.base import repository_root
+from clipline.config.run import load_run
+from clipline.data.sources import fetch
+from stages.common import run_stage, say
+
+
+def main() -> None:
+    """Fetch images, captions.csv and source.json; say what was found and what was left out."""
+    dataset = load_run().dataset
+    # What is expected of the dataset does not change its bytes: mending `expect` costs no second download.
+    identity = dataset.model_dump(mode="json", include={"kind", "path", "source"})
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    source = fetch(dataset, Path("data/raw"), repository_root() / ".cache" / "download" / fingerprint)
+    left_out = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in source["skipped"].items() if count]
+    more = f"; left out: {', '.join(left_out)}" if left_out else ""
+    say(f"data/raw: {source['images']:,} images with {source['captions']:,} captions{more}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

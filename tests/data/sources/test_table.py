@@ -1,0 +1,159 @@
+"""Folders of images with a caption table."""
+
+import hashlib
+import unicodedata
+
+import pytest
+
+from clipline.errors import CliplineError, UsageError
+
+IMAGES = ("a.jpg", "b.jpg", "sub/c.png", "sub/deep/d.jpg")
+
+
+@pytest.fixture
+def photos(data, tmp_path):
+    return data.write_folder(tmp_path / "photos", {name: data.photo(n) for n, name in enumerate(IMAGES)})
+
+
+@pytest.fixture
+def read(fetch, photos, tmp_path):
+    """read(table text, options, expect) -> Fetched."""
+
+    def run(text, expect=None, **options):
+        table = tmp_path / "table.txt"
+        table.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return fetch("csv", photos, {"captions": str(table), **options}, expect)
+
+    return run
+
+
+ROWS = [
+    ("a.jpg", "a cat, asleep"),
+    ("a.jpg", "cat"),
+    ("b.jpg", "b"),
+    ("sub/c.png", "c"),
+    ("sub/deep/d.jpg", "d"),
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_delimiter_is_taken_or_found(delimiter, told, data, read, photos):
+    text = data.csv_text(ROWS, delimiter.join(["image", "caption"]), delimiter=delimiter)
+    found = read(text, delimiter=delimiter if told else None)
+    assert found.rows[1:] == [(name.replace("/", "__"), caption) for name, caption in ROWS]
+    assert found.images == {name.replace("/", "__"): (photos / name).read_bytes() for name in IMAGES}
+    assert found.source["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_flickr30k_as_it_is_published(read):
+    """Spaces around `|`, quotes as plain letters, and one row that lacks its caption."""
+    text = (
+        "image_name| comment_number| comment\n"
+        'a.jpg| 0|  A man says " hi " .\n'
+        "a.jpg| 1| A | B\n"
+        "b.jpg| 4   A dog runs across the grass .\n"
+        "b.jpg| 3| A dog\n"
+    )
+    found = read(text, image_column="image_name", caption_column="comment", expect={"images": 2})
+    assert found.rows[1:] == [("a.jpg", 'A man says " hi " .'), ("a.jpg", "A | B"), ("b.jpg", "A dog")]
+    assert found.source["skipped"]["rows_without_caption"] == 1
+    assert found.source["lines_without_caption"] == [4]
+    assert found.source["skipped"]["images_without_caption"] == 2
+
+
+def test_splits_and_other_columns(read):
+    text = "id,part,caption,image\n1,train,one,a.jpg\n2,test,two,b.jpg\n"
+    found = read(text, split_column="part")
+    assert found.rows == [("image", "caption", "split"), ("a.jpg", "one", "train"), ("b.jpg", "two", "test")]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("photo,caption\na.jpg,x\n", {}, "no column `image`; its first line has: `photo`, `caption`"),
+        ("image;text\na.jpg;x\n", {}, "no column `caption`; its first line has: `image`, `text`"),
+        ("image,caption\na.jpg,x\n", {"delimiter": ";"}, "its first line has: `image,caption`"),
+        ("image,caption\na.jpg,x\n", {"split_column": "fold"}, "no column `fold`"),
+        ("", {}, "its first line has: nothing"),
+    ],
+)
+def test_missing_columns_name_those_found(text, options, message, read):
+    with pytest.raises(UsageError, match=message):
+        read(text, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("caption,image\nx,a.jpg\nx, y,b.jpg\n", "line 3: 3 fields"),
+        ("image,caption\na.jpg,x\n,y\n", "line 3: no image is named"),
+        (b"image,caption\na.jpg,\xff\n", "line 2: not UTF-8"),
+        ('image,caption\na.jpg,"two\nlines"\nb.jpg,"open\n', "line 4: unreadable"),
+        ("image,caption\na.jpg\n", "no image has a caption"),
+        ("image,caption\nzz.jpg,x\na.jpg,y\n", r"not there: zz\.jpg"),
+    ],
+)
+def test_unreadable_rows_name_the_line(text, message, read):
+    with pytest.raises(CliplineError, match=message):
+        read(text)
+
+
+def test_names_are_matched_by_path_then_by_bare_name(data, read, photos):
+    rows = [
+        (str(photos / "a.jpg"), "absolute"),
+        ("./b.jpg", "dot"),
+        ("sub\\c.png", "windows"),
+        ("d.jpg", "bare"),
+    ]
+    assert [row[0] for row in read(data.csv_text(rows)).rows[1:]] == [
+        "a.jpg",
+        "b.jpg",
+        "sub__c.png",
+        "sub__deep__d.jpg",
+    ]
+
+
+def test_a_bare_name_that_two_folders_have_is_an_error(data, read, photos):
+    (photos / "sub" / "twin.jpg").write_bytes(data.photo(7))
+    (photos / "sub" / "deep" / "twin.jpg").write_bytes(data.photo(8))
+    with pytest.raises(CliplineError, match=r"twin\.jpg may be any of sub/twin\.jpg, sub/deep/twin\.jpg"):
+        read("image,caption\ntwin.jpg,x\n")
+
+
+def test_accents_written_in_two_ways_are_one_name(data, read, photos):
+    (photos / unicodedata.normalize("NFD", "é.jpg")).write_bytes(data.photo(7))
+    found = read("image,caption\n" + unicodedata.normalize("NFC", "é.jpg") + ",x\n")
+    assert set(found.images) == {unicodedata.normalize("NFC", "é.jpg")} == {found.rows[1][0]}
+
+
+@pytest.mark.parametrize("twin", ["sub__c.png", "SUB/C.PNG"])
+def test_names_that_clash_once_flat_are_an_error(twin, data, read, photos):
+    data.write_folder(photos, {twin: data.photo(9)})
+    with pytest.raises(CliplineError, match="names clash"):
+        read(f"image,caption\nsub/c.png,x\n{twin},y\n")
+
+
+def test_any_suffix_is_an_image_if_a_caption_names_it(data, read, photos):
+    data.write_folder(photos, {"scan": data.photo(5), "notes.txt": b"x", "list.md": b"x"})
+    found = read("image,caption\nscan,x\n")
+    assert found.images == {"scan": data.photo(5)}
+    assert found.source["skipped"]["images_without_caption"] == len(IMAGES)
+
+
+@pytest.mark.parametrize("missing", ["folder", "table"])
+def test_missing_inputs_are_usage_errors(missing, fetch, photos, tmp_path):
+    table = tmp_path / "t.csv"
+    if missing == "folder":
+        table.write_text("image,caption\n")
+        photos = tmp_path / "none"
+    with pytest.raises(UsageError, match="no such"):
+        fetch("csv", photos, {"captions": str(table)})
+
+
+def test_the_users_own_files_are_left_alone(data, read, photos):
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in photos.rglob("*.*")}
+    found = read(data.csv_text(ROWS))
+    (found.folder / "images" / "a.jpg").write_bytes(b"changed")
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in photos.rglob("*.*")} == before
+    assert (photos / "a.jpg").read_bytes() == data.photo(0)

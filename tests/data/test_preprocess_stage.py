@@ -1,0 +1,96 @@
+"""`python -m stages.preprocess` as DVC calls it: one clear error, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clipline.data.prepared import Prepared
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def repository(source, tmp_path: Path) -> Path:
+    """A repository of its own with 12 raw images; its stages and code are this one's."""
+    folder = tmp_path / "repository"
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "stages").symlink_to(ROOT / "stages")
+    edit(folder / "configs/data/scenes.yaml", "val: 400, test: 400", "val: 2, test: 2")
+    source.fill(12)
+    shutil.copytree(source.write(), folder / "data/raw")
+    return folder
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def stage(repository: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stages.preprocess"]
+    clean = {key: value for key, value in os.environ.items() if key not in {"DVC_ROOT", "HF_HUB_OFFLINE"}}
+    return subprocess.run(
+        command, cwd=repository, env=clean | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_success_says_what_was_kept(repository: Path) -> None:
+    done = stage(repository)
+    assert done.returncode == 0, done.stderr
+    assert "train: 8 images, 16 captions\nval: 2 images, 4 captions\ntest: 2 images, 4 captions" in done.stdout
+    assert "tokenizer: wordpiece trained on 16 training captions" in done.stdout
+    assert len(Prepared(repository / "data/prepared").split("train").image_names) == 8
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "code", "wanted"),
+    [
+        ("params.yaml", "recipe: scenes_tiny", "recipe: nothing", 2, "no such recipe: `nothing`; allowed: "),
+        ("params.yaml", "max_broken: 0.01", "max_brokn: 0.01", 2, "did you mean `max_broken`?"),
+        ("configs/recipe/scenes_tiny.yaml", "resize: shortest", "resize: crop", 2, "found 'crop'"),
+        ("configs/data/scenes.yaml", "kind: hash, val: 2, test: 2", "kind: flickr8k", 1, "official lists"),
+        ("data/raw/captions.csv", "image,caption", "image,text", 1, "captions.csv: line 1: no column `caption`"),
+        ("data/raw/captions.csv", "0003.png", "none.png", 1, "none.png: no such file"),
+    ],
+)  # fmt: skip
+def test_errors_are_clear_and_have_exit_codes(
+    repository: Path, file: str, old: str, new: str, code: int, wanted: str
+) -> None:
+    edit(repository / file, old, new)
+    done = stage(repository)
+    assert done.returncode == code
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (repository / "data").iterdir()) == ["raw"]
+
+
+def test_no_raw_data_names_the_stage_to_run(repository: Path) -> None:
+    shutil.rmtree(repository / "data/raw")
+    done = stage(repository)
+    assert done.returncode == 1
+    assert "data/raw/captions.csv: no such file. Mend: run the download stage" in done.stderr
+
+
+def test_no_network_fails_in_seconds_with_the_mend(repository: Path, tmp_path: Path) -> None:
+    edit(repository / "params.yaml", "recipe: scenes_tiny", "recipe: resnet50_distilbert")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    start = time.monotonic()
+    done = stage(repository, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "hub"))
+    assert time.monotonic() - start < 30
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "distilbert" in line]
+    assert "is not in its cache. Mend: a local model folder as text.weights" in line
+    assert "Traceback" not in done.stderr
+    assert not (repository / "data/prepared").exists()

@@ -1,0 +1,94 @@
+"""Every recipe of the repository, with random weights and a tiny dataset: trains two steps, exports, agrees with torch.
+
+The towers are full size, so each takes seconds; only weights, tokenizer and amounts are changed.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipline.config.base import read_yaml, validate
+from clipline.config.dataset import Scenes
+from clipline.config.recipe import Recipe
+from clipline.config.run import ExportParams
+from clipline.data.prepare import prepare
+from clipline.data.prepared import Prepared
+from clipline.onnx.export import export_model
+from clipline.train import checkpoint
+from clipline.train.loop import Trainer
+
+RECIPES = sorted(Path(__file__).parents[1].glob("configs/recipe/*.yaml"))
+IMAGES, BATCH = 10, 3
+
+
+def offline(path: Path) -> Recipe:
+    """The recipe with random weights and a trained tokenizer, for two steps of three samples."""
+    values = read_yaml(path)
+    values["image"]["weights"] = values["text"]["weights"] = "random"
+    if values["inputs"]["tokenizer"]["kind"] == "tower":
+        values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 200}
+    values["train"] |= {"epochs": 1, "batch_size": BATCH, "captions": "random", "early_stop": None}
+    return validate(Recipe, values, str(path))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """data/raw with ten noise images of different shapes."""
+    folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    with (folder / "captions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        for index in range(IMAGES):
+            pixels = rng.integers(0, 256, (60 + 10 * index, 120, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+            writer.writerow([f"{index}.png", f"noise number {index}, with a caption of its own"])
+    return folder
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
+    recipe = offline(path)
+    expect = {"images": IMAGES, "captions": IMAGES}
+    split = {"kind": "hash", "val": 2, "test": 2}
+    dataset = validate(
+        Scenes,
+        {
+            "kind": "scenes",
+            "path": None,
+            "source": {"images": IMAGES, "size": 64},
+            "expect": expect,
+            "captions": {},
+            "split": split,
+        },
+        "data",
+    )
+    prepare(photos, tmp_path / "prepared", dataset, recipe, max_broken=0.0)
+    data = Prepared(tmp_path / "prepared")
+    trainer = Trainer(recipe, data, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    rows = []
+    trainer.fit(rows.append)
+    assert rows[-1]["step"] == 2 and np.isfinite(rows[-1]["train_loss"])
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    for tower, config in (("image", recipe.image), ("text", recipe.text)):
+        assert any(name.startswith(f"{tower}_tower") for name in changed) == config.trainable
+        assert any(name.startswith(f"{tower}_head") for name in changed)
+    assert ("temperature.log_scale" in changed) == recipe.temperature.learned
+
+    info = {"recipe": path.stem, "dataset": "noise", "dataset_fingerprint": data.fingerprint}
+    checkpoint.save(tmp_path / "checkpoint", trainer.model, recipe, data.vocab_size, info)
+    gates = ExportParams(batch_size=2, opset=20, min_cosine=0.9999, max_abs=1e-4, max_r1_drop=0.1)
+    report = export_model(
+        tmp_path / "checkpoint",
+        checkpoint.load(tmp_path / "checkpoint"),
+        data,
+        photos / "images",
+        tmp_path / "onnx",
+        gates,
+    )
+    assert report["image"]["fp32"]["min_cosine"] > 0.9999 and report["text"]["fp32"]["min_cosine"] > 0.9999
