@@ -42,4 +42,6 @@ lock: ## renew requirements.lock from pyproject.toml (universal, hashed, no addr
 		--extra dev pyproject.toml --output-file requirements.lock --upgrade
 
 ui: $(STAMP) ## open the MLflow UI on this repository's runs
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning  (Ctrl-C stops)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
+		--backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit checked out in `folder`, with `-dirty` where tracked files differ; None outside a checkout."""
+    """The commit checked out in `folder`, 40 digits; None outside a checkout."""
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD"],
             capture_output=True,
             text=True,
             check=True,

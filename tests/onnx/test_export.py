@@ -48,7 +48,10 @@ def test_bundle_is_whole_and_computes_what_torch_computes(trained, raw, prepared
     assert spec["size"] == 32 and spec["mean"] == pytest.approx([0.485, 0.456, 0.406])
 
     data = Prepared(prepared)
-    ours, theirs = OnnxModel(tmp_path / "onnx"), TorchModel(checkpoint.load(trained).model, data.tokenizer, torch.device("cpu"))
+    ours, theirs = (
+        OnnxModel(tmp_path / "onnx"),
+        TorchModel(checkpoint.load(trained).model, data.tokenizer, torch.device("cpu")),
+    )
     texts = ["a red bar on the left", "blue"]
     assert np.allclose(ours.embed_texts(texts), theirs.embed_texts(texts), atol=1e-5)
     pixels = np.array(data.split("test").images[:3])
@@ -79,7 +82,9 @@ def spoil(path, amount):
 
 
 @pytest.mark.parametrize("graph", ["image.onnx", "text.onnx"])
-def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(trained, raw, prepared, tmp_path, monkeypatch, graph):
+def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(
+    trained, raw, prepared, tmp_path, monkeypatch, graph
+):
     out = tmp_path / "onnx"
     run(trained, raw, prepared, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}

@@ -1,0 +1,1 @@
+"""Search an embeddings folder in words: exact, on one machine, without torch."""

@@ -1,0 +1,26 @@
+"""One MLflow run per trained model, over all stages. Only stages import this package.
+
+The train stage calls `start`: it creates the run and writes a receipt (models/run.json, an out of the stage).
+Later stages take the receipt as a dependency and `resume` the run that it names. If that run is gone (deleted
+store, deleted run, another store), they share a new one that carries the tag `receipt=<old id>`, with the
+params and the curves logged again. So restored caches, deleted stores and single stages run again all end in
+one run.
+
+    with tracking.start(Path("models/run.json"), experiment="clipline", name="vit_scratch",
+                        params=tracking.flatten(settings), tags=tracking.base_tags(...)) as run:
+        run.log_metrics({"train_loss": 1.2}, step=3)
+
+    with tracking.resume(Path("models/run.json"), experiment="clipline", stage="evaluate",
+                         history=Path("reports/train.csv")) as run:
+        run.log_metrics({"test_t2i_r1": 61.0}, step=0)
+
+MLflow is imported when a run opens, never before: the import takes seconds.
+"""
+
+from clipline.tracking.messages import TrackingError
+from clipline.tracking.names import flatten
+from clipline.tracking.run import Run
+from clipline.tracking.session import resume, start
+from clipline.tracking.tags import base_tags
+
+__all__ = ["Run", "TrackingError", "base_tags", "flatten", "resume", "start"]

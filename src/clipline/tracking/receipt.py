@@ -1,0 +1,42 @@
+"""models/run.json: which run belongs to the trained model, and what a lost one is made again from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipline.atomic import atomic
+from clipline.errors import UsageError
+
+
+class Receipt(BaseModel):
+    """started: when the run was created, in milliseconds since 1970.
+
+    The store's address is left out on purpose: the file is shared between machines.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    run_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,256}$")
+    name: str
+    started: int
+    params: dict[str, str]
+    tags: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write((self.model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Receipt:
+        """Raises UsageError where there is none, or where it is damaged."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such file. The train stage writes it: dvc repro train") from None
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise UsageError(f"{path}: damaged ({problem}). Mend: dvc checkout {path}") from None

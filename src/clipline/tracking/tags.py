@@ -1,0 +1,53 @@
+"""Tags that every run carries, to filter and compare by."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from clipline.revision import git_revision
+
+# What decides a run's result. With files that the pipeline rewrites (dvc.lock) each run would be dirty.
+SOURCES = ["src", "stages", "configs", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock"]
+
+
+def base_tags(*, recipe: str, dataset: str, fingerprint: str, device: str) -> dict[str, str]:
+    """Tags of a training run: names, dataset fingerprint, device, git revision, DVC stage and experiment.
+
+    `git_dirty` says whether code or settings differ from `git_revision`; outside a repository both are
+    `unknown`. Names with `mlflow.` are those that MLflow's UI shows in its own columns.
+    """
+    # The current folder, not DVC_ROOT: a `dvc exp run --temp` checks its own revision out there.
+    revision = git_revision(Path.cwd())
+    tags = {
+        "recipe": recipe,
+        "dataset": dataset,
+        "dataset_fingerprint": fingerprint,
+        "device": device,
+        "git_revision": revision or "unknown",
+        "git_dirty": str(_is_dirty()).lower() if revision else "unknown",
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+    }
+    if revision:
+        tags["mlflow.source.git.commit"] = revision
+    for tag, variable in {"dvc_stage": "DVC_STAGE", "dvc_exp": "DVC_EXP_NAME"}.items():
+        if os.environ.get(variable):
+            tags[tag] = os.environ[variable]
+    return tags
+
+
+def _is_dirty() -> bool:
+    command = ["git", "status", "--porcelain", "--", *SOURCES]
+    return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id may have no name
+        return str(os.getuid())

@@ -1,0 +1,132 @@
+"""Real processes under a full disk, a read-only place and signals: the right exit code and no half files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
+# Root may write anywhere; without these two powers it may not.
+UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.name == "posix" else []
+UNPRIVILEGED = UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else []
+
+
+def embed(photos: Path, bundle: Path, out: Path, *options: str) -> list[str]:
+    return [*CLIPLINE, "embed", str(photos), "--model", str(bundle), "--out", str(out), "--provider", "cpu", *options]
+
+
+def run(command: list[str], **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+
+
+@pytest.fixture
+def many(tmp_path, tools) -> Path:
+    """3,000 names of one image large enough to take a few milliseconds: a run that a signal finds at work."""
+    image = tools.save(tmp_path / "many" / "0.jpg", size=(800, 800))
+    for index in range(1, 3000):
+        os.link(image, image.with_name(f"{index}.jpg"))
+    return image.parent
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as Unix knows them")
+@pytest.mark.parametrize(
+    ("number", "code", "overwrite"),
+    [
+        (signal.SIGINT, 130, False),
+        (signal.SIGINT, 130, True),
+        (signal.SIGTERM, 143, True),
+        (signal.SIGKILL, -9, False),
+    ],
+)
+def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
+    out = tmp_path / "place" / "out"
+    if overwrite:
+        assert run(embed(photos, bundle, out)).returncode == 0
+    before = sorted(path.name for path in out.parent.rglob("*")) if overwrite else []
+    process = subprocess.Popen(
+        embed(many, bundle, out, "--part-rows", "20", "--overwrite"), stderr=subprocess.PIPE, text=True
+    )
+    folder = "place/.out-*" if overwrite else "place/out"
+    while not list(tmp_path.glob(f"{folder}/part-00001.parquet")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:  # which nobody can tidy up after
+        assert leftovers(tmp_path) == []
+    if overwrite:
+        assert sorted(path.name for path in out.parent.rglob("*")) == before
+        return
+    sizes = [pq.read_metadata(part).num_rows for part in out.glob("part-*")]
+    assert 2 <= len(sizes) < 150
+    assert set(sizes) == {20}
+    assert run(embed(photos, bundle, out, "--overwrite")).returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", "part-00000.parquet"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="resource limits as Unix knows them")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk(photos, bundle, tmp_path, overwrite):
+    """Played by a limit on the size of files, which fails in the same call."""
+    out = tmp_path / "out"
+    if overwrite:
+        assert run(embed(photos, bundle, out)).returncode == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()} if overwrite else {}
+    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash"]
+    done = run([*limited, *embed(photos, bundle, out, "--overwrite")])
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path}/")
+    assert "cannot write: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert leftovers(tmp_path) == []
+    assert ({path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else {}) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
+@pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
+def test_a_read_only_place(photos, bundle, tmp_path):
+    place = tmp_path / "place"
+    assert run(embed(photos, bundle, place / "old")).returncode == 0
+    before = {path.name: path.read_bytes() for path in (place / "old").iterdir()}
+    for folder in (place / "old", place):
+        folder.chmod(0o555)
+    try:
+        new = run([*UNPRIVILEGED, *embed(photos, bundle, place / "new")])
+        over = run([*UNPRIVILEGED, *embed(photos, bundle, place / "old", "--overwrite")])
+    finally:
+        for folder in (place, place / "old"):
+            folder.chmod(0o755)
+    for done, name in ((new, "new"), (over, "old")):
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert f"{name}: cannot be written: Permission denied. Mend: " in done.stderr
+    assert [path.name for path in place.iterdir()] == ["old"]
+    assert {path.name: path.read_bytes() for path in (place / "old").iterdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
+@pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
+def test_images_that_may_not_be_read(photos, bundle, tmp_path, tools):
+    (photos / "red-0.png").chmod(0)
+    (photos / "sub").chmod(0)
+    try:
+        done = run([*UNPRIVILEGED, *embed(photos, bundle, tmp_path / "out")])
+    finally:
+        (photos / "sub").chmod(0o755)
+    assert done.returncode == 3, done.stderr
+    assert tools.errors(tmp_path / "out") == [
+        {"path": "red-0.png", "stage": "read", "reason": "Permission denied"},
+        {"path": "sub/", "stage": "scan", "reason": "cannot list the folder: Permission denied"},
+    ]

@@ -1,0 +1,94 @@
+"""Exact search over blocks and parts equals one sort over everything."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipline.embed.write import Writer
+from clipline.errors import CliplineError, UsageError
+from clipline.search import index as module
+from clipline.search.index import Index
+
+
+def write(folder, vectors, dtype="float32", part_rows=1000):
+    folder.mkdir()
+    images = [
+        SimpleNamespace(path=f"{row:06d}.jpg", bytes=1, mtime_ns=0, sha256="", width=1, height=1)
+        for row in range(len(vectors))
+    ]
+    with Writer(folder, vectors.shape[1], dtype, part_rows, stable=False) as writer:
+        writer.add(images, vectors)
+        writer.finish("model", "fp32-0", vectors.shape[1], "..", "../onnx")
+    return folder
+
+
+def units(rows, dim, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("block", [1, 97, 8192])
+@pytest.mark.parametrize("n", [1, 7, 2000])
+def test_equals_a_full_sort(tmp_path, monkeypatch, dtype, block, n):
+    monkeypatch.setattr(module, "BLOCK", block)
+    vectors, queries = units(500 if block == 1 else 1200, 24), units(3, 24, seed=1)
+    found = Index(write(tmp_path / "index", vectors, dtype, part_rows=333)).search(queries, n)
+    scores = queries @ vectors.astype(dtype).astype(np.float32).T
+    for hits, row in zip(found, scores, strict=True):
+        best = np.argsort(-row, kind="stable")[:n]
+        # Block by block, a product may round its last bit differently.
+        assert np.allclose([hit.score for hit in hits], row[best], atol=1e-6)
+        assert [hit.path for hit in hits] == [f"{index:06d}.jpg" for index in best]
+
+
+@pytest.mark.parametrize("block", [100, 5000])
+def test_equal_scores_keep_the_order_of_paths(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", block)
+    vectors = np.tile(np.eye(3, 8, dtype=np.float32), (700, 1))  # exact in any order of adding
+    hits = Index(write(tmp_path / "index", vectors, part_rows=999)).search(vectors[:1], 800)[0]
+    expected = [*range(0, 2100, 3), *(row for row in range(300) if row % 3)][:800]
+    assert [hit.path for hit in hits] == [f"{row:06d}.jpg" for row in expected]
+
+
+def test_nothing_embedded_finds_nothing(tmp_path):
+    assert Index(write(tmp_path / "index", np.empty((0, 4), np.float32))).search(units(2, 4), 5) == [[], []]
+
+
+def test_no_embeddings_folder(tmp_path, embedded):
+    (tmp_path / "plain").mkdir()
+    (embedded / "manifest.json").rename(tmp_path / "kept.json")
+    for folder, message in [
+        (tmp_path / "none", "no such folder"),
+        (tmp_path / "plain", "no embeddings here"),
+        (tmp_path / "onnx", "not the manifest of an embeddings folder"),
+        (embedded, "did not finish"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            Index(folder)
+
+
+def test_a_newer_schema(embedded):
+    path = embedded / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    with pytest.raises(UsageError, match="newer clipline"):
+        Index(embedded)
+
+
+def test_damage_is_named(embedded):
+    part = embedded / "part-00001.parquet"
+    whole = part.read_bytes()
+    query = units(1, 3)
+    part.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
+        Index(embedded).search(query, 3)
+    pq.write_table(pa.table({"path": ["a"], "embedding": [[1.0, 2.0, 3.0]]}), part)
+    with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged \(embeddings are list"):
+        Index(embedded).search(query, 3)
+    part.unlink()
+    with pytest.raises(CliplineError, match=r"4 rows where manifest\.json says 6"):
+        Index(embedded).search(query, 3)

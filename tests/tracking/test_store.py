@@ -1,0 +1,151 @@
+"""Opening a store: the default place, first starts in parallel, and stores that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from clipline import tracking
+from clipline.tracking.store import ENVIRONMENT
+
+START = """
+    settings = {"name": "x", "params": {"a": 1}, "tags": {}}
+    with tracking.start(Path("models/run.json"), experiment="test", **settings) as run:
+        run.log_metrics({"loss": 1.5}, step=1)
+"""
+RESUME = """
+    with tracking.resume(Path("models/run.json"), experiment="test", stage="evaluate") as run:
+        run.log_metrics({"r1": 50.0}, step=0)
+        print(run.id)
+"""
+EXPERIMENT = "test"
+
+
+def start() -> str:
+    with tracking.start(Path("run.json"), experiment=EXPERIMENT, name="x", params={}, tags={}) as run:
+        pass
+    return run.id
+
+
+def test_parallel_stages_on_a_new_store_and_again_when_it_is_deleted(empty_repo: Path, stage: Callable) -> None:
+    receipts = [f"models{i}/run.json" for i in range(3)]
+    begun = [stage(START.replace("models/run.json", receipt)) for receipt in receipts]
+    # Silent, too: MLflow's own chatter would hide the stage's output.
+    assert [one.wait(120) for one in begun] == [(0, "", "")] * 3
+    found = MlflowClient(f"sqlite:///{empty_repo}/mlflow.db")
+    experiment = found.get_experiment_by_name(EXPERIMENT)
+    runs = found.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert experiment.artifact_location == (empty_repo / "mlartifacts").as_uri()
+
+    (empty_repo / "mlflow.db").unlink()
+    begun = [stage(RESUME.replace("models/run.json", receipts[0])) for _ in range(2)]
+    ended = [one.wait(120) for one in begun]
+    assert [code for code, _, _ in ended] == [0, 0]
+    assert ended[0][1] == ended[1][1]  # both in the same new run
+    assert sum("takes its place" in err for _, _, err in ended) == 1
+    with sqlite3.connect(empty_repo / "mlflow.db") as database:
+        assert database.execute("SELECT run_uuid, status FROM runs").fetchall() == [(ended[0][1].strip(), "FINISHED")]
+        assert database.execute("SELECT key, value FROM params").fetchall() == [("a", "1")]
+        assert database.execute("SELECT key, value, step FROM metrics").fetchall() == [("r1", 50.0, 0)]
+
+
+def test_the_store_is_in_the_repository_not_in_the_working_folder(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "temporary run"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    start()
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["run.json"]
+
+
+def _refuse(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    return "start that server, or unset MLFLOW_TRACKING_URI"
+
+
+def _damage(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (repo / "mlflow.db").write_bytes(b"no database at all" * 100)
+    return "file is not a database"
+
+
+def _take_folder(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (repo / "mlflow.db").unlink()
+    (repo / "mlflow.db").mkdir()
+    return "unable to open database file"
+
+
+def _newer_schema(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    with sqlite3.connect(repo / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
+    return "out-of-date database schema"
+
+
+def _plain_folder(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(repo / "mlruns"))
+    return "correct MLFLOW_TRACKING_URI"
+
+
+@pytest.mark.parametrize("spoil", [_refuse, _damage, _take_folder, _newer_schema, _plain_folder])
+def test_a_store_that_cannot_be_used(repo: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable) -> None:
+    message = spoil(repo, monkeypatch)
+    began = time.monotonic()
+    with pytest.raises(tracking.TrackingError, match="cannot use the tracking store") as error:
+        start()
+    assert message in str(error.value)
+    assert "Mend: " in str(error.value)
+    assert time.monotonic() - began < 15
+    assert not Path("run.json").exists()
+
+
+def test_a_server_that_hangs(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 1 + int(ENVIRONMENT["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    assert int(ENVIRONMENT["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * tries <= 10
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        began = time.monotonic()
+        with pytest.raises(tracking.TrackingError, match="timed out"):
+            start()
+    assert time.monotonic() - began < 1 * tries + 3
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_a_folder_without_write_permission(empty_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("DVC_ROOT", folder)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(tracking.TrackingError, match="Permission denied"):
+                start()
+        finally:
+            os.seteuid(0)
+
+
+def test_a_deleted_experiment_is_an_error(repo: Path) -> None:
+    start()
+    found = MlflowClient(f"sqlite:///{repo}/mlflow.db")
+    found.delete_experiment(found.get_experiment_by_name(EXPERIMENT).experiment_id)
+    with pytest.raises(tracking.TrackingError, match="mlflow experiments restore --experiment-id 1"):
+        start()
+
+
+def test_settings_of_the_user_win(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    start()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
