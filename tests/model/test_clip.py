@@ -11,7 +11,7 @@ PIXELS = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torc
 IDS, MASK = torch.arange(1, 13).view(2, 6), torch.ones(2, 6, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "norm_linear", "linear_norm", "linear"])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "norm_linear", "linear_norm", "linear"])
 def test_heads_give_the_dimension(make_recipe, kind):
     head = build_head(make_recipe({"head.kind": kind}).head, 24, None)
     assert head(torch.randn(5, 24)).shape == (5, 16)
@@ -28,7 +28,7 @@ def test_mlp_head_is_the_seeds(make_recipe):
 
 def test_dropout_is_where_the_recipe_says(make_recipe):
     x = torch.randn(64, 8)
-    for kind in ("mlp", "norm_linear", "linear_norm", "linear"):
+    for kind in ("mlp", "residual", "norm_linear", "linear_norm", "linear"):
         head = build_head(make_recipe({"head.kind": kind, "head.dropout": 0.5}).head, 8, None)
         assert not torch.equal(head.train()(x), head.eval()(x)), kind
 
@@ -72,8 +72,15 @@ def test_head_of_kind_tower_is_the_towers_own_projection(make_recipe):
     args = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = build_model(make_recipe({**CLIP_TOWERS, "text.args": {**args, "projection_dim": 16}}), 100)
     assert model.encode_image(PIXELS).shape == (3, 16) and model.encode_text(IDS, MASK).shape == (2, 16)
-    assert model.text_head.in_features == 32 and len({id(p) for p in model.parameters()}) == len(
+    assert model.text_head[-1].in_features == 32 and len({id(p) for p in model.parameters()}) == len(
         list(model.parameters())
     )
     with pytest.raises(UsageError, match=r"head.dim \(16\) must be that of the tower's own projection \(24\)"):
         build_model(make_recipe({**CLIP_TOWERS, "text.args": {**args, "projection_dim": 24}}), 100)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual", "linear"])
+def test_input_dropout_drops_features_in_training_only(make_recipe, kind):
+    head, x = build_head(make_recipe({"head.kind": kind, "head.input_dropout": 0.5}).head, 8, None), torch.randn(64, 8)
+    assert not torch.equal(head.train()(x), head(x))
+    assert torch.equal(head.eval()(x), head(x))

@@ -81,12 +81,12 @@ def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path):
     real = made._validate
 
     def validate():
-        states.append(made.model.image_head[1].weight.detach().clone())
+        states.append(made.model.image_head[-1].weight.detach().clone())
         return {**real(), "val_loss": next(losses)}
 
     made._validate = validate
     assert made.fit(lambda row: None)["epoch"] == 2
-    assert torch.equal(made.model.image_head[1].weight, states[1]) and not torch.equal(states[1], states[3])
+    assert torch.equal(made.model.image_head[-1].weight, states[1]) and not torch.equal(states[1], states[3])
 
 
 def test_early_stop(make_recipe, prepared, tmp_path):

@@ -153,13 +153,15 @@ class Head(Settings):
     """From tower features to the embedding of `dim`, one for each tower.
 
     mlp: Linear-GELU-Linear-dropout, residual, LayerNorm (the Keras `nl_image_search` head).
+    residual: the same without the LayerNorm, which suits features that are trained no further.
     norm_linear, linear_norm, linear: what they say.
     tower: the tower's own projection (CLIP's), of its own dimension, which must be `dim`.
     """
 
-    kind: Literal["mlp", "norm_linear", "linear_norm", "linear", "tower"]
+    kind: Literal["mlp", "residual", "norm_linear", "linear_norm", "linear", "tower"]
     dim: Positive
     dropout: Probability = 0.0
+    input_dropout: Probability = 0.0  # of the tower's features: what augmentation is to a frozen tower
 
 
 class Temperature(Settings):
