@@ -72,7 +72,10 @@ def test_other_weights_use_no_stale_features(make_recipe, prepared, tmp_path):
     recipe = make_recipe({"image.trainable": False})
     one, two = (trainer(recipe, prepared, tmp_path, seed).train.features["image"] for seed in (0, 1))
     assert not torch.equal(one, two)
-    assert len(list(tmp_path.glob("image-train-*.npy"))) == 2
+    other_pool = make_recipe({"image.trainable": False, "image.pool": "avg"})  # of the same weights
+    three = trainer(other_pool, prepared, tmp_path, seed=0).train.features["image"]
+    assert not torch.equal(one, three)
+    assert len(list(tmp_path.glob("image-train-*.npy"))) == 3
 
 
 def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path):

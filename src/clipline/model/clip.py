@@ -39,6 +39,7 @@ class CLIP(nn.Module):
 
     def __init__(self, recipe: Recipe, image: ImageTower, text: TextEncoder) -> None:
         super().__init__()
+        self.recipe = recipe
         self.image_tower, self.text_tower = image, text
         self.image_head = build_head(recipe.head, image.width, image.projection)
         self.text_head = build_head(recipe.head, text.width, text.projection)

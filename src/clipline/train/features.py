@@ -77,7 +77,8 @@ def cached_features(
         ("text", model.text_tower, encode_texts),
     ):
         if tower in model.frozen:
-            key = tower_fingerprint(tower, f"{data_fingerprint}/{split.name}/{kind}")
+            config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
+            key = fingerprint(tower, f"{config}/{data_fingerprint}/{split.name}")
             path = cache / f"{kind}-{split.name}-{key}.npy"
             if not path.exists():
                 _write(path, encode(tower, split, device, f"{kind} features, {split.name}"))
@@ -85,9 +86,12 @@ def cached_features(
     return found
 
 
-def tower_fingerprint(tower: nn.Module, extra: str) -> str:
-    """Hash of a tower's weights, its pooling and `extra`: 20 hexadecimal digits."""
-    digest = hashlib.sha256(f"{extra}/{tower.pool}/{type(tower.net).__name__}".encode())
+def fingerprint(tower: nn.Module, extra: str) -> str:
+    """Hash of a tower's weights and of `extra`: 20 hexadecimal digits.
+
+    extra: what else decides the features, such as the tower's settings (padding and heads have no weights).
+    """
+    digest = hashlib.sha256(extra.encode())
     for name, tensor in tower.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
