@@ -1,6 +1,6 @@
 """Every recipe of the repository, with random weights and a tiny dataset: trains two steps, exports, agrees with torch.
 
-Weights, tokenizer and amounts are changed, and text towers cut to two layers, so that the suite stays quick.
+Weights, tokenizer and amounts are changed, and transformers cut to two layers, so that the suite stays quick.
 """
 
 import csv
@@ -36,6 +36,10 @@ def offline(path: Path) -> Recipe:
     values = read_yaml(path)
     values["image"]["weights"] = values["text"]["weights"] = "random"
     values["text"]["args"] = {**SHORT[values["text"]["architecture"]], **values["text"].get("args", {})}
+    if values["image"]["tower"] == "vit":
+        values["image"]["depth"] = 2
+    elif "vit" in values["image"]["name"]:
+        values["image"]["args"] = {"depth": 2}
     if values["inputs"]["tokenizer"]["kind"] == "tower":
         values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 200}
     values["train"] |= {"epochs": 1, "batch_size": BATCH, "captions": "random", "early_stop": None}
