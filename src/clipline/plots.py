@@ -45,7 +45,7 @@ def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int,
     panel.set(xlabel="tokens", ylabel="share of the split's captions", xlim=(0, None), ylim=(0, None))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    panel.legend(framealpha=1.0, edgecolor="none")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     _save(figure, path)
 
 
