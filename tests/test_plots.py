@@ -23,7 +23,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def legend(figure: Figure, panel: int = 0) -> list[str]:
-    return [text.get_text() for text in figure.axes[panel].get_legend().get_texts()]
+    found = figure.axes[panel].get_legend() or figure.legends[0]
+    return [text.get_text() for text in found.get_texts()]
 
 
 def lengths(*values: int) -> np.ndarray:
