@@ -58,12 +58,16 @@ def fault(kind: Any, values: Any) -> str:
 
 @pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
 def test_shipped_datasets_are_valid(path: Path) -> None:
-    validate(Dataset, read_yaml(path), str(path))
+    values = read_yaml(path)
+    found = validate(Dataset, values, str(path))
+    assert (found.kind, found.path, found.split.kind) == (values["kind"], values["path"], values["split"]["kind"])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    Recipe.from_yaml(path)
+    values, found = read_yaml(path), Recipe.from_yaml(path)
+    assert (found.image.tower, found.text.architecture) == (values["image"]["tower"], values["text"]["architecture"])
+    assert found.train.optimizer.lr.head == values["train"]["optimizer"]["lr"]["head"]
 
 
 def test_the_default_run_is_valid() -> None:
