@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from PIL import Image
 from clipline.config.base import validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
+
+# A shell starts background jobs with Ctrl-C ignored, nohup with hang-ups ignored, and children inherit both: tests
+# of signals would then wait for what never comes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TINY = {
     "inputs": {

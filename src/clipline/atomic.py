@@ -1,8 +1,9 @@
-"""Write a file so that its name only ever holds all of it: a temporary name beside it, fsync, rename."""
+"""Write files and folders so that a name only ever holds all of it: made beside it, flushed, renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import BinaryIO
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well; after an error nothing of it is left.
 
-    The temporary name starts with a dot, so that tools that read every file of a folder pass over it. Raises
-    OSError.
+    The temporary name starts with a dot, so that tools that read every file of a folder pass over it, and holds
+    the process's number, so that two processes may write the same file. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -27,6 +28,37 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends well, and else disappears.
+
+    What a killed process left there goes first; where it was killed between two renames, the old `out` comes
+    back. Raises OSError, and `out` is then as it was.
+    """
+    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
+            out.rename(old)
+        try:
+            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        sync_folder(out.parent)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

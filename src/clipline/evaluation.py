@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ import numpy as np
 from clipline import cores, retrieval
 from clipline.data.prepared import Split
 from clipline.image import Preprocess
+from clipline.parallel import map_ordered
 from clipline.progress import Bar
 
 
@@ -36,15 +38,13 @@ class Embedded:
 
 def pixel_batches(folder: Path, names: list[str], preprocess: Preprocess, batch_size: int) -> Iterator[np.ndarray]:
     """uint8 [b, S, S, 3] of the files `names` in `folder`, in order; all cores decode one batch ahead."""
-    with ThreadPoolExecutor(cores.available()) as pool:
 
-        def submit(start: int) -> list:
-            return [pool.submit(preprocess.read, folder / name) for name in names[start : start + batch_size]]
+    def pixels(name: str) -> np.ndarray:
+        return preprocess.read(folder / name)[0]
 
-        ahead = submit(0)
-        for start in range(0, len(names), batch_size):
-            now, ahead = ahead, submit(start + batch_size)
-            yield np.stack([future.result()[0] for future in now])
+    with closing(map_ordered(pixels, names, threads=cores.available(), ahead=2 * batch_size)) as results:
+        while batch := list(itertools.islice(results, batch_size)):
+            yield np.stack(batch)
 
 
 def embed_split(
@@ -56,15 +56,13 @@ def embed_split(
         for pixels in pixel_batches(folder, split.image_names, preprocess, batch_size):
             images.append(model.embed_pixels(pixels))
             bar.advance(len(pixels))
-        # In order of length, so that a batch holds little padding; back in their own order afterwards.
-        order, texts = np.argsort(split.lengths, kind="stable"), []
-        for start in range(0, len(order), batch_size):
-            chosen = [split.captions[i] for i in order[start : start + batch_size]]
-            texts.append(model.embed_texts(chosen, batch_size))
-            bar.advance(len(chosen))
-    restored = np.concatenate(texts)
-    restored[order] = restored.copy()
-    return Embedded(np.concatenate(images), restored)
+
+        def embed(rows: np.ndarray) -> np.ndarray:
+            bar.advance(len(rows))
+            return model.embed_texts([split.captions[row] for row in rows], batch_size)
+
+        texts = split.map_captions(embed, batch_size)
+    return Embedded(np.concatenate(images), texts)
 
 
 def metrics(embedded: Embedded, split: Split) -> dict[str, float]:

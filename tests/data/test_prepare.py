@@ -150,7 +150,7 @@ def test_too_many_broken_images_stop_the_stage(source, run: Callable, tmp_path: 
     assert "9 of 20 images are missing or unreadable, more than preprocess.max_broken (0.44)" in message
     assert "0019.png: no such file" in message
     assert message.count("not an image that Pillow can read") == 4
-    assert not list(tmp_path.glob("prepared*"))
+    assert not list(tmp_path.glob("*prepared*"))
     assert run(max_broken=0.45)["images"]["kept"] == 11
 
 
@@ -384,7 +384,7 @@ def test_a_killed_run_leaves_nothing_half_written(
     before = contents(out) if earlier else None
     source.add("new.png", 80)
     process = subprocess.Popen(call(tmp_path, (source.write(), out, *settings()), 0.5))
-    written = tmp_path / "prepared.partial" / "images.npy"
+    written = tmp_path / ".prepared.partial" / "images.npy"
     deadline = time.monotonic() + 60
     while not written.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -398,7 +398,7 @@ def test_a_killed_run_leaves_nothing_half_written(
         assert not out.exists()
     assert run()["images"]["kept"] == 13
     assert sorted(path.name for path in out.iterdir()) == FILES
-    assert [path.name for path in tmp_path.glob("prepared*")] == ["prepared"]
+    assert [path.name for path in tmp_path.glob("*prepared*")] == ["prepared"]
 
 
 def test_a_failed_run_leaves_the_old_output(source, run: Callable, tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_a_failed_run_leaves_the_old_output(source, run: Callable, tmp_path: Pat
     with pytest.raises(CliplineError):
         run(max_broken=0.0)
     assert contents(tmp_path / "prepared") == before
-    assert [path.name for path in tmp_path.glob("prepared*")] == ["prepared"]
+    assert [path.name for path in tmp_path.glob("*prepared*")] == ["prepared"]
 
 
 def test_a_missing_tokenizer_stops_before_the_images_are_read(
@@ -429,7 +429,7 @@ def test_a_full_disk_is_one_clear_error(source, settings: Callable, tmp_path: Pa
     assert done.returncode == 1
     assert f"CliplineError: cannot write {tmp_path}/prepared: File too large" in done.stderr
     assert "Mend: free some room" in done.stderr
-    assert not list(tmp_path.glob("prepared*"))
+    assert not list(tmp_path.glob("*prepared*"))
 
 
 def test_too_little_room_is_seen_before_the_work(source, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

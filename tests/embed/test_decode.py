@@ -1,15 +1,13 @@
-"""One file -> pixels and facts, or the reason; and many in order."""
+"""One file -> pixels and facts, or the reason."""
 
 import hashlib
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from clipline.embed import decode as module
-from clipline.embed.decode import Decoded, decode, ordered
+from clipline.embed.decode import Decoded, decode
 from clipline.embed.scan import Failure, Found
 from clipline.image import Preprocess
 
@@ -57,24 +55,3 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     assert run(tmp_path / "gone.jpg") == Failure("gone.jpg", "read", "No such file or directory")
     assert run(tmp_path / "pipe.jpg") == Failure("pipe.jpg", "read", "not a regular file")
     assert run(tmp_path / "large.jpg") == Failure("large.jpg", "read", "101 bytes is over the limit of 100")
-
-
-def test_order_is_kept_though_work_is_not_even():
-    def work(item: int) -> int:
-        time.sleep(0.02 if item % 5 == 0 else 0)
-        return item * item
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(ordered(pool, work, range(50), ahead=8)) == [item * item for item in range(50)]
-
-
-def test_no_more_is_begun_than_allowed():
-    """The memory's bound: of a million items only `ahead` are drawn before the first is taken."""
-    drawn = []
-    with ThreadPoolExecutor(2) as pool:
-        results = ordered(pool, str, (drawn.append(item) or item for item in range(1_000_000)), ahead=5)
-        assert drawn == []
-        for taken in range(20):
-            assert next(results) == str(taken)
-            assert len(drawn) == taken + 5
-        results.close()

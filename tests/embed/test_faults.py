@@ -56,7 +56,7 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
     process = subprocess.Popen(
         embed(many, bundle, out, "--part-rows", "20", "--overwrite"), stderr=subprocess.PIPE, text=True
     )
-    folder = "place/.out-*" if overwrite else "place/out"
+    folder = "place/.out.partial" if overwrite else "place/out"
     while not list(tmp_path.glob(f"{folder}/part-00001.parquet")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -108,10 +108,10 @@ def test_a_read_only_place(photos, bundle, tmp_path):
     finally:
         for folder in (place, place / "old"):
             folder.chmod(0o755)
-    for done, name in ((new, "new"), (over, "old")):
+    for done, name, what in ((new, "new", "written"), (over, "old", "replaced")):
         assert done.returncode == 1, done.stderr
         assert done.stderr.count("\n") == 1
-        assert f"{name}: cannot be written: Permission denied. Mend: " in done.stderr
+        assert f"{name}: cannot be {what}: Permission denied. " in done.stderr
     assert [path.name for path in place.iterdir()] == ["old"]
     assert {path.name: path.read_bytes() for path in (place / "old").iterdir()} == before
 

@@ -20,6 +20,7 @@ EXEMPT = {
     "src/clipline/config/base.py": "reads settings; the values themselves are params",
     "src/clipline/config/dataset.py": "reads settings; the values themselves are params",
     "src/clipline/config/recipe.py": "reads settings; the values themselves are params",
+    "src/clipline/config/training.py": "reads settings; the values themselves are params",
     "src/clipline/config/run.py": "reads settings; the values themselves are params",
     "stages/common.py": "prints and exits",
 }

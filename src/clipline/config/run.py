@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipline.config.base import Settings, read_yaml, unknown_key, validate
+from clipline.config.base import Positive, Settings, read_yaml, unknown_key, validate
 from clipline.config.dataset import Dataset, Fraction
 from clipline.config.recipe import Recipe
 from clipline.errors import UsageError
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class PreprocessParams(Settings):

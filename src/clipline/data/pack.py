@@ -8,9 +8,7 @@ mapped file would kill the process.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +17,7 @@ import numpy as np
 
 from clipline import cores
 from clipline.image import ImageError, Preprocess
+from clipline.parallel import map_ordered
 from clipline.progress import Bar
 
 
@@ -73,23 +72,16 @@ def decode(
 
     At most 4 images per thread wait in memory.
     """
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        for name in names:
-            waiting.append(pool.submit(_decode, folder, name, preprocess))
-            if len(waiting) > 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
+    def one(name: str) -> tuple[Packed, np.ndarray] | tuple[Broken, None]:
+        try:
+            pixels, (width, height) = preprocess.read(folder / name)
+        except ImageError as error:
+            return Broken(name, str(error)), None
+        pixels = np.ascontiguousarray(pixels)
+        return Packed(name, width, height, hashlib.sha256(pixels).digest()), pixels
 
-def _decode(folder: Path, name: str, preprocess: Preprocess) -> tuple[Packed, np.ndarray] | tuple[Broken, None]:
-    try:
-        pixels, (width, height) = preprocess.read(folder / name)
-    except ImageError as error:
-        return Broken(name, str(error)), None
-    pixels = np.ascontiguousarray(pixels)
-    return Packed(name, width, height, hashlib.sha256(pixels).digest()), pixels
+    return map_ordered(one, names, threads=workers, ahead=4 * workers)
 
 
 class PixelWriter:

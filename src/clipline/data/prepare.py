@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipline import plots
+from clipline.atomic import atomic_folder
 from clipline.bundle import write_json
 from clipline.config.dataset import Dataset, OfficialSplit
 from clipline.config.recipe import Recipe
@@ -68,30 +68,10 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends well, and else disappears.
-
-    What a killed process left there goes first. Raises CliplineError where the disk refuses.
-    """
-    partial, old = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.old")
+    """`atomic_folder`, whose errors say what to do. Raises CliplineError where the disk refuses."""
     try:
-        for leftover in (partial, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
-            if out.exists():
-                out.rename(old)
-            try:
-                partial.rename(out)
-            except OSError:
-                if old.exists():
-                    old.rename(out)
-                raise
-        finally:
-            for leftover in (partial, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+        with atomic_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise CliplineError(_disk_fault(error, out)) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,16 @@ class Split:
     lengths: np.ndarray
     captions: list[str]
     caption_image: np.ndarray
+
+    def map_captions(self, function: Callable[[np.ndarray], np.ndarray], batch_size: int) -> np.ndarray:
+        """`function` of all captions, rows int64 [b] -> [b, D] -> [c, D] in their own order.
+
+        It gets them in order of length, so that a batch holds little padding.
+        """
+        order = np.argsort(self.lengths, kind="stable")
+        found = np.concatenate([function(order[i : i + batch_size]) for i in range(0, len(order), batch_size)])
+        found[order] = found.copy()
+        return found
 
 
 class Prepared:

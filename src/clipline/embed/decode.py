@@ -1,16 +1,12 @@
-"""One file -> pixels and facts, or the reason why not; and a pool of threads that does so in order."""
+"""One file -> pixels and facts, or the reason why not."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,9 +15,6 @@ from clipline.image import ImageError, Preprocess
 
 # A 16-bit RGB TIFF of the most pixels that image.py takes. Above it a file is not even read.
 MAX_BYTES = 1 << 30
-
-
-T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -51,17 +44,6 @@ def decode(found: Found, preprocess: Preprocess) -> Decoded | Failure:
         return Failure(found.path, "decode", "too little memory to decode it")
     digest = hashlib.sha256(data).hexdigest()
     return Decoded(found.path, len(data), mtime_ns, digest, width, height, pixels)
-
-
-def ordered(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """`function` of each item, in order, with at most `ahead` of them begun or waiting to be taken."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _read(file: Path) -> tuple[bytes, int]:

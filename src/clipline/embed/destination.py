@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipline.atomic import atomic_folder
 from clipline.embed.manifest import ERRORS, MANIFEST, PARTS
 from clipline.errors import CliplineError, UsageError
 
-OURS = (MANIFEST, ERRORS, PARTS, f".{MANIFEST}.tmp", f".{ERRORS}.tmp", f".{PARTS}.tmp")
+OURS = (MANIFEST, ERRORS, PARTS, f".{MANIFEST}.*.tmp", f".{ERRORS}.*.tmp", f".{PARTS}.*.tmp")
 
 
 def check(out: Path, overwrite: bool) -> None:
@@ -43,41 +42,24 @@ def destination(out: Path) -> Iterator[Path]:
     swapped in.
     Raises CliplineError where neither can be made.
     """
-    out = out.resolve()
+    out, replace = out.resolve(), False
     try:
         replace = out.is_dir() and any(out.iterdir())
-        if not replace:
-            out.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent)) if replace else out
+        with atomic_folder(out) if replace else _new_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise CliplineError(
-            f"{out}: cannot be written: {error.strerror}. Mend: choose another --out, or mend its permissions"
+            f"{out}: cannot be {'replaced' if replace else 'written'}: {error.strerror or error}. "
+            f"{'It is as it was. ' if replace else ''}Mend: choose another --out, or mend its permissions"
         ) from error
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder
-        if replace:
-            _swap(folder, out)
+        yield out
     except BaseException:
-        if replace:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif not any(out.iterdir()):
+        if not any(out.iterdir()):
             out.rmdir()
         raise
-
-
-def _swap(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`; where that fails, `out` is as it was."""
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    new.chmod(out.stat().st_mode)  # mkdtemp lets nobody else in
-    try:
-        out.rename(old)
-        try:
-            new.rename(out)
-        except OSError:
-            old.rename(out)
-            raise
-    except OSError as error:
-        raise CliplineError(
-            f"{out}: cannot be replaced: {error.strerror}. It is as it was. Mend: choose another --out"
-        ) from error
-    shutil.rmtree(old)

@@ -6,7 +6,6 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ import numpy as np
 
 from clipline import cores
 from clipline.embed import destination
-from clipline.embed.decode import Decoded, decode, ordered
+from clipline.embed.decode import Decoded, decode
 from clipline.embed.infer import infer
 from clipline.embed.manifest import ERRORS
 from clipline.embed.paths import to_text
 from clipline.embed.scan import EXTENSIONS, Failure, Found, scan
 from clipline.embed.write import Writer
 from clipline.errors import TooManyErrorsError, UsageError
+from clipline.parallel import map_ordered
 from clipline.progress import Bar
 from clipline.runtime import OnnxModel
 
@@ -148,21 +148,17 @@ def _results(
     inputs: Iterator[Found | Failure], model: OnnxModel, threads: int, batch_size: int
 ) -> Iterator[tuple[list[Decoded], np.ndarray, list[Failure]]]:
     """Batches of (images, their embeddings, what failed among and before them), in the order of `inputs`."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def work(item: Found | Failure) -> Decoded | Failure:
         return item if isinstance(item, Failure) else decode(item, model.preprocess)
 
-    try:
-        # One batch in the model, one behind it: the decoders never wait for the model, nor run far ahead.
-        results = ordered(pool, work, inputs, ahead=2 * batch_size + threads)
+    # One batch in the model, one behind it: the decoders never wait for the model, nor run far ahead.
+    with closing(map_ordered(work, inputs, threads=threads, ahead=2 * batch_size + threads)) as results:
         while block := list(itertools.islice(results, batch_size)):
             failed = [each for each in block if isinstance(each, Failure)]
             images = [each for each in block if isinstance(each, Decoded)]
             images, embeddings, unusable = infer(model, images)
             yield images, embeddings, failed + unusable
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _relative(folder: Path, start: Path) -> str:

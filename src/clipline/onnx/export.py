@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from clipline import evaluation
+from clipline.atomic import atomic_folder
 from clipline.bundle import Graph, Manifest, PreprocessSpec, write_json
 from clipline.config.run import ExportParams
 from clipline.data.prepared import Prepared, Split
@@ -40,10 +39,7 @@ def export_model(
     images: folder of the raw image files. Raises CliplineError where parity or R@1 misses its gate; `out` then
     does not appear.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
-        folder.mkdir()
+    with atomic_folder(out) as folder:
         _write_graphs(checkpoint.model, folder, checkpoint.recipe.inputs.image_size, params.opset)
         data.tokenizer.save(str(folder / "tokenizer.json"))
         spec = _preprocess_spec(checkpoint)
@@ -53,9 +49,6 @@ def export_model(
         write_json(folder / "manifest.json", _manifest(model_id, checkpoint, folder, params.opset, {}, {}))
         report, parity, metrics = _check(checkpoint, data, images, folder, spec.make(), params)
         write_json(folder / "manifest.json", _manifest(model_id, checkpoint, folder, params.opset, parity, metrics))
-        if out.exists():
-            shutil.rmtree(out)
-        folder.replace(out)
     return report
 
 

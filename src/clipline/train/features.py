@@ -7,7 +7,6 @@ fingerprint of its weights and the data, so that neither a second epoch nor a se
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clipline.atomic import atomic
 from clipline.data.prepared import Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
@@ -27,13 +27,6 @@ def image_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator
     """uint8 [b, S, S, 3] of the images `rows` (indices into the split), in order."""
     for start in range(0, len(rows), size):
         yield torch.from_numpy(split.images[split.image_rows[rows[start : start + size]]])
-
-
-def text_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-    """input_ids, attention_mask int64 [b, L] of the captions `rows`, each batch cut to its longest."""
-    for start in range(0, len(rows), size):
-        chosen = rows[start : start + size]
-        yield trim(torch.from_numpy(split.tokens[chosen]), torch.from_numpy(split.lengths[chosen]))
 
 
 @torch.inference_mode()
@@ -49,19 +42,15 @@ def encode_images(encode: Callable[[Tensor], Tensor], split: Split, device: torc
 
 @torch.inference_mode()
 def encode_texts(encode: Callable[..., Tensor], split: Split, device: torch.device, title: str) -> np.ndarray:
-    """`encode` over all captions of the split: float32 [c, F].
+    """`encode` over all captions of the split: float32 [c, F]."""
+    with Bar(title, len(split.captions), "captions") as bar:
 
-    Captions go in order of length, so that a batch holds little padding, and come back in their own order.
-    """
-    order, out = np.argsort(split.lengths, kind="stable"), []
-    with Bar(title, len(order), "captions") as bar:
-        for ids, mask in text_batches(split, order):
-            out.append(encode(ids.to(device), mask.to(device)).float().cpu().numpy())
-            bar.advance(len(ids))
-    features = np.concatenate(out)
-    restored = np.empty_like(features)
-    restored[order] = features
-    return restored
+        def one(rows: np.ndarray) -> np.ndarray:
+            ids, mask = trim(torch.from_numpy(split.tokens[rows]), torch.from_numpy(split.lengths[rows]))
+            bar.advance(len(rows))
+            return encode(ids.to(device), mask.to(device)).float().cpu().numpy()
+
+        return split.map_captions(one, BATCH)
 
 
 def cached_features(
@@ -71,6 +60,7 @@ def cached_features(
 
     cache: folder of the feature files, kept between runs.
     """
+    cache.mkdir(parents=True, exist_ok=True)
     found: dict[str, Tensor] = {}
     for kind, tower, encode in (
         ("image", model.image_tower, encode_images),
@@ -81,7 +71,9 @@ def cached_features(
             key = fingerprint(tower, f"{config}/{data_fingerprint}/{split.name}")
             path = cache / f"{kind}-{split.name}-{key}.npy"
             if not path.exists():
-                _write(path, encode(tower, split, device, f"{kind} features, {split.name}"))
+                features = encode(tower, split, device, f"{kind} features, {split.name}")
+                with atomic(path) as file:
+                    np.save(file, features)
             found[kind] = torch.from_numpy(np.load(path)).to(device)
     return found
 
@@ -96,11 +88,3 @@ def fingerprint(tower: nn.Module, extra: str) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()[:20]
-
-
-def _write(path: Path, features: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, features)
-    temporary.replace(path)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from clipline.config.recipe import Constant, Cosine, Optimizer, Plateau, Train
+from clipline.config.training import Constant, Cosine, Optimizer, Plateau, Train
 from clipline.model.clip import CLIP
 
 

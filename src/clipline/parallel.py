@@ -1,0 +1,28 @@
+"""Map over a stream with threads: results in order, and never more of it begun than memory allows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def map_ordered(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
+    """`function` of each item, in order, with at most `ahead` of them begun or waiting to be taken.
+
+    Close the iterator to stop early: what has not begun is then dropped. Raises what `function` raises.
+    """
+    pool = ThreadPoolExecutor(threads, "decode")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
