@@ -47,6 +47,7 @@ ARGS = {
         for p in ("cls", "last", "avg")
     ]
     + [({**TIMM, "pool": p}, 96) for p in ("avg", "tower")]
+    + [({**TIMM, "pool": "avg_std"}, 192), ({**TIMM, "name": "test_vit", "pool": "avg_std"}, 128)]
     + [({**TIMM, "name": "test_vit", "pool": p}, 64) for p in ("tower", "cls", "last", "avg")],
 )
 def test_every_pool_gives_features_of_the_towers_width(make_recipe, image, width):
@@ -62,9 +63,19 @@ def test_pools_differ(make_recipe):
     tower = build_image_tower(make_recipe({"image": {**vit, "pool": "cls"}}), load=False).eval()
     tokens = tower.net.forward_features((PIXELS.float() / 255 - tower.mean).div(tower.std).permute(0, 3, 1, 2))
     assert torch.equal(tower(PIXELS), tokens[:, 0])
-    for pool, expected in (("last", tokens[:, -1]), ("avg", tokens[:, 1:].mean(1))):
+    both = torch.cat([tokens[:, 1:].mean(1), tokens[:, 1:].std(1, correction=0)], dim=1)
+    for pool, expected in (("last", tokens[:, -1]), ("avg", tokens[:, 1:].mean(1)), ("avg_std", both)):
         tower.pool = pool
-        assert torch.allclose(tower(PIXELS), expected)
+        assert torch.allclose(tower(PIXELS), expected, atol=1e-5)
+
+
+def test_a_map_of_zeros_has_a_finite_slope(make_recipe):
+    """The standard deviation's slope is infinite at 0, where a ReLU often leaves a whole channel."""
+    tower = build_image_tower(make_recipe({"image": {**TIMM, "pool": "avg_std"}}), load=False).eval()
+    tower.net.forward_features = lambda x: torch.zeros(len(x), 96, 2, 2) * x.mean()
+    pixels = PIXELS.float().requires_grad_()
+    tower(pixels).sum().backward()
+    assert torch.isfinite(pixels.grad).all()
 
 
 def test_mlp_width_is_what_the_recipe_says(make_recipe):
@@ -82,14 +93,14 @@ def test_normalisation_is_the_towers_or_the_recipes(make_recipe, normalize, mean
 
 
 @pytest.mark.parametrize("architecture", ARGS)
-@pytest.mark.parametrize("pool", ["cls", "mean", "eot"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "mean_cls", "eot"])
 def test_padding_changes_no_text_feature(make_recipe, architecture, pool):
     recipe = make_recipe({"text.architecture": architecture, "text.args": ARGS[architecture], "text.pool": pool})
     tower = build_text_tower(recipe, 100).eval()
     ids = torch.arange(1, 13).view(2, 6)
     mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
     features = tower(ids, mask)
-    assert features.shape == (2, 32)
+    assert features.shape == (2, 64 if pool == "mean_cls" else 32)
     assert torch.allclose(features[1:], tower(ids[1:, :4], mask[1:, :4]), atol=1e-5)
     changed = ids.clone()
     changed[1, 4:] = 99  # what stands in the padding must not matter
@@ -101,6 +112,25 @@ def test_eot_pools_the_last_real_token(make_recipe):
     ids, mask = torch.arange(1, 13).view(2, 6), torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]])
     hidden = tower.net(input_ids=ids, attention_mask=mask).last_hidden_state
     assert torch.equal(tower(ids, mask), torch.stack([hidden[0, 5], hidden[1, 2]]))
+
+
+LAYERS = {
+    "bert": "num_hidden_layers",
+    "distilbert": "n_layers",
+    "gpt2": "n_layer",
+    "clip_text_model": "num_hidden_layers",
+}
+
+
+@pytest.mark.parametrize("architecture", ARGS)
+def test_the_last_layers_are_joined_the_very_last_behind(make_recipe, architecture):
+    args = {**ARGS[architecture], LAYERS[architecture]: 2}
+    recipe = make_recipe({"text.architecture": architecture, "text.args": args, "text.pool": "mean", "text.layers": 2})
+    tower = build_text_tower(recipe, 100).eval()
+    ids, mask = torch.arange(1, 13).view(2, 6), torch.ones(2, 6, dtype=torch.int64)
+    out = tower.net(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    expected = torch.cat([out.hidden_states[1].mean(1), out.last_hidden_state.mean(1)], dim=1)
+    assert tower.width == 64 and torch.allclose(tower(ids, mask), expected, atol=1e-6)
 
 
 def test_trim_cuts_to_the_longest():
@@ -167,6 +197,8 @@ def test_weights_that_do_not_fit_are_one_clear_line(make_recipe, tmp_path, write
         ({"image": {**TIMM, "pool": "cls"}}, "needs a transformer"),
         ({"text.args": {"hiden_size": 3}}, "hiden_size"),
         ({"head.kind": "tower"}, "has no projection"),
+        ({"text.layers": 2}, r"text.layers \(2\) is over the tower's 1"),
+        ({"text.layers": 2, "head.kind": "tower"}, "head.kind: tower takes features of the tower's own width"),
     ],
 )
 def test_impossible_towers_are_usage_errors(make_recipe, changes, message):

@@ -65,12 +65,17 @@ class _ImageTower(Settings):
 
 
 class TimmTower(_ImageTower):
-    """Any timm model. pool: `tower` (its own), `avg`, `cls` or `last` (the last patch token)."""
+    """Any timm model.
+
+    pool: `tower` (its own), `cls` or `last` (a patch token), `avg` (over the map or the patch tokens), or
+    `avg_std` (their average joined with their standard deviation, twice as wide: statistics pooling, Snyder et
+    al. 2018; it tells a frozen tower's heads also what stands in a part of the image only).
+    """
 
     tower: Literal["timm"]
     name: str
     weights: str
-    pool: Literal["tower", "avg", "cls", "last"] = "tower"
+    pool: Literal["tower", "avg", "avg_std", "cls", "last"] = "tower"
     args: dict[str, Any] = {}
 
 
@@ -84,7 +89,7 @@ class ViTTower(_ImageTower):
     heads: Positive
     mlp: Positive
     dropout: Probability = 0.0
-    pool: Literal["avg", "cls", "last"] = "cls"
+    pool: Literal["avg", "avg_std", "cls", "last"] = "cls"
     weights: Literal["random"] = "random"
 
     @model_validator(mode="after")
@@ -109,14 +114,17 @@ class TextTower(Settings):
 
     name: hub id, used where weights are `hub`. weights: `hub`, `random`, or a local folder.
     args: changes to the architecture's default configuration, only where weights are `random`.
-    pool: `cls` (first token), `mean` (over real tokens) or `eot` (last real token).
+    pool: `cls` (first token), `mean` (over real tokens), `mean_cls` (both joined, twice as wide) or `eot` (last
+    real token).
+    layers: how many of the last layers are pooled and joined (BERT as features: arXiv 1810.04805, section 5.3).
     """
 
     architecture: Literal["bert", "distilbert", "gpt2", "clip_text_model"]
     name: str | None
     weights: str
     trainable: bool
-    pool: Literal["cls", "mean", "eot"]
+    pool: Literal["cls", "mean", "mean_cls", "eot"]
+    layers: Positive = 1
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -205,6 +213,11 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         self._check_patch()
+        joined = self.image.pool == "avg_std" or self.text.pool == "mean_cls" or self.text.layers > 1
+        self.require(
+            self.head.kind != "tower" or not joined,
+            "head.kind: tower takes features of the tower's own width: no avg_std, mean_cls or text.layers over 1",
+        )
         positions, length = self.text.positions(), self.inputs.max_length
         self.require(
             positions is None or length <= positions,

@@ -18,6 +18,8 @@ from clipline.config.recipe import Recipe, TimmTower, ViTTower
 from clipline.errors import UsageError
 from clipline.model.weights import load_state, loading, local_weights
 
+EPSILON = 1e-6
+
 
 class ImageTower(nn.Module):
     """A timm network with normalisation before it and pooling behind it.
@@ -29,7 +31,7 @@ class ImageTower(nn.Module):
     def __init__(self, net: nn.Module, pool: str, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.net, self.pool = net, pool
-        self.width: int = net.num_features
+        self.width: int = net.num_features * (2 if pool == "avg_std" else 1)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         self.projection: nn.Module | None = None
@@ -40,11 +42,16 @@ class ImageTower(nn.Module):
         x = self.net.forward_features(x_BHWC.permute(0, 3, 1, 2))
         if self.pool == "tower":
             return self.net.forward_head(x, pre_logits=True)
-        if x.ndim == 4:  # a CNN's map [B, F, h, w]; config allows only `avg` to reach here
-            return x.mean(dim=(2, 3))
+        if self.pool in {"cls", "last"}:
+            return x[:, 0] if self.pool == "cls" else x[:, -1]
+        # A CNN's map [B, F, h, w], or tokens [B, P, F]: to the places P that are pooled.
+        x_BPF = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.net.num_prefix_tokens :]
+        average_BF = x_BPF.mean(dim=1)
         if self.pool == "avg":
-            return x[:, self.net.num_prefix_tokens :].mean(dim=1)
-        return x[:, 0] if self.pool == "cls" else x[:, -1]
+            return average_BF
+        variance_BF = (x_BPF - average_BF.unsqueeze(1)).square().mean(dim=1)
+        # EPSILON: the root has no finite slope at 0, and a ReLU's map is often 0 everywhere.
+        return torch.cat([average_BF, (variance_BF + EPSILON).sqrt()], dim=1)
 
 
 def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:

@@ -13,25 +13,32 @@ from clipline.model.weights import loading, local_weights
 
 
 class TextEncoder(nn.Module):
-    """A transformers model with pooling behind it.
+    """A transformers model with pooling behind it, over the last `layers` layers, which are joined.
 
     width: F. projection: the tower's own last linear layer where the head asks for it, else None.
     """
 
-    def __init__(self, net: PreTrainedModel, pool: str) -> None:
+    def __init__(self, net: PreTrainedModel, pool: str, layers: int) -> None:
         super().__init__()
-        self.net, self.pool = net, pool
-        self.width: int = net.config.hidden_size
+        self.net, self.pool, self.layers = net, pool, layers
+        self.width: int = net.config.hidden_size * layers * (2 if pool == "mean_cls" else 1)
         self.projection: nn.Module | None = None
 
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
         """int64 [B, L] twice; the mask is 1 on tokens and 0 on padding, which stands behind -> float32 [B, F]."""
-        x_BLF = self.net(input_ids=input_ids_BL, attention_mask=attention_mask_BL).last_hidden_state
+        out = self.net(input_ids=input_ids_BL, attention_mask=attention_mask_BL, output_hidden_states=self.layers > 1)
+        # The last one apart: some towers put a LayerNorm behind it that their list of hidden states lacks.
+        below = out.hidden_states[-self.layers : -1] if self.layers > 1 else ()
+        pooled = [self._pool(x_BLF, attention_mask_BL) for x_BLF in (*below, out.last_hidden_state)]
+        return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+
+    def _pool(self, x_BLF: Tensor, attention_mask_BL: Tensor) -> Tensor:
         if self.pool == "cls":
             return x_BLF[:, 0]
-        if self.pool == "mean":
+        if self.pool in {"mean", "mean_cls"}:
             mask_BL1 = attention_mask_BL.unsqueeze(-1).to(x_BLF.dtype)
-            return (x_BLF * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1).clamp(min=1)
+            mean_BF = (x_BLF * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1).clamp(min=1)
+            return mean_BF if self.pool == "mean" else torch.cat([mean_BF, x_BLF[:, 0]], dim=1)
         last_B = attention_mask_BL.sum(dim=1).clamp(min=1) - 1
         index_B1F = last_B.view(-1, 1, 1).expand(-1, 1, x_BLF.shape[-1])
         return x_BLF.gather(1, index_B1F).squeeze(1)
@@ -55,10 +62,10 @@ def build_text_tower(recipe: Recipe, vocab_size: int, *, saved_config: dict | No
         net = _pretrained(config, recipe.head.kind == "tower")
     _check(net, recipe, vocab_size)
     if recipe.head.kind == "tower":
-        tower = TextEncoder(net.text_model, config.pool)
+        tower = TextEncoder(net.text_model, config.pool, config.layers)
         tower.projection = net.text_projection
         return tower
-    return TextEncoder(net, config.pool)
+    return TextEncoder(net, config.pool, config.layers)
 
 
 def _random_config(config: TextTower, vocab_size: int) -> PretrainedConfig:
@@ -116,6 +123,8 @@ def _only_clip(config: TextTower) -> None:
 
 
 def _check(net: PreTrainedModel, recipe: Recipe, vocab_size: int) -> None:
+    if recipe.text.layers > net.config.num_hidden_layers:
+        raise UsageError(f"text.layers ({recipe.text.layers}) is over the tower's {net.config.num_hidden_layers}")
     positions = getattr(net.config, "max_position_embeddings", None)
     if positions is not None and recipe.inputs.max_length > positions:
         raise UsageError(
