@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-install lint format lock ui
+.PHONY: help setup repro test test-install test-faults lint format lock ui
 
 help: ## show these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: $(STAMP) ## run the tests
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install
+
+test-faults: $(STAMP) ## kill `clipline embed` 100 times at random moments, and compare with a run that was not
+	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py
 
 lint: $(STAMP) ## ruff: lint and format check
 	ruff check . && ruff format --check .

@@ -1,15 +1,27 @@
-"""Embed the dataset's test images, or the folder that params.yaml names, with models/onnx -> embeddings."""
+"""Embed the dataset's test images, or the folder that params.yaml names, with models/onnx -> embeddings.
+
+DVC deletes a stage's outputs before it runs: the work is done in .cache, where a run that was killed goes on, and
+published when it is whole.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from clipline.atomic import atomic_folder
 from clipline.config.base import repository_root, resolve
 from clipline.config.run import EmbedParams, load_run
-from clipline.embed.run import Summary, embed_folder
+from clipline.embed.run import Options
+from clipline.embed.run import embed as embed_source
+from clipline.embed.sources.files import Files
+from clipline.embed.sources.folder import Folder
+from clipline.embed.summary import Summary
 from clipline.runtime import OnnxModel
 from stages.common import run_stage, say
 
@@ -31,25 +43,25 @@ def main() -> None:
 
 def embed(params: EmbedParams) -> Summary:
     """`stable` leaves out the files' dates: each checkout has its own, and DVC would see other embeddings."""
+    model, root = OnnxModel(ONNX), None
     if params.folder is None:
-        folder, root = RAW_IMAGES, None
         table = pq.read_table(PREPARED, columns=["image", "split"]).to_pydict()
         names = [name for name, split in zip(table["image"], table["split"], strict=True) if split == "test"]
+        source = Files(RAW_IMAGES, names)
     else:
-        folder, names = resolve(params.folder), None
+        source = Folder(resolve(params.folder))
         # A run in a temporary copy must name the folder as seen from where DVC puts its result.
-        root = os.path.relpath(folder, repository_root().resolve() / OUT)
-    return embed_folder(
-        folder,
-        OnnxModel(ONNX),
-        OUT,
-        names=names,
-        batch_size=params.batch_size,
-        dtype=params.dtype,
-        overwrite=True,
-        stable=True,
-        root=root,
+        root = os.path.relpath(source.root, repository_root().resolve() / OUT)
+    options = Options(
+        batch_size=params.batch_size, dtype=params.dtype, prune=True, stable=True, published=OUT, root=root
     )
+    identity = json.dumps([params.model_dump(), model.variant, model.model_id, str(Path.cwd())])
+    scratch = repository_root() / ".cache" / "embed" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    summary = embed_source(source, model, scratch, options)
+    with atomic_folder(OUT) as folder:
+        shutil.copytree(scratch, folder, dirs_exist_ok=True)
+    shutil.rmtree(scratch)
+    return summary
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def place(make_bundle, tmp_path_factory) -> Path:
     for name, colour in COLOURS.items():
         Image.new("RGB", (60, 40), colour).save(folder / "photos" / "sub" / f"{name}.jpg", quality=95)
     out = said(run("embed", "photos", "--model", "onnx", "--out", "index", cwd=folder))
-    assert out.startswith("index: 3 embeddings in 1 part, 0 errors; ")
+    assert out.startswith("index: 3 embeddings in 1 part, 0 errors (3 new); ")
     assert "images/s on C" in out, "CPU or CUDA is named"
     return folder
 
@@ -162,7 +162,7 @@ def test_too_many_errors_are_exit_3(place, tmp_path):
     arguments = ["embed", photos, "--model", place / "onnx", "--out", tmp_path / "out", "--overwrite"]
     done = run(*arguments)
     assert done.returncode == 3
-    assert "1 embedding in 1 part, 1 error;" in done.stdout.decode()
+    assert "1 embedding in 1 part, 1 error (1 new);" in done.stdout.decode()
     assert "bad.jpg: decode: not an image" in done.stderr.decode()
     said(run(*arguments, "--max-errors", "1"))
 
@@ -171,7 +171,7 @@ def test_an_error_is_one_line_and_an_exit_code(place, tmp_path):
     text = refused(run("search", tmp_path / "none", "red"))
     assert text == f"error: {tmp_path / 'none'}: no such folder. {text.split('. ', 1)[1]}"
     assert text.count("\n") == 1
-    assert "would be lost" in refused(
+    assert "no part of embeddings" in refused(
         run("embed", place / "photos", "--model", place / "onnx", "--out", place / "photos", "--overwrite")
     )
 
@@ -181,11 +181,12 @@ def test_refusals(place, tmp_path):
     (tmp_path / "empty").mkdir()
     embed = ["embed", place / "photos", "--model", place / "onnx", "--out"]
     for arguments, expected in [
-        (["embed", tmp_path / "none", *embed[2:], tmp_path / "out"], "no such folder"),
+        (["embed", tmp_path / "none", *embed[2:], tmp_path / "out"], "no such file or folder"),
         (["embed", tmp_path / "empty", *embed[2:], tmp_path / "out"], "no images in it"),
         ([*embed[:3], tmp_path / "empty", "--out", tmp_path / "out"], "manifest.json: no such file"),
-        ([*embed, place / "index"], "--overwrite"),
-        ([*embed, place / "photos"], "would be lost"),
+        ([*embed, place / "index", "--dtype", "float32"], "--overwrite"),
+        ([*embed, tmp_path / "out", "--batch-size", "none"], "a number above 0, or auto"),
+        ([*embed, place / "photos"], "no part of embeddings"),
         (["search", tmp_path / "empty", "red"], "no embeddings here"),
         (["search", place / "index", ""], "query is empty"),
         (["search", place / "index", "red", "--gallery", tmp_path / "out.pdf"], ".png"),

@@ -34,6 +34,15 @@ class ProviderName(StrEnum):
     cuda = "cuda"
 
 
+class PrecisionName(StrEnum):
+    """Which image graph runs."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 class DtypeName(StrEnum):
     """How vectors are stored."""
 
@@ -70,45 +79,70 @@ def _root(
 @app.command(
     epilog="**Examples**\n\n"
     "clipline embed photos --model models/onnx --out embeddings\n\n"
-    "clipline embed photos --model models/onnx --out embeddings --overwrite --max-errors 100\n\n"
+    "clipline embed photos --model models/onnx --out embeddings --prune --max-errors 100\n\n"
+    "clipline embed files.parquet --column path --model models/onnx --out embeddings\n\n"
+    "clipline embed 'shards/{000..099}.tar' --model models/onnx --out embeddings\n\n"
+    "clipline embed s3://bucket/photos --include '2024/**' --model models/onnx --out embeddings\n\n"
     "**Exit codes**: 0 done, 1 failed, 2 bad usage, 3 done but more errors than --max-errors"
 )
 def embed(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder of images; its sub-folders are searched too.")
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder; a list of paths (.txt); a table with a column of paths (.parquet, .csv, .tsv); tar shards "
+            "(.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
+        ),
     ],
     *,
     model: Annotated[Path, typer.Option(help="The exported model's folder, such as models/onnx.")],
     out: Annotated[Path, typer.Option(help="Folder to write: parquet parts, errors.parquet, manifest.json.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one call of the model.")] = 32,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only these images, such as '*.png' or '2024/**'; may be repeated.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
+    column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,
+    root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N|auto", help="Images in one call of the model; auto finds the fastest.")
+    ] = "32",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
+    ] = PrecisionName.fp32,
     dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.float16,
     max_errors: Annotated[int, typer.Option(min=0, help="More failed images than this end in exit 3.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file.")] = 20_000,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: what a kill may cost.")] = 1000,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the embeddings in --out, once the new ones are whole."),
+        typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
     ] = False,
 ) -> None:
-    """Embed every image of a folder into parquet files.
+    """Embed images into parquet files; run it again to go on, or to bring them up to date.
 
-    Images are files ending in .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .heic .heif, in any case;
-    names that start with a dot are passed over. errors.parquet lists what could not be embedded, and why.
+    Unchanged images are passed over, changed ones embedded anew, images with the same bytes embedded once. Images are
+    files ending in .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .heic .heif, in any case; names that start with a
+    dot are passed over. errors.parquet lists what could not be embedded, and why.
     """
-    from clipline.embed.run import embed_folder
+    from clipline.embed.batch_size import choose
+    from clipline.embed.run import Options
+    from clipline.embed.run import embed as embed_source
+    from clipline.embed.sources import open_source
     from clipline.runtime import OnnxModel
 
-    summary = embed_folder(
-        folder,
-        OnnxModel(model, provider=provider.value, threads=threads),
-        out,
-        batch_size=batch_size,
+    source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
+    opened = OnnxModel(model, provider=provider.value, precision=precision.value, threads=threads)
+    options = Options(
+        batch_size=choose(opened, batch_size, lambda line: typer.echo(line, err=True)),
         dtype=dtype.value,
         threads=threads,
         part_rows=part_rows,
+        prune=prune,
         overwrite=overwrite,
     )
+    summary = embed_source(source, opened, out, options)
     typer.echo(str(summary))
     summary.enforce(max_errors)
 
@@ -163,6 +197,44 @@ def search(
     if gallery:
         show.draw(found.answers, gallery)
         typer.echo(f"drawn: {gallery}", err=True)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "clipline doctor\n\n"
+    "clipline doctor --model models/onnx --provider cuda\n\n"
+    "clipline doctor photos --model models/onnx\n\n"
+    "**Exit codes**: 0 all right, 1 something is broken, 2 bad usage"
+)
+def doctor(
+    images: Annotated[
+        str | None,
+        typer.Argument(metavar="[IMAGES]", help="Photos to measure with: a folder, or what else embed takes."),
+    ] = None,
+    *,
+    model: Annotated[
+        Path | None, typer.Option(help="The exported model's folder: its files are checked, and where its nodes run.")
+    ] = None,
+    provider: ProviderOption = ProviderName.auto,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the model that is measured.")] = PrecisionName.fp32,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is installed, what really runs, and with IMAGES how many of them each stage does per second."""
+    import json
+
+    from clipline.doctor.report import examine
+    from clipline.embed.sources import open_source
+
+    source = open_source(images) if images else None
+    report = examine(source, model, provider=provider.value, precision=precision.value, threads=threads)
+    if as_json:
+        typer.echo(json.dumps(report.json(), indent=2, ensure_ascii=False))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+    if report.problems:
+        raise typer.Exit(1)
 
 
 def main() -> None:

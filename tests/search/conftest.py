@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipline.embed.run import embed_folder
+from clipline.embed.run import Options, embed
+from clipline.embed.sources.folder import Folder
 from clipline.runtime import OnnxModel
 
 # From pure red to pure blue, by way of green: how red each one is falls with its number.
@@ -33,5 +34,5 @@ def shades(tmp_path) -> Path:
 def embedded(shades, make_bundle, tmp_path) -> Path:
     """Their embeddings in `index`, two rows to a part, beside a model of their own in `onnx`."""
     model = OnnxModel(make_bundle(tmp_path / "onnx"), provider="cpu", threads=1)
-    embed_folder(shades, model, tmp_path / "index", part_rows=2)
+    embed(Folder(shades), model, tmp_path / "index", Options(part_rows=2))
     return tmp_path / "index"

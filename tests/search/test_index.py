@@ -1,14 +1,15 @@
 """Exact search over blocks and parts equals one sort over everything."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipline.embed.write import Writer
+from clipline.embed.manifest import Identity
+from clipline.embed.table import Row
+from clipline.embed.writer import Writer
 from clipline.errors import CliplineError, UsageError
 from clipline.search import index as module
 from clipline.search.index import Index
@@ -16,13 +17,13 @@ from clipline.search.index import Index
 
 def write(folder, vectors, dtype="float32", part_rows=1000):
     folder.mkdir()
-    images = [
-        SimpleNamespace(path=f"{row:06d}.jpg", bytes=1, mtime_ns=0, sha256="", width=1, height=1)
-        for row in range(len(vectors))
-    ]
-    with Writer(folder, vectors.shape[1], dtype, part_rows, stable=False) as writer:
-        writer.add(images, vectors)
-        writer.finish("model", "fp32-0", vectors.shape[1], "..", "../onnx")
+    identity = Identity(
+        model_id="model", variant="fp32-0", dim=vectors.shape[1], dtype=dtype, root="..", model="../onnx"
+    )
+    with Writer(folder, identity, part_rows) as writer:
+        for row, vector in enumerate(vectors):
+            writer.add(Row(f"{row:06d}.jpg", 1, None, "", 1, 1), vector)
+        writer.finish([])
     return folder
 
 
@@ -66,7 +67,7 @@ def test_no_embeddings_folder(tmp_path, embedded):
         (tmp_path / "none", "no such folder"),
         (tmp_path / "plain", "no embeddings here"),
         (tmp_path / "onnx", "not the manifest of an embeddings folder"),
-        (embedded, "did not finish"),
+        (embedded, "manifest.json is missing"),
     ]:
         with pytest.raises(UsageError, match=message):
             Index(folder)
@@ -87,7 +88,7 @@ def test_damage_is_named(embedded):
     with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
         Index(embedded).search(query, 3)
     pq.write_table(pa.table({"path": ["a"], "embedding": [[1.0, 2.0, 3.0]]}), part)
-    with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged \(embeddings are list"):
+    with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged \(its columns are not those of 3 float16"):
         Index(embedded).search(query, 3)
     part.unlink()
     with pytest.raises(CliplineError, match=r"4 rows where manifest\.json says 6"):

@@ -110,3 +110,24 @@ def test_a_query_longer_than_the_model_reads_is_noted(embedded):
     assert len(found.notes) == 1
     assert "longer than the model reads" in found.notes[0]
     assert found.answers[0].results[0].path == "deep/red.png"
+
+
+def change_manifest(folder: Path, **values) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_images_behind_a_url_are_named_by_it(embedded, tmp_path):
+    change_manifest(embedded, root="s3://bucket/photos/")
+    found = search(embedded, ["red"], 1)
+    assert found.answers[0].results[0].file == "s3://bucket/photos/deep/red.png"
+    assert found.notes == []
+    # A copy on this machine is named with --root.
+    assert search(embedded, ["red"], 1, root=tmp_path / "photos").answers[0].results[0].file.is_file()
+
+
+def test_embeddings_that_are_being_written_are_searched_with_a_note(embedded):
+    change_manifest(embedded, complete=False, counts={"images": 0, "rows": 0, "errors": 0, "parts": 0})
+    found = search(embedded, ["red"], 1)
+    assert found.answers[0].results[0].path == "deep/red.png"
+    assert "not all images are in it" in found.notes[0]

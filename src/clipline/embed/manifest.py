@@ -12,6 +12,7 @@ from clipline.errors import UsageError
 
 SCHEMA_VERSION = 1
 MANIFEST, ERRORS, PARTS = "manifest.json", "errors.parquet", "part-*.parquet"
+TEMPORARY = tuple(f".{name}.*.tmp" for name in (MANIFEST, ERRORS, PARTS))
 
 
 class Counts(BaseModel):
@@ -25,25 +26,37 @@ class Counts(BaseModel):
     parts: int
 
 
-class Manifest(BaseModel):
-    """root, model: the folders of the images and of the model, relative to the embeddings folder.
+class Identity(BaseModel):
+    """What all rows of a folder share. root, model: the places of the images and of the model.
 
-    Relative, so that the three may be moved together; percent-escaped as `path` is.
+    Both are relative to the embeddings folder, so that the three may be moved together, and percent-escaped as
+    `path` is; a root may also be a URL.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
-    schema_version: int = SCHEMA_VERSION
     model_id: str
     variant: str
     dim: int
     dtype: Literal["float16", "float32"]
-    counts: Counts
     root: str
     model: str
 
+
+class Manifest(Identity):
+    """manifest.json. complete: false while a run is at work, or after one was interrupted."""
+
+    schema_version: int = SCHEMA_VERSION
+    complete: bool = True
+    counts: Counts
+
+    @property
+    def identity(self) -> Identity:
+        """The part that does not change from run to run."""
+        return Identity(**{name: getattr(self, name) for name in Identity.model_fields})
+
     def root_folder(self, folder: Path) -> Path:
-        """Where the images are, for the embeddings in `folder`."""
+        """Where the images are, for the embeddings in `folder`; not for a URL."""
         return folder / to_name(self.root)
 
     def model_folder(self, folder: Path) -> Path:
@@ -60,7 +73,7 @@ def read(folder: Path) -> Manifest:
         if not folder.is_dir():
             why = "no such folder"
         elif any(folder.glob(PARTS)):
-            why = "its `clipline embed` did not finish; run that again with --overwrite"
+            why = "its manifest.json is missing; embed again with --overwrite"
         else:
             why = "no embeddings here"
         raise UsageError(f"{folder}: {why}. An embeddings folder is what `clipline embed` writes") from None

@@ -1,28 +1,28 @@
-"""Embed a folder: the stages joined into one stream whose memory does not grow with the number of images."""
+"""Embed images into a folder of parquet files, going on with what is there."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
-from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from clipline import cores
 from clipline.embed import destination
-from clipline.embed.decode import Decoded, decode
-from clipline.embed.infer import infer
-from clipline.embed.manifest import ERRORS
+from clipline.embed.clock import Clock
+from clipline.embed.decode import Decoded
+from clipline.embed.item import Failure, Source
+from clipline.embed.ledger import Ledger
+from clipline.embed.lock import locked
+from clipline.embed.manifest import Identity
 from clipline.embed.paths import to_text
-from clipline.embed.scan import EXTENSIONS, Failure, Found, scan
-from clipline.embed.write import Writer
-from clipline.errors import TooManyErrorsError, UsageError
-from clipline.parallel import map_ordered
+from clipline.embed.pipeline import Copy, Embedded, Pipeline, Result
+from clipline.embed.summary import Summary
+from clipline.embed.table import Dtype, Row
+from clipline.embed.writer import Writer
+from clipline.errors import UsageError
 from clipline.progress import Bar
 from clipline.runtime import OnnxModel
 
@@ -30,140 +30,148 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a run did. seconds: from the first read to the last write. failures: the first few."""
+class Options:
+    """How to embed.
 
-    out: Path
-    images: int
-    rows: int
-    errors: int
-    parts: int
-    seconds: float
-    running_on: str
-    failures: list[Failure]
-
-    def __str__(self) -> str:
-        rate = self.images / max(self.seconds, 1e-9)
-        return (
-            f"{self.out}: {_number(self.rows, 'embedding')} in {_number(self.parts, 'part')}, "
-            f"{_number(self.errors, 'error')}; {self.seconds:,.1f} s, {rate:,.0f} images/s on {self.running_on}"
-        )
-
-    def enforce(self, max_errors: int) -> None:
-        """Raise TooManyErrorsError that lists the first failures where there are more than `max_errors`."""
-        if self.errors <= max_errors:
-            return
-        lines = [f"  {each.path}: {each.stage}: {each.reason}" for each in self.failures]
-        more = [f"  and {self.errors - len(lines):,} more"] if self.errors > len(lines) else []
-        raise TooManyErrorsError(
-            "\n".join(
-                [
-                    f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "
-                    f"The others are embedded. All failures: {self.out / ERRORS}",
-                    *lines,
-                    *more,
-                ]
-            )
-        )
-
-
-def embed_folder(
-    folder: Path,
-    model: OnnxModel,
-    out: Path,
-    *,
-    names: Sequence[str] | None = None,
-    batch_size: int = 32,
-    dtype: Literal["float16", "float32"] = "float16",
-    threads: int | None = None,
-    part_rows: int = 20_000,
-    overwrite: bool = False,
-    stable: bool = False,
-    root: str | None = None,
-) -> Summary:
-    """Embed every image below `folder` with `model` into the embeddings folder `out`.
-
-    names: embed only these files, paths relative to `folder`. dtype: of the stored vectors. threads: that
-    decode; None means every core that this process may use. part_rows: rows per parquet file. overwrite:
-    replace embeddings that are in `out`. stable: leave out `mtime`, so that equal inputs give equal bytes.
-    root: what the manifest shall name as the folder of the images, relative to `out`; None works it out.
-
-    Images that fail are listed in errors.parquet and counted in the Summary, whose `enforce` raises. Raises
-    UsageError before any work (no folder, no images, `out` not empty) and CliplineError where writing fails.
+    dtype: of the stored vectors. threads: that read and decode; None means every core that this process may use.
+    part_rows: rows per parquet file, the most that a kill may cost. prune: drop the rows of images that are gone.
+    overwrite: begin anew; what is there stays until the new one is whole. stable: leave out `mtime`, so that equal
+    inputs give equal bytes. published: where `out` will be moved to afterwards. root: what the manifest shall name as
+    the place of the images, seen from there; None works it out.
     """
-    destination.check(out, overwrite)
-    total = _count(folder, out, names)
+
+    batch_size: int = 32
+    dtype: Dtype = "float16"
+    threads: int | None = None
+    part_rows: int = 1000
+    prune: bool = False
+    overwrite: bool = False
+    stable: bool = False
+    published: Path | None = None
+    root: str | None = None
+
+
+def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:
+    """Embed every image of `source` with `model` into the embeddings folder `out`.
+
+    An `out` with embeddings of the same source by the same model is brought up to date: unchanged files are passed
+    over, changed ones replaced, and an interrupted run goes on. Images that fail are listed in errors.parquet and
+    counted in the Summary, whose `enforce` raises.
+
+    Raises UsageError before any work (no images, `out` holds something else) and CliplineError where another process
+    is embedding into `out`, a part of it is damaged, or the disk refuses.
+    """
+    destination.check(out)
+    total = _count(source)
+    identity = Identity(
+        model_id=model.model_id,
+        variant=model.variant,
+        dim=model.dim,
+        dtype=options.dtype,
+        root=to_text(options.root or _seen_from(options.published or out, source.root)),
+        model=to_text(_seen_from(options.published or out, str(model.bundle.folder))),
+    )
     running_on = model.running_on
-    begun = time.monotonic()
-    failures: list[Failure] = []
-    root_text = to_text(root or _relative(folder, out))
-    model_text = to_text(_relative(model.bundle.folder, out))
-    with (
-        destination.destination(out) as target,
-        Writer(target, model.dim, dtype, part_rows, stable) as writer,
-        Bar("embedding", total, "images") as bar,
-        closing(_results(_inputs(folder, out, names), model, threads or cores.available(), batch_size)) as results,
-    ):
-        for images, embeddings, failed in results:
-            if images:
-                writer.add(images, embeddings)
-            for failure in failed:
-                writer.fail(failure)
-                failures += [failure] if len(failures) < SHOWN else []
-            done = len(images) + len(failed)
-            rate = (bar.done + done) / max(time.monotonic() - begun, 1e-9)
-            bar.advance(done, note=f"{rate:,.0f} images/s, {writer.errors:,} errors")
-        counts = writer.finish(model.model_id, model.variant, model.dim, root_text, model_text).counts
-    seconds = time.monotonic() - begun
-    return Summary(out, counts.images, counts.rows, counts.errors, counts.parts, seconds, running_on, failures)
+    with destination.destination(out, options.overwrite) as folder, locked(folder):
+        writer = Writer(folder, identity, options.part_rows)
+        with writer, Bar("embedding", total, "images") as bar:
+            run = _Run(model, writer, bar, options)
+            with closing(run.pipeline.run(source)) as blocks:
+                for block in blocks:
+                    run.take(block)
+            return run.finish(options.published or out, running_on)
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _count(folder: Path, out: Path, names: Sequence[str] | None) -> int:
-    """How many images there are to embed. Raises UsageError where there is no folder or nothing in it."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+def _count(source: Source) -> int:
+    """How many images there are to embed. Raises UsageError where there are none."""
     total, problem = 0, ""
-    for item in _inputs(folder, out, names):
-        if isinstance(item, Found):
-            total += 1
-        else:
+    for item in source:
+        if isinstance(item, Failure):
             problem = f" ({item.path}: {item.reason})"
+        else:
+            total += 1
     if not total:
-        raise UsageError(f"{folder}: no images in it{problem}. Looked for {', '.join(sorted(EXTENSIONS))}")
+        raise UsageError(f"{source.root}: no images in it{problem}")
     return total
 
 
-def _inputs(folder: Path, out: Path, names: Sequence[str] | None) -> Iterator[Found | Failure]:
-    if names is None:
-        yield from scan(folder, skip=out)
-    else:
-        yield from sorted((Found(to_text(name), folder / name) for name in names), key=lambda found: found.path)
-
-
-def _results(
-    inputs: Iterator[Found | Failure], model: OnnxModel, threads: int, batch_size: int
-) -> Iterator[tuple[list[Decoded], np.ndarray, list[Failure]]]:
-    """Batches of (images, their embeddings, what failed among and before them), in the order of `inputs`."""
-
-    def work(item: Found | Failure) -> Decoded | Failure:
-        return item if isinstance(item, Failure) else decode(item, model.preprocess)
-
-    # One batch in the model, one behind it: the decoders never wait for the model, nor run far ahead.
-    with closing(map_ordered(work, inputs, threads=threads, ahead=2 * batch_size + threads)) as results:
-        while block := list(itertools.islice(results, batch_size)):
-            failed = [each for each in block if isinstance(each, Failure)]
-            images = [each for each in block if isinstance(each, Decoded)]
-            images, embeddings, unusable = infer(model, images)
-            yield images, embeddings, failed + unusable
-
-
-def _relative(folder: Path, start: Path) -> str:
-    """`folder` as seen from `start`, so that both can be moved together; absolute across Windows drives."""
+def _seen_from(start: Path, place: str) -> str:
+    """`place` as seen from the folder `start`, so that both can be moved together; a URL, or another drive, as is."""
+    if "://" in place:
+        return place
     try:
-        return os.path.relpath(folder.resolve(), start.resolve())
+        return os.path.relpath(Path(place).resolve(), start.resolve())
     except ValueError:
-        return str(folder.resolve())
+        return str(Path(place).resolve())
+
+
+class _Run:
+    """One run: takes blocks of results, keeps the books, and sums up."""
+
+    def __init__(self, model: OnnxModel, writer: Writer, bar: Bar, options: Options) -> None:
+        threads = options.threads or cores.available()
+        self.writer, self.bar, self.options = writer, bar, options
+        self.clock = Clock({"read": threads, "decode": threads})
+        self.ledger = Ledger(writer.parts, bar.advance)
+        self.pipeline = Pipeline(model, self.ledger, self.clock, options.batch_size, threads)
+        self.embedded = self.copies = 0
+        self.failures: list[Failure] = []
+        self.unlisted: list[str] = []
+
+    def take(self, block: list[Result]) -> None:
+        """Write a block's rows."""
+        with self.clock.stage("write"):
+            for result in block:
+                if isinstance(result, Embedded):
+                    image = result.image
+                    self._add(image, (image.width, image.height), result.vector)
+                    self.embedded += 1
+                elif isinstance(result, Copy):
+                    self._copy(result)
+                else:
+                    self._fail(result)
+        rate = (self.embedded + self.copies) / self.clock.elapsed
+        self.bar.advance(len(block), note=f"{rate:,.0f} images/s, {self.writer.errors:,} errors")
+
+    def _add(self, image: Decoded | Copy, size: tuple[int, int], vector: np.ndarray) -> None:
+        mtime = None if self.options.stable or not image.stat.mtime_ns else image.stat.mtime_ns // 1000
+        row = Row(image.path, image.stat.bytes, mtime, image.sha256, *size)
+        self.ledger.added(row, self.writer.add(row, vector))
+
+    def _copy(self, copy: Copy) -> None:
+        original = self.ledger.original(copy.sha256)
+        if isinstance(original, Failure):
+            self._fail(replace(original, path=copy.path))
+            return
+        self._add(copy, original.size, self.writer.parts.vector(original.place))
+        self.copies += 1
+
+    def _fail(self, failure: Failure) -> None:
+        self.writer.fail(failure)
+        self.failures += [failure] if len(self.failures) < SHOWN else []
+        if failure.stage == "scan":
+            self.unlisted.append(failure.path)
+        self.ledger.failed(failure)
+
+    def finish(self, out: Path, running_on: str) -> Summary:
+        """Drop what is out of date, write the rest, and sum up."""
+        with self.clock.stage("write"):
+            gone = self.ledger.gone(self.unlisted)
+            replaced = self.ledger.out_of_date
+            counts = self.writer.finish(replaced + gone if self.options.prune else replaced).counts
+        return Summary(
+            out=out,
+            images=self.embedded + self.copies + self.ledger.skipped + self.writer.errors,
+            embedded=self.embedded,
+            copies=self.copies,
+            unchanged=self.ledger.skipped,
+            replaced=len(replaced),
+            dropped=len(gone) if self.options.prune else 0,
+            gone=0 if self.options.prune else len(gone),
+            errors=self.writer.errors,
+            rows=counts.rows,
+            parts=counts.parts,
+            clock=self.clock,
+            running_on=running_on,
+            failures=self.failures,
+        )

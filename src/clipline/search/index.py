@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipline.embed import manifest
+from clipline.embed.table import part_schema, read_vectors
 from clipline.errors import CliplineError
 
 BLOCK = 8192  # rows scored at once: 16 MB of float32 at 512 components
@@ -53,30 +54,20 @@ class Index:
 
     def _blocks(self) -> Iterator[tuple[pa.StringArray, np.ndarray]]:
         """(paths [b], embeddings float32 [b, dim]) in the order in which they were written."""
-        rows = 0
+        rows, schema = 0, part_schema(self.manifest.dim, self.manifest.dtype)
         for part in sorted(self.folder.glob(manifest.PARTS)):
             try:
                 with pq.ParquetFile(part) as file:
+                    if not file.schema_arrow.equals(schema):
+                        raise ValueError(f"its columns are not those of {self.manifest.dim} {self.manifest.dtype}")
                     for batch in file.iter_batches(BLOCK, columns=["path", "embedding"]):
                         rows += len(batch)
-                        yield batch.column("path"), self._vectors(batch.column("embedding")).astype(np.float32)
+                        yield batch.column("path"), read_vectors(batch.column("embedding")).astype(np.float32)
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                 first = str(error).splitlines()[0]
                 raise CliplineError(f"{part}: damaged ({first}). Mend: embed again with --overwrite") from error
-        if rows != self.manifest.counts.rows:
+        if self.manifest.complete and rows != self.manifest.counts.rows:
             raise CliplineError(
                 f"{self.folder}: {rows:,} rows where manifest.json says {self.manifest.counts.rows:,}: parts "
                 "are missing or foreign. Mend: copy the folder again, or embed again with --overwrite"
             )
-
-    def _vectors(self, column: pa.Array) -> np.ndarray:
-        """A column of embeddings -> [b, dim] in the stored type, without a copy.
-
-        Through the buffer, as pyarrow's own conversion imports pandas, which takes half a second.
-        """
-        dim, dtype = self.manifest.dim, np.dtype(self.manifest.dtype)
-        wanted = pa.list_({"float16": pa.float16(), "float32": pa.float32()}[dtype.name], dim)
-        if column.type != wanted or column.null_count:
-            raise ValueError(f"embeddings are {column.type}, not {wanted}")
-        flat = np.frombuffer(column.values.buffers()[1], dtype)
-        return flat[column.offset * dim : (column.offset + len(column)) * dim].reshape(-1, dim)

@@ -14,10 +14,10 @@ from clipline.search.index import Index
 
 @dataclass(frozen=True)
 class Result:
-    """path: as the embeddings name the image. file: to open from the current folder. score: cosine."""
+    """path: as the embeddings name the image. file: to open from the current folder, or a URL. score: cosine."""
 
     path: str
-    file: Path
+    file: Path | str
     score: float
 
 
@@ -56,12 +56,14 @@ def search(
     if not all(query.strip() for query in queries):
         raise UsageError("the query is empty. Mend: say in words what to look for")
     opened = open_model(index, model, provider)
-    root = _root(index, root)
+    place = _place(index, root)
     notes = [f"`{text}` is longer than the model reads: its end is ignored" for text in opened.cut(queries)]
-    if not root.is_dir():
-        notes.append(f"the images are not in {root} any more: name their folder with --root")
+    if not index.manifest.complete:
+        notes.append(f"{folder} is being written, or its run was interrupted: not all images are in it")
+    if isinstance(place, Path) and not place.is_dir():
+        notes.append(f"the images are not in {place} any more: name their folder with --root")
     answers = [
-        Answer(query, [Result(hit.path, root / to_name(hit.path), hit.score) for hit in hits])
+        Answer(query, [Result(hit.path, _file(place, hit.path), hit.score) for hit in hits])
         for query, hits in zip(queries, index.search(opened.embed_texts(queries), n), strict=True)
     ]
     return Answers(answers, notes)
@@ -82,7 +84,14 @@ def open_model(index: Index, folder: Path | None, provider: Literal["auto", "cpu
     return model
 
 
-def _root(index: Index, root: Path | None) -> Path:
+def _file(place: Path | str, path: str) -> Path | str:
+    return place / to_name(path) if isinstance(place, Path) else f"{place.rstrip('/')}/{path}"
+
+
+def _place(index: Index, root: Path | None) -> Path | str:
+    """The folder of the images, or the URL that holds them."""
+    if not root and "://" in index.manifest.root:
+        return index.manifest.root
     if root:
         if not root.is_dir():
             raise UsageError(f"--root {root}: no such folder")

@@ -60,7 +60,7 @@ def to_json(answers: list[Answer]) -> str:
 
 def draw(answers: list[Answer], path: Path) -> None:
     """The grid of what was found, scores below. Raises CliplineError that names the images that are gone."""
-    missing = [result.file for answer in answers for result in answer.results if not result.file.is_file()]
+    missing = [result.file for answer in answers for result in answer.results if not Path(result.file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CliplineError(
@@ -71,7 +71,7 @@ def draw(answers: list[Answer], path: Path) -> None:
         gallery.Row(
             answer.query,
             [
-                gallery.Cell(result.file, f"{rank}.  {result.score:.3f}")
+                gallery.Cell(Path(result.file), f"{rank}.  {result.score:.3f}")
                 for rank, result in enumerate(answer.results, 1)
             ],
         )

@@ -1,0 +1,47 @@
+"""Where the time of a run went, stage by stage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STAGES = ("read", "decode", "model", "write")
+
+
+class Clock:
+    """Adds up the seconds that each stage's threads were at work. threads: how many each stage has."""
+
+    def __init__(self, threads: dict[str, int]) -> None:
+        self._threads = threads
+        self._begun = time.perf_counter()
+        self._lock = threading.Lock()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's time for a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            with self._lock:
+                self.seconds[name] += spent
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._begun
+
+    def busy(self) -> dict[str, float]:
+        """For each stage, the share of the whole time that its threads were at work, 0 to 1."""
+        whole = max(self.elapsed, 1e-9)
+        return {name: self.seconds[name] / (self._threads.get(name, 1) * whole) for name in STAGES}
+
+    def __str__(self) -> str:
+        busy = self.busy()
+        limit = max(busy, key=busy.__getitem__)
+        parts = ", ".join(f"{name} {self.seconds[name]:,.1f} s" for name in STAGES)
+        return f"{parts} of thread time; the limit was {limit}, busy {busy[limit]:.0%} of the time"

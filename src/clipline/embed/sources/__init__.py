@@ -1,0 +1,107 @@
+"""Where images come from: a folder, a list or table of paths, tar shards, or a URL.
+
+Each is a `Source` (see `embed/item.py`); `open_source` picks one by what the user wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipline.embed.item import Source
+from clipline.embed.sources import shard_names, table
+from clipline.embed.sources.folder import Folder
+from clipline.embed.sources.listing import STDIN, Listing
+from clipline.embed.sources.patterns import is_image
+from clipline.embed.sources.remote import Remote
+from clipline.embed.sources.shards import Shards
+from clipline.embed.sources.table import Table
+from clipline.errors import UsageError
+
+LISTS = (".txt", ".lst", ".list")
+KINDS = "a folder, a list of paths (.txt .lst), a table (.parquet .csv .tsv), tar shards, or a URL"
+
+
+def open_source(
+    what: str,
+    *,
+    column: str | None = None,
+    root: Path | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    skip: Path | None = None,
+) -> Source:
+    """The images that `what` names.
+
+    `://` in it is a URL; a folder is walked, unless it holds tar files and nothing else to walk; `.tar`, also with
+    `*`, `?`, `[...]` or `{000..012}`, is shards; `.parquet`, `.csv` and `.tsv` are tables, whose `column` holds
+    paths; `.txt`, `.lst`, `-` and pipes are lists of paths. root: where the relative paths of a list or table
+    start. include, exclude: see `patterns`. skip: a folder to leave out of a walk, such as the output's.
+    Raises UsageError for anything else, and for an option that would do nothing.
+    """
+    patterns = {"include": include, "exclude": exclude}
+    if what.startswith("file://"):
+        what = what.removeprefix("file://")
+    path, suffix = Path(what), Path(what).suffix.lower()
+    is_table = "://" not in what and suffix in table.SUFFIXES and not path.is_dir()
+    is_list = "://" not in what and not is_table and (what == STDIN or _is_list(path))
+    if column is not None and not is_table:
+        raise UsageError(f"{what}: --column is for tables ({' '.join(table.SUFFIXES)}). Mend: leave it out")
+    if root is not None and not (is_table or is_list):
+        raise UsageError(f"{what}: --root is for lists and tables of paths. Mend: leave it out")
+    if is_table:
+        return Table(path, column, root, **patterns)
+    if is_list:
+        return Listing(path, root, **patterns)
+    if "://" in what:
+        return _remote(what, patterns)
+    if path.is_dir():
+        shards = _shards_alone(path)
+        return Shards(shards, path, **patterns) if shards else Folder(path, skip=skip, **patterns)
+    return _shards(what, patterns)
+
+
+def _is_list(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    return path.suffix.lower() in LISTS or (path.exists() and not path.is_file())
+
+
+def _remote(url: str, patterns: dict[str, Sequence[str]]) -> Remote:
+    name = url.rstrip("/").lower()
+    if name.endswith((shard_names.SUFFIX, *shard_names.PACKED_SUFFIXES, *table.SUFFIXES, *LISTS)):
+        raise UsageError(f"{url}: shards, tables and lists are read from this machine. Mend: copy it here first")
+    return Remote(url, **patterns)
+
+
+def _shards(what: str, patterns: dict[str, Sequence[str]]) -> Shards:
+    name = what.lower()
+    if name.endswith(shard_names.PACKED_SUFFIXES):
+        raise UsageError(f"{what}: a compressed tar cannot be read member by member. Mend: unpack it to .tar first")
+    if name.endswith(shard_names.SUFFIX):
+        files, root = shard_names.expand(what)
+        return Shards(files, root, **patterns)
+    if not Path(what).exists():
+        hint = " Mend: give its folder, and the pattern as --include" if shard_names.is_pattern(what) else ""
+        raise UsageError(f"{what}: no such file or folder.{hint}")
+    if is_image(what):
+        raise UsageError(f"{what}: is one image. Mend: give its folder, and --include {Path(what).name!r}")
+    raise UsageError(f"{what}: cannot tell what this is. Mend: give {KINDS}")
+
+
+def _shards_alone(folder: Path) -> list[Path]:
+    """The tar files of a folder that holds neither images nor folders beside them; else none."""
+    shards = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_image(entry.name) or entry.is_dir():
+                    return []
+                if entry.name.lower().endswith(shard_names.SUFFIX):
+                    shards.append(Path(entry.path))
+    except OSError:
+        return []  # the walk says why
+    return sorted(shards)

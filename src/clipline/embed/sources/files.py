@@ -1,0 +1,26 @@
+"""Files of one folder, named one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from clipline.embed.item import FileItem
+from clipline.embed.paths import to_text
+
+
+class Files:
+    """The files `names`, relative to `folder`, in plain text order of `path`."""
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self._folder = folder
+        self._names = sorted((to_text(name), name) for name in names)
+
+    @property
+    def root(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    def __iter__(self) -> Iterator[FileItem]:
+        for path, name in self._names:
+            yield FileItem(path, self._folder / name)

@@ -1,0 +1,164 @@
+"""Images that a list or a table names by path: text files with one path per line, and columns of tables.
+
+What the user names is taken as it is: no look at the extension, dot names too, in the order of the list. A path
+is relative to a root, or absolute; an absolute one below the root is written relative to it, so that both ways
+of naming a file give the same row.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+from clipline.embed.item import Failure, FileItem
+from clipline.embed.paths import to_text
+from clipline.embed.sources.patterns import Patterns
+from clipline.errors import CliplineError, UsageError
+
+# No system takes a longer path; a longer line means that this is no list.
+LONGEST = 1 << 16
+STDIN = "-"
+
+
+class Listing:
+    """The files that a text file names, one path per line, or between NUL bytes as `find -print0` writes.
+
+    file: the list; `-` is standard input, and a pipe is taken too: both are copied to a temporary file, for a list
+    is walked more than once. root: where relative paths start; by default the list's folder, or for pipes the
+    working folder. Blank lines are passed over, a file named again is yielded once. Bytes that are no UTF-8 stay as
+    they are. Memory: about 100 bytes per path, to know the ones seen. Raises UsageError, and CliplineError from
+    a walk over a list that cannot be read to its end.
+    """
+
+    def __init__(
+        self, file: Path, root: Path | None = None, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    ) -> None:
+        self._spooled: IO[bytes] | None = None
+        piped = str(file) == STDIN or (file.exists() and not file.is_file() and not file.is_dir())
+        if piped:
+            self._spooled = _spool(file)
+        else:
+            check_file(file, "list of paths")
+        self._named = "standard input" if str(file) == STDIN else str(file)
+        self._file = Path(self._spooled.name) if self._spooled else file
+        top = root or (Path() if piped else file.parent)
+        self._paths = Paths(self._named, top, Patterns(include, exclude))
+        with self._file.open("rb") as stream:
+            head = stream.read(LONGEST)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UsageError(f"{self._named}: is UTF-16. Mend: save the list as UTF-8")
+        self._end = b"\0" if b"\0" in head else b"\n"
+
+    @property
+    def root(self) -> str:
+        return self._paths.root
+
+    def __iter__(self) -> Iterator[FileItem | Failure]:
+        return self._paths.items(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        with self._file.open("rb") as stream:
+            for number, record in enumerate(_records(stream, self._end), 1):
+                if len(record) > LONGEST:
+                    raise CliplineError(
+                        f"{self._named}: line {number:,} has more than {LONGEST:,} bytes: no list of paths"
+                    )
+                line = record.removeprefix(b"\xef\xbb\xbf") if number == 1 else record
+                yield os.fsdecode(line.removesuffix(b"\r") if self._end == b"\n" else line)
+
+
+def _records(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
+    """What stands between `end`s. One longer than LONGEST comes cut, and is the last."""
+    rest = b""
+    while block := stream.read(LONGEST):
+        *whole, rest = (rest + block).split(end)
+        yield from whole
+        if len(rest) > LONGEST:
+            break
+    yield rest
+
+
+def _spool(file: Path) -> IO[bytes]:
+    """A pipe's content in a temporary file, which goes when the object does."""
+    try:
+        spooled = tempfile.NamedTemporaryFile(prefix="clipline-list-")  # noqa: SIM115 - lives as long as the Listing
+        if str(file) == STDIN:
+            shutil.copyfileobj(sys.stdin.buffer, spooled)
+        else:
+            with file.open("rb") as stream:
+                shutil.copyfileobj(stream, spooled)
+        spooled.flush()
+    except OSError as error:
+        raise CliplineError(
+            f"{file}: cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}"
+        ) from error
+    return spooled
+
+
+class Paths:
+    """Names -> items: relative to a root, each once, those that the patterns choose. named: the list, for messages."""
+
+    def __init__(self, named: str, root: Path, patterns: Patterns) -> None:
+        if not root.is_dir():
+            raise UsageError(
+                f"{root}: no such folder. Mend: give the folder where the paths of {named} start as --root"
+            )
+        self.root = str(root)
+        self._named = named
+        self._folder = root
+        self._tops = list(dict.fromkeys([root.absolute(), root.resolve()]))
+        self._patterns = patterns
+
+    def items(self, names: Iterable[str | Failure]) -> Iterator[FileItem | Failure]:
+        """names: paths as os functions take them; blank ones are passed over.
+
+        Raises CliplineError where the list cannot be read to its end: half of it would make images look removed.
+        """
+        seen: set[bytes] = set()
+        try:
+            for name in names:
+                if isinstance(name, Failure):
+                    yield name
+                elif name.strip() and (item := self._new(name, seen)):
+                    yield item
+        except OSError as error:
+            reason = error.strerror or str(error).partition("\n")[0]
+            raise CliplineError(f"{self._named}: cannot be read to its end: {reason}") from error
+
+    def _new(self, name: str, seen: set[bytes]) -> FileItem | Failure | None:
+        item = self._item(name)
+        key = blake2b(item.path.encode(), digest_size=16).digest()
+        if key in seen or not self._patterns.takes(item.path.removeprefix("/")):
+            return None
+        seen.add(key)
+        return item
+
+    def _item(self, name: str) -> FileItem | Failure:
+        if "://" in name:
+            return Failure(to_text(name), "scan", "is a URL, where a list holds paths. Give its folder's URL instead")
+        if "\0" in name:
+            return Failure(to_text(name), "scan", "has a NUL character in it: no path")
+        # Path drops `./` and `//`, and keeps `..`, which may lead through a link.
+        path = Path(name)
+        if path.is_absolute():
+            top = next((top for top in self._tops if path.is_relative_to(top)), None)
+            path = path.relative_to(top) if top else path
+        return FileItem(to_text(str(path)), self._folder / path)
+
+
+def check_file(file: Path, what: str) -> None:
+    """Raises UsageError where `file` cannot be read."""
+    if file.is_dir():
+        raise UsageError(f"{file}: is a folder, not a {what}")
+    try:
+        file.open("rb").close()
+    except FileNotFoundError:
+        raise UsageError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None

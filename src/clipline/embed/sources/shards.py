@@ -1,0 +1,174 @@
+"""Images inside tar shards (WebDataset's layout), read where they lie: nothing is unpacked.
+
+An uncompressed tar is files one behind the other, so a member is a file, an offset and a size: threads read members
+of one shard at once, and a restart reads headers, not images. Only regular members with an image's extension count.
+Their names are names only: nothing is ever opened or written under them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from clipline.embed.item import MAX_BYTES, Failure, Stat
+from clipline.embed.paths import to_text
+from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
+from clipline.errors import UsageError
+
+# What tarfile raises for headers that are damaged or made to harm.
+DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
+# Seconds since 1970 that fit into 64 bits of nanoseconds.
+LAST_SECOND = 2**63 // 10**9
+# Long names and such: far more than any system's path.
+MOST_HEADER = 1 << 20
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+UNPACK = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
+
+
+class DamagedError(tarfile.ReadError):
+    """What we find wrong ourselves, in words that may stand alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardItem:
+    """One member. path: `shard.tar/folder/name.jpg`; offset: of its first byte in `shard`."""
+
+    path: str
+    shard: Path
+    offset: int
+    facts: Stat
+
+    def stat(self) -> Stat:
+        """Size and time from the member's header."""
+        return self.facts
+
+    def read(self) -> bytes:
+        """Raises OSError, also where the shard has become shorter."""
+        if self.facts.bytes > MAX_BYTES:
+            raise OSError(f"{self.facts.bytes:,} bytes is over the limit of {MAX_BYTES:,}")
+        with self.shard.open("rb") as stream:
+            stream.seek(self.offset)
+            data = stream.read(self.facts.bytes)
+        if len(data) < self.facts.bytes:
+            raise OSError("its shard ends before it does")
+        return data
+
+
+class Shards:
+    """The images in `files`, in plain text order of the shards' paths, and inside a shard in its own order.
+
+    root: the folder that the shards' names start from. A shard that is cut short, damaged or names a member twice
+    (the first one counts) is a Failure after its good members. Memory: about 100 bytes per image of one shard.
+    Raises UsageError where a shard is missing or compressed.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], root: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    ) -> None:
+        if missing := [file for file in files if not file.is_file()]:
+            raise UsageError(f"{missing[0]}: no such shard ({len(missing):,} of {len(files):,} are not there)")
+        self.root = str(root)
+        self._shards = sorted((to_text(os.path.relpath(file, root)), file) for file in files)
+        self._patterns = Patterns(include, exclude)
+        # Shards are packed alike: the first one tells now, any other when it is read.
+        for _, file in self._shards[:1]:
+            if problem := _packed(file):
+                raise UsageError(f"{file}: {problem}")
+
+    def __iter__(self) -> Iterator[ShardItem | Failure]:
+        for name, file in self._shards:
+            if self._patterns.enters(name):
+                yield from self._members(name, file)
+
+    def _members(self, name: str, file: Path) -> Iterator[ShardItem | Failure]:
+        seen: set[bytes] = set()
+        again = ""
+        try:
+            if problem := _packed(file):
+                raise DamagedError(problem)
+            for member in _walk(file):
+                found = _find(name, file, member)
+                if not found or not self._patterns.takes(found.path):
+                    continue
+                key = blake2b(found.path.encode(), digest_size=16).digest()
+                if key in seen:
+                    again = again or found.path
+                else:
+                    seen.add(key)
+                    yield found
+        except DAMAGE as error:
+            yield Failure(name, "scan", _reason(error))
+        if again:
+            yield Failure(name, "scan", f"has members of one name, such as {again}: only the first of them counts")
+
+
+class _Headers(io.BufferedReader):
+    """What tarfile reads headers from: one that claims to be huge would be read into memory, and fill it."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not 0 <= (-1 if size is None else size) <= MOST_HEADER:
+            raise DamagedError(f"is damaged at byte {self.tell():,}: a header of {size:,} bytes")
+        return super().read(size)
+
+
+def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
+    """Every member, whole ones only. Raises DAMAGE where the shard is damaged or ends too early."""
+    with _Headers(io.FileIO(file)) as stream, tarfile.TarFile(fileobj=stream, encoding="utf-8") as tar:
+        size = os.fstat(stream.fileno()).st_size
+        before = -1
+        while member := tar.next():
+            tar.members.clear()  # tarfile would hold every header
+            if member.size < 0 or tar.offset <= before:  # it would send us back, round and round
+                raise DamagedError(f"is damaged at byte {member.offset:,}: a member of less than no size")
+            if member.isreg() and member.offset_data + member.size > size:
+                raise DamagedError(f"is cut short: it ends at byte {size:,}, inside {to_text(member.name)}")
+            before = tar.offset
+            yield member
+        # tarfile takes whatever it cannot read for the end; only zeros are.
+        stream.seek(tar.offset)
+        mark = stream.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise DamagedError(f"is cut short: it ends at byte {size:,}, without tar's end mark")
+    if any(mark):
+        raise DamagedError(f"is damaged at byte {tar.offset:,}: no tar header")
+
+
+def _find(shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
+    """The image that `member` is, None where it is none. As `tar -x` does, leading slashes are dropped."""
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    name = "/".join(parts)
+    if not is_image(name) or member.isdir():
+        return None
+    path = f"{shard}/{to_text(name)}"
+    if ".." in parts:
+        return Failure(path, "scan", "its name leads out of the shard")
+    if is_hidden(name):
+        return None
+    if not member.isreg() or member.issparse():
+        kind = "a sparse file" if member.issparse() else "a link" if member.islnk() or member.issym() else "a device"
+        return Failure(path, "scan", f"is {kind} in the shard, not a plain file")
+    nanoseconds = int(member.mtime * 10**9) if 0 <= member.mtime < LAST_SECOND else 0
+    return ShardItem(path, file, member.offset_data, Stat(member.size, nanoseconds))
+
+
+def _packed(file: Path) -> str:
+    """What to do about a compressed shard; empty for any other file. Raises OSError."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+    kind = next((name for magic, name in PACKED.items() if head.startswith(magic)), None)
+    if not kind:
+        return ""
+    return f"is compressed with {kind}, so its members cannot be read one by one. Mend: {UNPACK[kind]} it first"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DamagedError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return f"is damaged or cut short: {error or type(error).__name__}"

@@ -1,0 +1,77 @@
+"""What a run did, in words and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipline.embed.clock import Clock
+from clipline.embed.item import Failure
+from clipline.embed.manifest import ERRORS
+from clipline.errors import TooManyErrorsError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts of this run: images looked at = embedded + copies + unchanged + errors; rows and parts that there are.
+
+    replaced, dropped: rows of changed files, and of files that are gone. gone: rows of such files that were kept.
+    failures: the first few.
+    """
+
+    out: Path
+    images: int
+    embedded: int
+    copies: int
+    unchanged: int
+    replaced: int
+    dropped: int
+    gone: int
+    errors: int
+    rows: int
+    parts: int
+    clock: Clock
+    running_on: str
+    failures: list[Failure] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        new = self.embedded + self.copies
+        parts = [
+            f"{count:,} {what}"
+            for count, what in (
+                (new, "new"),
+                (self.unchanged, "unchanged"),
+                (self.replaced, "replaced"),
+                (self.dropped, "dropped as their images are gone"),
+                (self.gone, "kept though their images are gone: --prune drops them"),
+                (self.copies, "of them copies of other images"),
+            )
+            if count
+        ]
+        seconds = self.clock.elapsed
+        return (
+            f"{self.out}: {_number(self.rows, 'embedding')} in {_number(self.parts, 'part')}, "
+            f"{_number(self.errors, 'error')} ({', '.join(parts) or 'nothing new'}); {seconds:,.1f} s, "
+            f"{new / max(seconds, 1e-9):,.0f} images/s on {self.running_on}\n{self.clock}"
+        )
+
+    def enforce(self, max_errors: int) -> None:
+        """Raise TooManyErrorsError that lists the first failures where there are more than `max_errors`."""
+        if self.errors <= max_errors:
+            return
+        lines = [f"  {each.path}: {each.stage}: {each.reason}" for each in self.failures]
+        more = [f"  and {self.errors - len(lines):,} more"] if self.errors > len(lines) else []
+        raise TooManyErrorsError(
+            "\n".join(
+                [
+                    f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "
+                    f"The others are embedded. All failures: {self.out / ERRORS}",
+                    *lines,
+                    *more,
+                ]
+            )
+        )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,53 @@
+"""Which files a range or a glob of shards names."""
+
+from pathlib import Path
+
+import pytest
+
+from clipline.embed.sources.shard_names import expand
+from clipline.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("{000..003}.tar", ["000.tar", "001.tar", "002.tar", "003.tar"]),
+        ("{8..11}.tar", ["8.tar", "9.tar", "10.tar", "11.tar"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{2..0}.tar", ["2.tar", "1.tar", "0.tar"]),
+        ("p-{a,b}-{0..1}.tar", ["p-a-0.tar", "p-a-1.tar", "p-b-0.tar", "p-b-1.tar"]),
+        ("{train,val}.tar", ["train.tar", "val.tar"]),
+    ],
+)
+def test_braces_as_bash_expands_them(tmp_path, text, names):
+    assert expand(f"{tmp_path}/{text}") == ([tmp_path / name for name in names], tmp_path)
+
+
+def test_globs_name_files_alone(tmp_path):
+    for name in ("a/0.tar", "a/1.tar", "b/0.tar", "b/x/0.tar", "a/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "folder.tar").mkdir()
+
+    def found(text: str) -> tuple[list[str], Path]:
+        files, root = expand(f"{tmp_path}/{text}")
+        return sorted(str(file.relative_to(tmp_path)) for file in files), root
+
+    assert found("a/*.tar") == (["a/0.tar", "a/1.tar"], tmp_path / "a")
+    assert found("*/0.tar") == (["a/0.tar", "b/0.tar"], tmp_path)
+    assert found("**/*.tar") == (["a/0.tar", "a/1.tar", "b/0.tar", "b/x/0.tar"], tmp_path)
+    assert found("{a,b}/[0].tar") == (["a/0.tar", "b/0.tar"], tmp_path)
+    with pytest.raises(UsageError, match=r"no such files\. Mend: "):
+        expand(f"{tmp_path}/c/*.tar")
+
+
+def test_a_file_of_that_very_name_goes_first(tmp_path):
+    (tmp_path / "a[1].tar").touch()
+    (tmp_path / "a1.tar").touch()
+    assert expand(f"{tmp_path}/a[1].tar") == ([tmp_path / "a[1].tar"], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{0..99999999999999999999}.tar", "{0..9999}{0..9999}.tar"])
+def test_endless_ranges_are_refused(text):
+    with pytest.raises(UsageError, match="files"):
+        expand(text)

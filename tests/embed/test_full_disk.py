@@ -1,0 +1,45 @@
+"""A disk that is really full (a small tmpfs): a clear error, whole files, and a restart with room goes on."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a tmpfs"
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 128 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", place], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_costs_nothing_that_was_written(bundle, tmp_path, tools, small_disk):
+    for index in range(400):
+        tools.save(tmp_path / "photos" / f"{index:03d}.png", (index % 250, index // 250, 9), (20, 20))
+    command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", tmp_path / "photos"]
+    options = ["--model", bundle, "--out", small_disk / "out", "--part-rows", "10", "--provider", "cpu"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "cannot write: No space left on device. What was written is whole" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = len(tools.rows(small_disk / "out"))
+    assert 0 < kept < 400
+    assert list((small_disk / "out").glob(".*")) == []
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"{400 - kept:,} new, {kept:,} unchanged" in done.stdout
+    assert [row["path"] for row in tools.rows(small_disk / "out")] == [f"{index:03d}.png" for index in range(400)]

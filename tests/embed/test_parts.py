@@ -1,0 +1,126 @@
+"""The parts as one table: full but the last, taken up again, shrunk by what is dropped."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from clipline.embed.parts import Parts
+from clipline.embed.table import Row
+from clipline.errors import CliplineError
+
+
+def row(number: int) -> Row:
+    return Row(f"{number:03d}.jpg", number, 1_700_000_000_000_000 + number, f"{number:064x}", 4, 3)
+
+
+def vector(number: int) -> np.ndarray:
+    return np.array([number, -number, 1], np.float16)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return lambda part_rows=4: Parts(tmp_path, 3, "float16", part_rows)
+
+
+def fill(parts: Parts, numbers) -> list:
+    return [parts.add(row(number), vector(number)) for number in numbers]
+
+
+def on_disk(folder) -> list[list[int]]:
+    """The numbers in each part; each vector must be its row's."""
+    found = []
+    for path in sorted(folder.glob("part-*")):
+        table = pq.read_table(path).to_pylist()
+        assert all(np.array_equal(each["embedding"], vector(each["bytes"])) for each in table)
+        found.append([each["bytes"] for each in table])
+    return found
+
+
+def test_full_parts_are_written_at_once_and_the_rest_when_flushed(opened, tmp_path):
+    parts = opened()
+    assert fill(parts, range(10))[-1] == (2, 1)
+    assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert (len(parts), parts.unsaved) == (10, 2)
+    parts.flush()
+    assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert (parts.files, parts.unsaved) == (3, 0)
+
+
+def test_rows_found_come_back_as_they_were(opened):
+    parts = opened()
+    places = fill(parts, range(6))
+    parts.flush()
+    again = opened()
+    assert again.found == list(zip(map(row, range(6)), places, strict=True))
+    assert all(np.array_equal(again.vector(place), vector(number)) for number, place in enumerate(places))
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 6, 8, 9])
+def test_wherever_a_run_stops_the_parts_end_the_same(opened, tmp_path, first):
+    parts = opened()
+    fill(parts, range(first))
+    parts.flush()
+    parts = opened()
+    fill(parts, range(first, 10))
+    parts.flush()
+    assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_vectors_are_given_from_memory_and_from_disk(opened):
+    parts = opened()
+    places = fill(parts, range(20))
+    for number in (0, 19, 7, 12, 1, 18, 5):
+        assert np.array_equal(parts.vector(places[number]), vector(number))
+
+
+def test_dropping(opened, tmp_path):
+    parts = opened()
+    places = fill(parts, range(10))
+    parts.drop([places[number] for number in (1, 4, 5, 6, 7, 8)])
+    assert on_disk(tmp_path) == [[0, 2, 3], [9]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
+    assert (len(parts), parts.files) == (4, 2)
+    # The next run goes on in the last part, and takes no name twice.
+    parts = opened()
+    fill(parts, range(10, 14))
+    parts.flush()
+    assert on_disk(tmp_path) == [[0, 2, 3], [9, 10, 11, 12], [13]]
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "part-00003.parquet"
+
+
+def test_dropping_everything_leaves_one_empty_part(opened, tmp_path):
+    parts = opened()
+    parts.drop(fill(parts, range(6)))
+    assert not any(on_disk(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(opened()) == 0
+
+
+def test_an_empty_table_has_a_part(opened, tmp_path):
+    opened().flush()
+    assert on_disk(tmp_path) == [[]]
+    assert pq.read_schema(tmp_path / "part-00000.parquet").names[-1] == "embedding"
+
+
+def test_other_part_sizes_than_before(opened, tmp_path):
+    parts = opened(4)
+    fill(parts, range(10))
+    parts.flush()
+    for part_rows, expected in ((2, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11], [12]]),):
+        parts = opened(part_rows)
+        fill(parts, range(10, 13))
+        parts.flush()
+        assert on_disk(tmp_path) == expected
+
+
+def test_foreign_and_damaged_parts_are_named(opened, tmp_path):
+    parts = opened()
+    fill(parts, range(6))
+    parts.flush()
+    for content in (b"", b"PAR1 nonsense", (tmp_path / "part-00001.parquet").read_bytes()[:-20]):
+        (tmp_path / "part-00001.parquet").write_bytes(content)
+        with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
+            opened()
+    (tmp_path / "part-00001.parquet").unlink()
+    with pytest.raises(CliplineError, match="its columns are others"):
+        Parts(tmp_path, 4, "float16", 4)
