@@ -176,6 +176,15 @@ def test_an_error_is_one_line_and_an_exit_code(place, tmp_path):
     )
 
 
+def test_precision_auto_says_what_it_took_and_stays_with_what_a_folder_holds(place, tmp_path):
+    arguments = ["embed", place / "photos", "--model", place / "onnx", "--out", tmp_path / "out", "--precision", "auto"]
+    done = run(*arguments, "--provider", "cpu")
+    assert "--precision auto: fp32" in done.stderr.decode()
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fp32-', '"int8-'))
+    assert "no int8 image graph; it has fp32" in refused(run(*arguments), 2)
+
+
 def test_refusals(place, tmp_path):
     """Each way to be wrong says how to mend it, before any work."""
     (tmp_path / "empty").mkdir()

@@ -127,13 +127,19 @@ def embed(
     dot are passed over. errors.parquet lists what could not be embedded, and why.
     """
     from clipline.embed.batch_size import choose
+    from clipline.embed.manifest import MANIFEST, read
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
     from clipline.runtime import OnnxModel
 
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
-    opened = OnnxModel(model, provider=provider.value, precision=precision.value, threads=threads)
+    chosen = precision.value
+    if chosen == "auto" and not overwrite and (out / MANIFEST).is_file():
+        chosen = read(out).precision  # of one folder's vectors all are of one precision
+    opened = OnnxModel(model, provider=provider.value, precision=chosen, threads=threads)
+    if chosen == "auto":
+        typer.echo(f"--precision auto: {opened.precision_words}", err=True)
     options = Options(
         batch_size=choose(opened, batch_size, lambda line: typer.echo(line, err=True)),
         dtype=dtype.value,

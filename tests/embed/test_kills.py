@@ -87,7 +87,7 @@ def test_kills_at_any_moment_lose_nothing(bundle, tmp_path, tools, capsys):
     # A part that was not full, and what stood in the queues behind it.
     assert repeated <= kills * (PART_ROWS + 3 * BATCH)
     with capsys.disabled():
-        print(f"\n{kills} kills over {finished} runs: no row lost, doubled or different; {repeated} images seen twice")
+        print(f"\n{kills} kills over {finished} runs: no row lost, doubled or different; {repeated} images seen twice")  # noqa: T201
 
 
 def parts(folder):

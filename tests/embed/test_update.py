@@ -234,17 +234,20 @@ def test_a_damaged_part_is_named_and_costs_only_itself(go, out, tools):
     assert len(by_path(tools, out)) == 12
 
 
-def test_the_second_process_is_refused(photos, bundle, out):
-    out.mkdir()
-    command = "from clipline.cli import main; main()"
-    arguments = ["embed", str(photos), "--model", str(bundle), "--out", str(out), "--provider", "cpu"]
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_second_process_is_refused(go, photos, bundle, out, overwrite):
+    go()
+    before = content(out)
+    half_written = out.with_name(".out.partial")
+    half_written.mkdir()
+    command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", photos, "--model", bundle]
+    options = ["--out", out, "--provider", "cpu", *(["--overwrite"] if overwrite else [])]
     with locked(out):
-        done = subprocess.run(
-            [sys.executable, "-c", command, *arguments], capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "another process is embedding into it" in done.stderr
-    assert list(out.iterdir()) == []
+    assert content(out) == before
+    assert half_written.exists()  # the first process may be filling it
 
 
 def test_a_killed_replacement_is_cleaned_up(go, out, photos, tools):

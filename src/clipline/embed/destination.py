@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from clipline.atomic import atomic_folder
+from clipline.embed.lock import locked
 from clipline.embed.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
 
@@ -33,13 +34,15 @@ def check(out: Path) -> None:
 def destination(out: Path, overwrite: bool) -> Iterator[Path]:
     """The folder to write into, after `check`: `out` itself, where what is written stays after an error.
 
-    overwrite: a hidden folder beside it, which takes its place when the block ends well.
-    Raises CliplineError where neither can be made.
+    overwrite: a hidden folder beside it, which takes its place when the block ends well. Either way `out` is locked.
+    Raises CliplineError where neither can be made, or another process holds the lock.
     """
     out, replace = out.resolve(), False
     try:
         replace = overwrite and out.is_dir() and any(out.iterdir())
-        with atomic_folder(out) if replace else _new_folder(out) as folder:
+        place = nullcontext() if replace else _new_folder(out)
+        target = atomic_folder(out) if replace else nullcontext(out)
+        with place, locked(out), target as folder:
             yield folder
     except OSError as error:
         raise CliplineError(
@@ -49,11 +52,11 @@ def destination(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def _new_folder(out: Path) -> Iterator[None]:
     ours = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        yield out
+        yield
     except BaseException:
         # Not another process's, which may just have begun.
         if ours and not any(out.iterdir()):

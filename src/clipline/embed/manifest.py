@@ -51,6 +51,11 @@ class Manifest(Identity):
     counts: Counts
 
     @property
+    def precision(self) -> str:
+        """Of the image graph that made the vectors: fp32, fp16 or int8."""
+        return self.variant.partition("-")[0]
+
+    @property
     def identity(self) -> Identity:
         """The part that does not change from run to run."""
         return Identity(**{name: getattr(self, name) for name in Identity.model_fields})

@@ -15,7 +15,6 @@ from clipline.embed.clock import Clock
 from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import Ledger
-from clipline.embed.lock import locked
 from clipline.embed.manifest import Identity
 from clipline.embed.paths import to_text
 from clipline.embed.pipeline import Copy, Embedded, Pipeline, Result
@@ -72,7 +71,7 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
         model=to_text(_seen_from(options.published or out, str(model.bundle.folder))),
     )
     running_on = model.running_on
-    with destination.destination(out, options.overwrite) as folder, locked(folder):
+    with destination.destination(out, options.overwrite) as folder:
         writer = Writer(folder, identity, options.part_rows)
         with writer, Bar("embedding", total, "images") as bar:
             run = _Run(model, writer, bar, options)
