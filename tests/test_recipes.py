@@ -14,7 +14,7 @@ from PIL import Image
 from clipline.config.base import read_yaml, validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
-from clipline.config.run import ExportParams
+from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepare import prepare
 from clipline.data.prepared import Prepared
 from clipline.onnx.export import export_model
@@ -93,7 +93,17 @@ def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
 
     info = {"recipe": path.stem, "dataset": "noise", "dataset_fingerprint": data.fingerprint}
     checkpoint.save(tmp_path / "checkpoint", trainer.model, recipe, data.vocab_size, info)
-    gates = ExportParams(batch_size=2, opset=20, min_cosine=0.9999, max_abs=1e-4, max_r1_drop=0.1)
+    gates = ExportParams(
+        batch_size=2,
+        opset=20,
+        min_cosine=0.9999,
+        max_abs=1e-4,
+        max_r1_drop=0.1,
+        precisions=[],  # tests/onnx does both kinds of tower
+        calibration_images=1,
+        fp16=VariantGate(min_cosine=1.0, max_r1_drop=0.0),
+        int8=VariantGate(min_cosine=1.0, max_r1_drop=0.0),
+    )
     report = export_model(
         tmp_path / "checkpoint",
         checkpoint.load(tmp_path / "checkpoint"),

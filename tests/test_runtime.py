@@ -1,11 +1,13 @@
 """The exported model through onnxruntime: right numbers, clear errors, no silent change of provider."""
 
 import json
+import re
 import subprocess
 import sys
 import types
 
 import numpy as np
+import onnx
 import pytest
 
 from clipline import provider
@@ -70,6 +72,41 @@ def test_texts_that_are_longer_than_the_model_reads(model):
 def test_a_precision_that_was_not_exported(bundle):
     with pytest.raises(UsageError, match="no fp16 image graph; it has fp32"):
         OnnxModel(bundle, precision="fp16")
+
+
+def test_auto_takes_the_only_one_without_timing(bundle, monkeypatch):
+    monkeypatch.setattr("clipline.runtime.fastest", None)
+    model = OnnxModel(bundle, provider="cpu", precision="auto")
+    assert model.precision_words == "fp32, the only one shipped" and model.variant.startswith("fp32-")
+    assert OnnxModel(bundle, provider="cpu").precision_words == "fp32"
+
+
+def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
+    """The second graph is slower for certain: it computes the mean colour again and again."""
+    folder = make_bundle(tmp_path / "onnx")
+    graph = onnx.load(folder / "image.onnx")
+    (mean,) = [node for node in graph.graph.node if node.op_type == "ReduceMean"]
+    for index in range(200):
+        slow = onnx.helper.make_node("Exp" if index % 2 else "Log", [f"slow{index}"], [f"slow{index + 1}"])
+        graph.graph.node.insert(1 + index, slow)
+    mean.input[0] = "slow200"
+    graph.graph.node[0].output[0] = "slow0"
+    whole = graph.SerializeToString()
+    (folder / "image.fp16.onnx").write_bytes(whole)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    other = {"file": "image.fp16.onnx", "precision": "fp16", "variant": "fp16-slow", "bytes": len(whole)}
+    for image in (
+        {"fp32": manifest["image"]["fp32"], "fp16": manifest["image"]["fp32"] | other},
+        {"fp16": manifest["image"]["fp32"] | {"variant": "fp16-fast"}, "fp32": manifest["image"]["fp32"] | other},
+    ):
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"image": image}))
+        model = OnnxModel(folder, provider="cpu", precision="auto")
+        first, second = image
+        assert re.fullmatch(
+            rf"{first}, the fastest here: {first} [\d,]+, {second} [\d,]+ images/s", model.precision_words
+        )
+        assert model.variant == image[first]["variant"] and model.running_on.startswith("CPU")
+        assert np.allclose(model.embed_pixels(flat((200, 10, 10))), unit((200, 10, 10)), atol=1e-5)
 
 
 def test_damaged_graphs(make_bundle, tmp_path):

@@ -14,7 +14,19 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TOO_MUCH = {"torch", "torchvision", "timm", "transformers", "dvc", "mlflow", "onnx", "onnxruntime-gpu", "pandas", "s3fs", "ray"}
+TOO_MUCH = {
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "dvc",
+    "mlflow",
+    "onnx",
+    "onnxruntime-gpu",
+    "pandas",
+    "s3fs",
+    "ray",
+}
 
 pytestmark = pytest.mark.timeout(900)
 

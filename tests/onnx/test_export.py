@@ -1,6 +1,7 @@
 """The whole bundle: what is in it, and that a graph that disagrees with torch is not shipped."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -8,17 +9,30 @@ import pytest
 import torch
 
 from clipline.bundle import Bundle
-from clipline.config.run import ExportParams
+from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.model.clip import build_model
 from clipline.model.embedder import TorchModel
-from clipline.onnx import export
+from clipline.onnx import export, variants
+from clipline.onnx.check import check_recall
 from clipline.onnx.parity import Parity, check, compare
 from clipline.runtime import OnnxModel
 from clipline.train import checkpoint
+from stages.export import in_words
 
-PARAMS = ExportParams(batch_size=8, opset=20, min_cosine=0.9999, max_abs=1e-4, max_r1_drop=0.1)
+PARAMS = ExportParams(
+    batch_size=8,
+    opset=20,
+    min_cosine=0.9999,
+    max_abs=1e-4,
+    max_r1_drop=0.1,
+    precisions=[],
+    calibration_images=24,
+    fp16=VariantGate(min_cosine=0.999, max_r1_drop=0.1),
+    int8=VariantGate(min_cosine=0.9, max_r1_drop=100.0),
+)
+BOTH = PARAMS.model_copy(update={"precisions": ["fp16", "int8"]})
 
 
 @pytest.fixture
@@ -123,6 +137,76 @@ def test_lower_recall_is_refused(prepared):
     torch_figures = {"i2t_r1": 50.0, "t2i_r1": 50.0}
     lower = {"torch": torch_figures, "onnx": {"i2t_r1": 50.0, "t2i_r1": 40.0}}
     with pytest.raises(CliplineError, match=r"R@1 t2i falls by 10\.0 points"):
-        export._check_recall(lower, split, PARAMS)
+        check_recall(lower, split, PARAMS)
     one_query = {"torch": torch_figures, "onnx": {"i2t_r1": 40.0, "t2i_r1": 50.0}}  # 10 images: one query is 10 points
-    assert export._check_recall(one_query, split, PARAMS) == {"i2t_r1": -10.0, "t2i_r1": 0.0}
+    assert check_recall(one_query, split, PARAMS) == {"i2t_r1": -10.0, "t2i_r1": 0.0}
+
+
+def test_both_precisions_are_measured_and_shipped(trained, raw, prepared, tmp_path):
+    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
+    manifest = Bundle(tmp_path / "onnx").manifest
+    assert list(manifest.image) == ["fp32", "fp16", "int8"] and list(manifest.text) == ["fp32"]
+    pixels = np.array(Prepared(prepared).split("test").images[:5])
+    exact = OnnxModel(tmp_path / "onnx", provider="cpu").embed_pixels(pixels)
+    for precision in ("fp16", "int8"):
+        figures, graph = report[precision], manifest.image[precision]
+        assert figures["shipped"] and figures["images_per_second"] > 0
+        assert 0.98 < figures["min_cosine"] == graph.min_cosine < 1 and graph.max_abs == figures["max_abs"] > 0
+        assert figures["bytes"] == graph.bytes == (tmp_path / "onnx" / f"image.{precision}.onnx").stat().st_size
+        assert figures["delta_r1"].keys() == {"i2t_r1", "t2i_r1"} and 0 <= figures["test"]["t2i_r10"] <= 100
+        assert graph.variant.startswith(f"{precision}-")
+        found = OnnxModel(tmp_path / "onnx", provider="cpu", precision=precision).embed_pixels(pixels)
+        assert (found * exact).sum(axis=1).min() > 0.98 and not np.array_equal(found, exact)
+    assert report["int8"]["layers"] == 5 and report["int8"]["calibration_images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        ({"min_cosine": 1.0, "max_r1_drop": 100.0}, r"min cosine 0\.\d+ \(gate 1\.0\)"),
+        ({"min_cosine": 0.0, "max_r1_drop": 0.0}, r"R@1 t2i falls by 30\.0 points \(gate 0\.0\)"),
+    ],
+)
+def test_a_variant_that_misses_its_gate_is_not_shipped(trained, raw, prepared, tmp_path, monkeypatch, gate, why):
+    if gate["max_r1_drop"] == 0:
+        real = variants.recall_change
+        monkeypatch.setattr(variants, "recall_change", lambda *args: real(*args) | {"t2i_r1": -30.0})
+    params = BOTH.model_copy(update={"int8": VariantGate(**gate)})
+    report = run(trained, raw, prepared, tmp_path / "onnx", params)["image"]
+    assert report["int8"]["shipped"] is False and re.fullmatch(why, report["int8"]["why"])
+    assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # what it was is told all the same
+    assert not (tmp_path / "onnx" / "image.int8.onnx").exists()
+    assert "int8" not in Bundle(tmp_path / "onnx").manifest.image
+    line = in_words("image.int8", report["int8"])
+    assert line.startswith(f"image.int8.onnx: not shipped: {report['int8']['why']}. min cosine")
+
+
+def test_a_variant_that_cannot_be_built_costs_nothing_else(trained, raw, prepared, tmp_path, monkeypatch):
+    def fail(*_):
+        raise TypeError("no such operator")
+
+    monkeypatch.setitem(variants._BUILD, "fp16", fail)
+    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
+    assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
+    assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]
+    assert in_words("image.fp16", report["fp16"]) == (
+        "image.fp16.onnx: not shipped: cannot be built: TypeError: no such operator. "
+    )
+
+
+def test_the_same_files_again(trained, raw, prepared, tmp_path):
+    """Embeddings of one variant never mix with another's, so an export that changes nothing must keep its name."""
+    found = []
+    for name in ("one", "two"):
+        run(trained, raw, prepared, tmp_path / name, BOTH)
+        found.append({key: graph.variant for key, graph in Bundle(tmp_path / name).manifest.image.items()})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60, 6000])
+def test_calibration_and_probe_are_different_images(count):
+    rows = np.arange(count) * 7
+    calibration, probe = variants.calibration_rows(rows, 256)
+    assert len(calibration) and len(probe) and set(calibration) | set(probe) <= set(rows)
+    assert count == 1 or not set(calibration) & set(probe)
+    assert len(probe) <= variants.PROBE and (count < 6000 or (len(calibration), len(probe)) == (256, 32))

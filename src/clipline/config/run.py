@@ -34,14 +34,28 @@ class EvaluateParams(Settings):
     top: Positive
 
 
+class VariantGate(Settings):
+    """What another precision of the image graph may lose against fp32: cosine, and R@1 in points."""
+
+    min_cosine: Fraction
+    max_r1_drop: Annotated[float, Field(ge=0)]
+
+
 class ExportParams(Settings):
-    """The gates of the exported model against torch: embeddings on real inputs, and R@1 in points."""
+    """The gates of the exported model against torch: embeddings on real inputs, and R@1 in points.
+
+    precisions: of the image graph, beside fp32; calibration_images: of the training split, that fix int8's scales.
+    """
 
     batch_size: Positive
     opset: Annotated[int, Field(ge=18)]
     min_cosine: Fraction
     max_abs: Annotated[float, Field(gt=0)]
     max_r1_drop: Annotated[float, Field(ge=0)]
+    precisions: list[Literal["fp16", "int8"]]
+    calibration_images: Positive
+    fp16: VariantGate
+    int8: VariantGate
 
 
 class EmbedParams(Settings):

@@ -41,6 +41,7 @@ def export_graph(module: nn.Module, inputs: dict[str, Tensor], axes: list[str], 
     _rename(model.graph, OUTPUT, "tower_embedding")
     _rename(model.graph, _TEMPORARY, OUTPUT)
     _name_axes(model.graph, axes)
+    _forget_origin(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -64,3 +65,9 @@ def _name_axes(graph: onnx.GraphProto, axes: list[str]) -> None:
         for dim, name in zip(value.type.tensor_type.shape.dim, axes, strict=False):
             dim.dim_param = name
     graph.output[0].type.tensor_type.shape.dim[0].dim_param = axes[0]
+
+
+def _forget_origin(graph: onnx.GraphProto) -> None:
+    """Without the exporter's stack traces: they name folders of this machine, and the file's hash would follow them."""
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
