@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, UsageError
 
 app = typer.Typer(
     name="clipline",
@@ -41,6 +42,13 @@ class PrecisionName(StrEnum):
     fp32 = "fp32"
     fp16 = "fp16"
     int8 = "int8"
+
+
+class EngineName(StrEnum):
+    """Where the pipeline runs."""
+
+    local = "local"
+    ray = "ray"
 
 
 class DtypeName(StrEnum):
@@ -83,6 +91,7 @@ def _root(
     "clipline embed files.parquet --column path --model models/onnx --out embeddings\n\n"
     "clipline embed 'shards/{000..099}.tar' --model models/onnx --out embeddings\n\n"
     "clipline embed s3://bucket/photos --include '2024/**' --model models/onnx --out embeddings\n\n"
+    "clipline embed s3://bucket/photos --engine ray --ray-address auto --model /shared/onnx --out embeddings\n\n"
     "**Exit codes**: 0 done, 1 failed, 2 bad usage, 3 done but more errors than --max-errors"
 )
 def embed(
@@ -119,6 +128,18 @@ def embed(
         bool,
         typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
     ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="local, or Ray Data: nodes see model and images under the same paths, or URLs.")
+    ] = EngineName.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto", help="The Ray cluster.", show_default="RAY_ADDRESS, else one on this machine"
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
+    ] = None,
 ) -> None:
     """Embed images into parquet files; run it again to go on, or to bring them up to date.
 
@@ -128,16 +149,27 @@ def embed(
     """
     from clipline.embed.batch_size import choose
     from clipline.embed.manifest import MANIFEST, read
+    from clipline.embed.ray_cluster import Cluster
+    from clipline.embed.ray_engine import RayEngine
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
     from clipline.runtime import OnnxModel
 
+    if engine == EngineName.local and (ray_address or ray_workers):
+        raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
+    cluster = None
+    if engine == EngineName.ray:
+        cluster = Cluster(ray_address, provider=provider.value, threads=threads, workers=ray_workers)
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
     chosen = precision.value
     if chosen == "auto" and not overwrite and (out / MANIFEST).is_file():
         chosen = read(out).precision  # of one folder's vectors all are of one precision
-    opened = OnnxModel(model, provider=provider.value, precision=chosen, threads=threads)
+    if cluster and "auto" in (chosen, batch_size):
+        raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
+    # With a cluster the provider is its workers': this machine may have no GPU.
+    here = "cpu" if cluster else provider.value
+    opened = OnnxModel(model, provider=here, precision=chosen, threads=threads)
     if chosen == "auto":
         typer.echo(f"--precision auto: {opened.precision_words}", err=True)
     options = Options(
@@ -147,6 +179,7 @@ def embed(
         part_rows=part_rows,
         prune=prune,
         overwrite=overwrite,
+        engine=partial(RayEngine, cluster=cluster) if cluster else None,
     )
     summary = embed_source(source, opened, out, options)
     typer.echo(str(summary))

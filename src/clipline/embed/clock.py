@@ -11,10 +11,10 @@ STAGES = ("read", "decode", "model", "write")
 
 
 class Clock:
-    """Adds up the seconds that each stage's threads were at work. threads: how many each stage has."""
+    """Adds up the seconds that each stage's threads were at work. threads: how many each stage has, 1 if not named."""
 
     def __init__(self, threads: dict[str, int]) -> None:
-        self._threads = threads
+        self.threads = threads
         self._begun = time.perf_counter()
         self._lock = threading.Lock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -26,8 +26,12 @@ class Clock:
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            with self._lock:
+            self.add({name: time.perf_counter() - start})
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count time that was measured elsewhere, by stage."""
+        with self._lock:
+            for name, spent in seconds.items():
                 self.seconds[name] += spent
 
     @property
@@ -38,7 +42,7 @@ class Clock:
     def busy(self) -> dict[str, float]:
         """For each stage, the share of the whole time that its threads were at work, 0 to 1."""
         whole = max(self.elapsed, 1e-9)
-        return {name: self.seconds[name] / (self._threads.get(name, 1) * whole) for name in STAGES}
+        return {name: self.seconds[name] / (self.threads.get(name, 1) * whole) for name in STAGES}
 
     def __str__(self) -> str:
         busy = self.busy()

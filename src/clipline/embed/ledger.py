@@ -61,6 +61,11 @@ class Ledger:
         entry = self._entries.get(path)
         return entry is not None and entry.sha256 == sha256
 
+    def sha256(self, path: str) -> str | None:
+        """The hash in the row of `path`; None where there is no row."""
+        entry = self._entries.get(path)
+        return entry.sha256 if entry else None
+
     def skip(self, path: str) -> None:
         """The row of `path` stays."""
         self.skipped += 1

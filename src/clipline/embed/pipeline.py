@@ -62,6 +62,15 @@ class Ledger(Protocol):
         """Called for each file that is to get a row, in order: whether an earlier one has these very bytes."""
 
 
+class Engine(Protocol):
+    """Something that does a Pipeline's work elsewhere. running_on: in words, known after `run`."""
+
+    running_on: str
+
+    def run(self, items: Iterable[Item | Failure]) -> Iterator[list[Result]]:
+        """As `Pipeline.run`."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """What all items go through. threads: that read, and as many that decode."""

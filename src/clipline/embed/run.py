@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import Ledger
 from clipline.embed.manifest import Identity
 from clipline.embed.paths import to_text
-from clipline.embed.pipeline import Copy, Embedded, Pipeline, Result
+from clipline.embed.pipeline import Copy, Embedded, Engine, Pipeline, Result
 from clipline.embed.summary import Summary
 from clipline.embed.table import Dtype, Row
 from clipline.embed.writer import Writer
@@ -36,7 +37,8 @@ class Options:
     part_rows: rows per parquet file, the most that a kill may cost. prune: drop the rows of images that are gone.
     overwrite: begin anew; what is there stays until the new one is whole. stable: leave out `mtime`, so that equal
     inputs give equal bytes. published: where `out` will be moved to afterwards. root: what the manifest shall name as
-    the place of the images, seen from there; None works it out.
+    the place of the images, seen from there; None works it out. engine: makes what runs in the place of the local
+    pipeline, of the model, the ledger, the clock and the batch size.
     """
 
     batch_size: int = 32
@@ -48,6 +50,7 @@ class Options:
     stable: bool = False
     published: Path | None = None
     root: str | None = None
+    engine: Callable[[OnnxModel, Ledger, Clock, int], Engine] | None = None
 
 
 def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:
@@ -70,7 +73,7 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
         root=to_text(options.root or _seen_from(options.published or out, source.root)),
         model=to_text(_seen_from(options.published or out, str(model.bundle.folder))),
     )
-    running_on = model.running_on
+    running_on = "" if options.engine else model.running_on
     with destination.destination(out, options.overwrite) as folder:
         writer = Writer(folder, identity, options.part_rows)
         with writer, Bar("embedding", total, "images") as bar:
@@ -78,7 +81,7 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
             with closing(run.pipeline.run(source)) as blocks:
                 for block in blocks:
                     run.take(block)
-            return run.finish(options.published or out, running_on)
+            return run.finish(options.published or out, running_on or run.pipeline.running_on)
 
 
 def _count(source: Source) -> int:
@@ -112,7 +115,10 @@ class _Run:
         self.writer, self.bar, self.options = writer, bar, options
         self.clock = Clock({"read": threads, "decode": threads})
         self.ledger = Ledger(writer.parts, bar.advance)
-        self.pipeline = Pipeline(model, self.ledger, self.clock, options.batch_size, threads)
+        if options.engine:
+            self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)
+        else:
+            self.pipeline = Pipeline(model, self.ledger, self.clock, options.batch_size, threads)
         self.embedded = self.copies = 0
         self.failures: list[Failure] = []
         self.unlisted: list[str] = []
