@@ -1,0 +1,94 @@
+"""A ViT-B/32 as `clip_finetune` exports it, with random weights: speed does not depend on them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from clipline.atomic import atomic_folder
+from clipline.bundle import write_json
+from clipline.errors import CliplineError
+
+RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
+# What the graphs depend on: where one of these changes, they are made anew.
+MAKERS = ("model.image_tower", "model.clip", "onnx.graph", "onnx.half", "onnx.int8", "onnx.layers")
+OPSET, CALIBRATION, PROBE, BATCH = 20, 64, 16, 8
+
+
+def folder(cache: Path) -> Path:
+    """Where the model lies, or will lie."""
+    files = [importlib.util.find_spec(f"clipline.{name}").origin for name in MAKERS]
+    digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (*files, RECIPE, __file__)))
+    return cache / f"vit-b-32-{digest.hexdigest()[:12]}"
+
+
+def make(out: Path, photos: Path) -> None:
+    """Write the model to `out` in fp32, fp16 and int8. photos: what int8's scales are fixed on."""
+    import torch
+
+    from clipline.config.base import read_yaml, validate
+    from clipline.config.recipe import Recipe
+    from clipline.model.clip import build_model
+    from clipline.onnx.manifest import manifest, preprocess_spec
+    from clipline.train.checkpoint import Checkpoint
+
+    values = read_yaml(RECIPE)
+    values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 100}
+    values["image"]["weights"] = "random"
+    values["text"] |= {"weights": "random", "args": {"num_hidden_layers": 1, "projection_dim": 512}}
+    recipe = validate(Recipe, values, str(RECIPE))
+    torch.manual_seed(0)
+    model = build_model(recipe, vocab_size=100).eval()
+    info = {"recipe": "ViT-B/32, random weights", "dataset": "none", "dataset_fingerprint": "none"}
+    checkpoint = Checkpoint(model, recipe, info)
+    with atomic_folder(out) as new:
+        _graphs(model, new, recipe.inputs.image_size)
+        spec = preprocess_spec(checkpoint)
+        write_json(new / "preprocess.json", spec)
+        _tokenizer().save(str(new / "tokenizer.json"))
+        write_json(new / "precisions.json", _precisions(new, photos, spec.make()))
+        write_json(new / "manifest.json", manifest("random", checkpoint, new, OPSET, {}, {}))
+
+
+def _graphs(model, out: Path, size: int) -> None:
+    import torch
+
+    from clipline.model.clip import ImageEmbedder, TextEmbedder
+    from clipline.onnx.graph import export_graph
+
+    pixels = {"pixels": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
+    export_graph(ImageEmbedder(model), pixels, ["batch"], out / "image.onnx", OPSET)
+    tokens = {name: torch.ones(2, 5, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    export_graph(TextEmbedder(model), tokens, ["batch", "length"], out / "text.onnx", OPSET)
+
+
+def _precisions(out: Path, photos: Path, preprocess) -> dict:
+    """Write fp16 and int8; what is to be told of them, also where one cannot be made."""
+    import numpy as np
+
+    from clipline.onnx.half import to_half
+    from clipline.onnx.int8 import to_int8
+
+    files = sorted(photos.rglob("*.jpg"))[: CALIBRATION + PROBE]
+    pixels = np.stack([preprocess.read(file)[0] for file in files])
+    calibration, probe = pixels[:-PROBE], pixels[-PROBE:]
+    batches = [calibration[start : start + BATCH] for start in range(0, len(calibration), BATCH)]
+    told = {}
+    try:
+        to_half(out / "image.onnx", out / "image.fp16.onnx")
+        found = to_int8(out / "image.onnx", out / "image.int8.onnx", batches, probe)
+        told["int8"] = {"cosine": found.cosine, "layers": found.layers, "layers_in_float": found.in_float}
+    except CliplineError as error:
+        told["missing"] = str(error)
+    return told
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
+    tokenizer.enable_truncation(16)
+    return tokenizer

@@ -1,0 +1,1 @@
+"""What is wrong with this machine's installation, and how fast it embeds: `clipline doctor`."""

@@ -1,0 +1,140 @@
+"""This machine as embedding sees it: versions, onnxruntime's wheels, cores, and the image formats that Pillow reads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from clipline import cores
+from clipline.provider import load_onnxruntime
+
+PACKAGES = ("clipline", "numpy", "pillow", "pyarrow", "tokenizers")
+# All of them install the module `onnxruntime`, each over the files of the others.
+WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-training")
+REINSTALL = "pip uninstall {}, then pip install 'clipline[cpu]' or 'clipline[gpu]'"
+# What makes a model fast: wide vectors, and products of bytes and of bfloat16.
+FLAGS = {
+    "AVX2": ("avx2", "asimd"),
+    "AVX-512": ("avx512f",),
+    "VNNI": ("avx512_vnni", "avx_vnni", "asimddp"),
+    "bf16": ("avx512_bf16", "bf16"),
+    "AMX": ("amx_int8", "amx_bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """model: its name. flags: of FLAGS, those it has. cores: that there are; usable: by this process."""
+
+    model: str
+    flags: list[str]
+    cores: int
+    affinity: int
+    quota: float | None
+    usable: int
+
+    def __str__(self) -> str:
+        limits = [f"affinity {self.affinity}"] + ([f"cgroup quota {self.quota:g}"] if self.quota is not None else [])
+        return f"{self.model}, {self.usable} of {self.cores} cores ({', '.join(limits)}); {' '.join(self.flags)}"
+
+
+def cpu() -> Cpu:
+    """The CPU, and how much of it this process may use."""
+    facts = dict(_cpuinfo())
+    have = set(facts.get("flags", facts.get("Features", "")).split())
+    count = os.cpu_count() or 1
+    quotas = cores.quotas(cores.CGROUP, Path("/proc/self/cgroup"))
+    return Cpu(
+        model=facts.get("model name") or platform.processor() or platform.machine(),
+        flags=[name for name, flags in FLAGS.items() if have.intersection(flags)],
+        cores=count,
+        affinity=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count,
+        quota=min(quotas, default=None),
+        usable=cores.available(),
+    )
+
+
+def _cpuinfo() -> Iterator[tuple[str, str]]:
+    """Name and value of /proc/cpuinfo's first processor; nothing where the system has no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return
+    for line in text.split("\n\n", 1)[0].splitlines():
+        name, _, value = line.partition(":")
+        yield name.strip(), value.strip()
+
+
+def system() -> str:
+    """Python and the system, e.g. `Python 3.11.7, Linux x86_64`."""
+    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that embedding needs; onnxruntime's are `wheels`."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def wheels() -> dict[str, str]:
+    """The distributions that are installed and bring the module `onnxruntime`, with their versions."""
+    found = {}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if name in WHEELS:
+            found.setdefault(name, distribution.version)  # the first on the path is what Python imports
+    return dict(sorted(found.items()))
+
+
+def wheel_problems(found: dict[str, str]) -> list[str]:
+    """What is wrong with the wheels `found`: more than one, or files that are not its own."""
+    mend = f"Mend: {REINSTALL.format(' '.join(found))}"
+    if len(found) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in found.items())
+        return [f"{both} are installed: each overwrites the other's files, and CUDA is lost without a word. {mend}"]
+    imported = load_onnxruntime().__version__
+    for name, version in found.items():
+        if version.partition("+")[0] != imported.partition("+")[0]:
+            return [f"{name} {version} is installed, but its module is of {imported}: overwritten. {mend}"]
+    return []
+
+
+@dataclass(frozen=True)
+class Format:
+    """An image format. read: whether Pillow reads it here. note: with which library, or how to get it."""
+
+    name: str
+    read: bool
+    note: str = ""
+
+
+# Name, Pillow's name, and the library that Pillow may be built without.
+_FORMATS = (
+    ("JPEG", "JPEG", "jpg"),
+    ("PNG", "PNG", "zlib"),
+    ("WebP", "WEBP", "webp"),
+    ("GIF", "GIF", None),
+    ("BMP", "BMP", None),
+    ("TIFF", "TIFF", "libtiff"),
+    ("AVIF", "AVIF", "avif"),
+    ("HEIC", "HEIF", None),
+)
+
+
+def formats() -> list[Format]:
+    """The formats that people keep photos in. JPEG names its library: others than libjpeg-turbo are slow."""
+    from PIL import Image, features
+
+    Image.init()
+    found = []
+    for name, identifier, library in _FORMATS:
+        read = identifier in Image.OPEN and (library is None or bool(features.check(library)))
+        note = "" if read else "convert such files to JPEG"
+        if name == "JPEG" and read:
+            turbo = features.version_feature("libjpeg_turbo")
+            note = f"libjpeg-turbo {turbo}" if turbo else "without libjpeg-turbo: slow"
+        found.append(Format(name, read, note))
+    return found

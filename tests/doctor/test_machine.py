@@ -1,0 +1,88 @@
+"""What is installed: wheels as files of distributions on the path, formats as Pillow reads them."""
+
+import io
+import os
+from importlib import metadata
+
+import pytest
+from PIL import Image
+
+from clipline import cores
+from clipline.doctor import machine
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install("onnxruntime", "1.0"): that distribution as pip writes it, on a path that holds nothing else."""
+    original = metadata.distributions
+    # The real ones stay importable; only the list of what is installed is ours.
+    monkeypatch.setattr(metadata, "distributions", lambda: original(path=[str(tmp_path)]))
+
+    def write(name: str, version: str) -> None:
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+    return write
+
+
+def test_the_wheel_that_is_here():
+    found = machine.wheels()
+    assert len(found) == 1, "the development environment has one"
+    assert machine.wheel_problems(found) == []
+
+
+def test_two_wheels_are_a_problem_with_its_mend(install):
+    install("onnxruntime", "1.31.1")
+    install("onnxruntime_gpu", "1.30.0")
+    install("onnxruntime-extensions", "0.13.0")
+    found = machine.wheels()
+    assert found == {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
+    (problem,) = machine.wheel_problems(found)
+    assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are installed" in problem
+    assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'clipline[cpu]'" in problem
+
+
+def test_a_module_of_another_version_was_overwritten(install):
+    install("onnxruntime", "1.2.3")
+    (problem,) = machine.wheel_problems(machine.wheels())
+    assert problem.startswith("onnxruntime 1.2.3 is installed, but its module is of ")
+
+
+def test_the_version_of_a_build_is_no_other_version(install):
+    import onnxruntime
+
+    install("onnxruntime-gpu", f"{onnxruntime.__version__}+cu13")
+    assert machine.wheel_problems(machine.wheels()) == []
+
+
+def test_no_wheel(install):
+    assert machine.wheels() == {}
+    assert machine.wheel_problems({}) == [], "onnxruntime may have been built here"
+
+
+def test_versions():
+    assert machine.versions()["pillow"] == metadata.version("pillow")
+    assert machine.system().startswith("Python 3.")
+
+
+def test_cpu():
+    found = machine.cpu()
+    assert found.model
+    assert found.usable == cores.available() <= found.affinity <= found.cores == os.cpu_count()
+    assert set(found.flags) <= set(machine.FLAGS)
+    assert f"{found.usable} of {found.cores} cores" in str(found)
+
+
+def test_formats_are_those_that_are_really_read():
+    for each in machine.formats():
+        if each.name == "HEIC":
+            continue  # Pillow writes none
+        data = io.BytesIO()
+        try:
+            Image.new("RGB", (8, 8), "red").save(data, each.name)
+            Image.open(data).load()
+            read = True
+        except (OSError, KeyError):
+            read = False
+        assert each.read == read, each

@@ -1,0 +1,68 @@
+"""Providers that really run, and where the nodes of a real model stand."""
+
+import onnx
+import pytest
+from onnx import helper
+
+from clipline import provider
+from clipline.bundle import Bundle
+from clipline.doctor import providers
+
+
+def test_the_small_graph_is_what_onnx_writes():
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    assert onnx.load_from_string(providers.DOUBLE) == model
+
+
+def test_what_runs_here():
+    cpu, cuda = providers.providers(threads=1)
+    assert (cpu.name, cpu.available, cpu.runs, cpu.why) == ("cpu", True, True, "")
+    assert cuda.name == "cuda"
+    if provider.no_device():
+        assert not cuda.runs
+        assert cuda.why
+        assert "Mend" not in cuda.why
+
+
+def test_a_provider_that_gives_wrong_numbers_does_not_run(monkeypatch):
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], "square", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    monkeypatch.setattr(providers, "DOUBLE", model.SerializeToString())
+    cpu, _ = providers.providers(threads=1)
+    assert not cpu.runs
+    assert cpu.why == "it starts, but doubles 0 1 2 to [0.0, 1.0, 4.0]"
+
+
+def test_every_node_is_counted(bundle):
+    image, text = providers.placements(Bundle(bundle), "cpu", threads=1)
+    assert (image.file, image.precision, image.problem) == ("image.onnx", "fp32", "")
+    for each in (image, text):
+        assert list(each.nodes) == [provider.CPU]
+        assert each.share == {provider.CPU: 1.0}
+        assert each.cpu_work == [], "on the CPU, that is where work belongs"
+    nodes = len(onnx.load(bundle / "image.onnx").graph.node)
+    assert 1 < image.nodes[provider.CPU] <= nodes, "onnxruntime joins some, and runs each once"
+
+
+def test_damaged_files_are_told_apart(make_bundle, tmp_path):
+    folder = make_bundle(tmp_path / "onnx")
+    opened = Bundle(folder)
+    whole = (folder / "image.onnx").read_bytes()
+    (folder / "image.onnx").write_bytes(whole[:-1] + b"x")
+    (folder / "text.onnx").unlink()
+    image, text = providers.placements(opened, "cpu", threads=1)
+    assert "image.onnx: not the file that manifest.json describes" in image.problem
+    assert "text.onnx: no such file" in text.problem
+    assert image.nodes == text.nodes == {}
+
+
+@pytest.mark.skipif(provider.no_device() is None, reason="this machine has an NVIDIA device")
+def test_cuda_that_is_absent(bundle):
+    """It must not be the CPU's placement that is shown."""
+    for each in providers.placements(Bundle(bundle), "cuda", threads=1):
+        assert "CUDA was asked for" in each.problem
+        assert each.nodes == {}

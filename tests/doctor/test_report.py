@@ -1,0 +1,134 @@
+"""`clipline doctor` as a whole: its words, its JSON, its exit codes, and rates of real images."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from clipline import provider
+from clipline.doctor import stages
+from clipline.doctor.report import examine
+from clipline.embed.sources import open_source
+from clipline.errors import CliplineError, UsageError
+from clipline.runtime import OnnxModel
+
+CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()", "doctor"]
+
+
+def doctor(*arguments: object) -> subprocess.CompletedProcess:
+    command = [*CLIPLINE, *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """40 good images of 40 x 30, and one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(40):
+        Image.new("RGB", (40, 30), (200, 5 * index, 10)).save(folder / f"{index:02d}.jpg")
+    (folder / "bad.jpg").write_text("text")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(stages, "MODEL_SECONDS", 0.05)
+
+
+def test_a_sound_machine(bundle):
+    done = doctor("--model", bundle, "--provider", "cpu")
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "all right"
+    kinds = [line.split()[0] for line in lines]
+    assert kinds[:6] == ["system", "cpu", "nvidia", "packages", "wheels", "formats"]
+    assert "provider    cpu: runs" in lines
+    assert any(line.startswith("graph       image.onnx") and "nodes on CPUExecutionProvider" in line for line in lines)
+
+
+def test_json_and_nothing_heavy(bundle, photos):
+    program = (
+        "import sys; from clipline.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(sorted({'torch', 'transformers', 'timm', 'mlflow', 'dvc', 'onnx', 'datasets'} & set(sys.modules)))"
+    )
+    arguments = ["doctor", photos, "--model", bundle, "--provider", "cpu", "--threads", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=60
+    )
+    text, _, heavy = done.stdout.rstrip().rpartition("\n")
+    assert heavy == "[]"
+    found = json.loads(text)
+    assert found["ok"] is True
+    assert found["problems"] == []
+    rates = found["rates"]
+    assert (rates["images"], rates["batch_size"], rates["running_on"]) == (40, 32, "CPU, 1 thread")
+    assert list(rates["stages"]) == ["read", "decode", "model", "write"]
+    assert min(rates["stages"].values()) > 0
+    assert rates["limit"] == min(rates["stages"], key=rates["stages"].get)
+    assert rates["together"] > 0
+    assert rates["failures"] == ["bad.jpg: decode: not an image that Pillow can read"]
+    assert "bad.jpg" in found["notes"][-1]
+
+
+def test_rates_hang_together(bundle, photos):
+    """What reads and decodes and runs cannot be faster than the slowest of them."""
+    found = stages.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
+    assert found.possible < min(found.stages["decode"], found.stages["model"])
+    assert found.together < 1.5 * found.possible, "more than noise"
+
+
+def test_a_folder_with_no_good_image(bundle, tmp_path):
+    (tmp_path / "bad.jpg").write_text("text")
+    with pytest.raises(CliplineError, match=r"none of its first images can be used \(bad\.jpg: not an image"):
+        stages.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1)
+    assert doctor(tmp_path, "--model", bundle, "--provider", "cpu").returncode == 1
+
+
+def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
+    folder = make_bundle(tmp_path / "onnx")
+    (folder / "image.onnx").write_bytes(b"x" * (folder / "image.onnx").stat().st_size)
+    done = doctor(photos, "--model", folder, "--provider", "cpu")
+    assert done.returncode == 1
+    assert "problem:" in done.stdout
+    assert "not the file that manifest.json describes" in done.stdout
+    assert "measured" not in done.stdout, "no figures of what is broken"
+    assert done.stdout.splitlines()[-1] == "1 broken"
+
+
+@pytest.mark.skipif(provider.no_device() is None, reason="this machine has an NVIDIA device")
+def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
+    done = doctor("--model", bundle, "--provider", "cuda", "--json")
+    assert done.returncode == 1
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem.startswith("CUDA does not run: ")
+    assert "Mend: " in problem
+    assert doctor("--provider", "auto").returncode == 0, "a machine without a GPU is no broken one"
+
+
+def test_no_onnxruntime_is_a_problem_not_a_crash(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    report = examine(None, None)
+    assert len(report.problems) == 1
+    assert "clipline[cpu]" in report.problems[0]
+    assert report.providers == []
+
+
+def test_bad_usage_is_exit_2(tmp_path, photos):
+    for arguments, expected in [
+        ([photos], "--model"),
+        (["--model", tmp_path], "manifest.json: no such file"),
+        ([tmp_path / "none", "--model", tmp_path], "no such file or folder"),
+    ]:
+        done = doctor(*arguments)
+        assert done.returncode == 2
+        assert expected in done.stderr
+        assert done.stdout == ""
+    with pytest.raises(UsageError, match="add --model"):
+        examine(open_source(str(photos)), None)
