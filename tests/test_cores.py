@@ -40,3 +40,17 @@ def test_the_smallest_counts(tmp_path, monkeypatch):
     assert cores.available() == 1
     monkeypatch.setattr(cores, "quotas", lambda *_: [])
     assert cores.available() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2 avx_vnni\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2\nmodel name : vnni\n", False),
+        ("", False),
+    ],
+)
+def test_vnni_is_read_from_the_flags(monkeypatch, cpuinfo, expected):
+    monkeypatch.setattr(cores, "_text", lambda path: cpuinfo)
+    assert cores.multiplies_bytes() is expected

@@ -18,6 +18,11 @@ def available() -> int:
     return max(1, min([cores, *(math.ceil(quota) for quota in quotas(CGROUP, Path("/proc/self/cgroup")))]))
 
 
+def multiplies_bytes() -> bool:
+    """Whether the CPU adds up products of bytes without saturation (VNNI); False where it cannot be told."""
+    return any("vnni" in line for line in _text(Path("/proc/cpuinfo")).splitlines() if line.startswith("flags"))
+
+
 def quotas(mount: Path, membership: Path) -> list[float]:
     """The CPU quotas, in cores, of this process's cgroup and those above it; version 2 and version 1.
 

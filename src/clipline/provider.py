@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
+from clipline import cores
 from clipline.errors import CliplineError, UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class Sessions:
         options.log_severity_level = QUIET  # what goes wrong is raised as well
         # Threads that wait for the next batch would otherwise spin on the cores that decode it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not cores.multiplies_bytes():
+            # Without VNNI products of bytes saturate: another embedding than on the machine that passed the gate.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
     def _no_cuda(self) -> str | None:
@@ -105,6 +109,7 @@ def load_onnxruntime() -> ModuleType:
             "onnxruntime is installed in part. Mend: pip uninstall onnxruntime onnxruntime-gpu, "
             "then pip install 'clipline[cpu]' or 'clipline[gpu]'"
         )
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

@@ -125,8 +125,8 @@ class _Work:
 def _calibrate(prepared: Path, ranges: Path, kinds: list[str], batches: Iterable[np.ndarray], folder: Path) -> None:
     """Least and greatest value of each tensor, over all batches.
 
-    Percentiles and entropy (which cost three times as long and hold whole activations) won nothing measurable on
-    Flickr8k: clipped tails are what retrieval tells images apart by.
+    Percentiles and entropy take twice the time, hold whole activations, and won nothing on Flickr8k with MobileNet
+    (99.99 %: the same mean cosine to four digits).
     """
     calibrator = create_calibrator(
         prepared, kinds, str(folder / "augmented.onnx"), calibrate_method=CalibrationMethod.MinMax
