@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# In a process of their own: Ray takes over signals and threads of the process that starts it, for good.
+RAY_TESTS := tests/embed/test_ray.py
 # Stages run the first `python` on PATH: it must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -25,7 +27,8 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
 test: $(STAMP) ## run the tests
-	python -m pytest tests --ignore=tests/install
+	python -m pytest tests --ignore=tests/install --ignore=$(RAY_TESTS)
+	python -m pytest $(RAY_TESTS)
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install
