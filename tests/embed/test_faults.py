@@ -69,9 +69,11 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
     if overwrite:
         assert sorted(path.name for path in out.parent.rglob("*")) == before
         return
-    sizes = [pq.read_metadata(part).num_rows for part in out.glob("part-*")]
-    assert 2 <= len(sizes) < 150
-    assert set(sizes) == {20}
+    sizes = [pq.read_metadata(part).num_rows for part in sorted(out.glob("part-*"))]
+    assert 2 <= len(sizes) < 151
+    assert set(sizes[:-1]) == {20}
+    # What was embedded and not yet written is saved on the way out, unless there is no way out.
+    assert sizes[-1] == 20 if number == signal.SIGKILL else 1 <= sizes[-1] <= 20
     assert run(embed(photos, bundle, out, "--overwrite")).returncode == 0
     assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", "part-00000.parquet"]
 
