@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipline.atomic import atomic
 from clipline.embed.item import Failure
 from clipline.embed.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY, Counts, Identity, Manifest, read
 from clipline.embed.parts import Parts
-from clipline.embed.table import ERROR_SCHEMA, Row, disk
+from clipline.embed.table import ERROR_SCHEMA, Row, disk, write_table
 from clipline.errors import UsageError
-
-ERROR_ROWS = 1000
 
 
 class Writer:
@@ -43,26 +39,22 @@ class Writer:
                 for path in folder.glob(pattern):
                     path.unlink()
         self.parts = Parts(folder, identity.dim, identity.dtype, part_rows)
-        self._failures: list[Failure] = []
-        self.errors = 0
-        self._stack = ExitStack()
+        self._failures: list[Failure] = []  # some 300 bytes each
 
     def __enter__(self) -> Writer:
-        with disk(self._folder / ERRORS):
-            file = self._stack.enter_context(atomic(self._folder / ERRORS))
-            self._error_file = self._stack.enter_context(pq.ParquetWriter(file, ERROR_SCHEMA))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind and self.parts.unsaved:
-                self._begin()
-                self.parts.flush()
-        finally:
-            with disk(self._folder / ERRORS):
-                self._stack.__exit__(kind, error, trace)
+        if kind and self.parts.unsaved:
+            self._begin()
+            self.parts.flush()
+
+    @property
+    def errors(self) -> int:
+        """How many inputs have no row."""
+        return len(self._failures)
 
     def add(self, row: Row, vector: np.ndarray) -> tuple[int, int]:
         """One row; its place. vector: [dim]."""
@@ -72,18 +64,14 @@ class Writer:
     def fail(self, failure: Failure) -> None:
         """One input that has no row."""
         self._failures.append(failure)
-        self.errors += 1
-        if len(self._failures) >= ERROR_ROWS:
-            self._write_errors()
 
     def finish(self, dropped: list[tuple[int, int]]) -> Manifest:
         """Drop rows, write what is left, then the manifest."""
         if dropped:
             self._begin()
         self.parts.drop(dropped)
-        self._write_errors()
-        with disk(self._folder / ERRORS):
-            self._stack.close()
+        columns = {name: [getattr(each, name) for each in self._failures] for name in ERROR_SCHEMA.names}
+        write_table(self._folder / ERRORS, pa.table(columns, schema=ERROR_SCHEMA))
         rows = len(self.parts)
         counts = Counts(images=rows + self.errors, rows=rows, errors=self.errors, parts=self.parts.files)
         return self._write_manifest(counts, complete=True)
@@ -100,12 +88,6 @@ class Writer:
         with disk(path), atomic(path) as file:
             file.write(json.dumps(self._manifest.model_dump(), indent=2, ensure_ascii=False).encode() + b"\n")
         return self._manifest
-
-    def _write_errors(self) -> None:
-        columns = {name: [getattr(each, name) for each in self._failures] for name in ERROR_SCHEMA.names}
-        with disk(self._folder / ERRORS):
-            self._error_file.write_table(pa.table(columns, schema=ERROR_SCHEMA))
-        self._failures = []
 
 
 def _may_mix(folder: Path, there: Identity, new: Identity) -> None:
