@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from clipline.doctor.stages import ready
+from clipline.embed.batch_size import rate
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError
@@ -65,28 +65,28 @@ def apart(function, job: Job) -> dict[str, Any]:
 
 
 def ours(job: Job) -> dict[str, Any]:
-    """clipline end to end: files -> parquet. Raises CliplineError where an image fails: rates would not compare."""
+    """clipline end to end: files -> parquet; `limit`: the same session on a batch that is ready, before and after.
+
+    Raises CliplineError where an image fails: rates would not compare.
+    """
     model = job.open()
+    pixels = np.stack([model.preprocess.read(file)[0] for file in islice(cycle(job.files()), job.batch_size)])
+    limits = [rate(model, pixels, job.seconds / 2)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         options = Options(batch_size=job.batch_size, threads=job.threads)
         summary = embed(Folder(job.photos), model, Path(folder) / "embeddings", options)
         seconds = time.perf_counter() - begun
+    limits.append(rate(model, pixels, job.seconds / 2))
     if summary.embedded != job.images:
         raise CliplineError(f"{summary.embedded} of {job.images} images embedded: {summary.failures}")
     return {
         "rate": summary.embedded / seconds,
+        "limit": sum(limits) / 2,
         "thread_seconds": {name: round(spent, 2) for name, spent in summary.clock.seconds.items()},
         "peak_mb": peak_mb(),
         "running_on": summary.running_on,
     }
-
-
-def limit(job: Job) -> dict[str, Any]:
-    """The same session on a batch that is ready: what end to end cannot pass."""
-    model = job.open()
-    pixels = [model.preprocess.read(file)[0] for file in islice(cycle(job.files()), job.batch_size)]
-    return {"rate": ready(model, np.stack(pixels), job.seconds)}
 
 
 def decode(job: Job) -> dict[str, Any]:

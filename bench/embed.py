@@ -48,9 +48,9 @@ def main(
     precisions: Annotated[str, typer.Option(help="Those that the model lacks are left out.")] = "fp32,int8,fp16",
     peers: Annotated[str, typer.Option(help="open_clip, serial, or none.")] = ",".join(PEERS),
     threads: Annotated[int | None, typer.Option(min=1, show_default="all cores")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
-    seconds: Annotated[float, typer.Option(help="To measure the limit, each time.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="To measure the limit, half before and half after.")] = 10.0,
     rss: Annotated[bool, typer.Option("--rss", help="Also peak memory for --images and ten times as many.")] = False,
     cache: Annotated[Path, typer.Option(help="For photos and the model.")] = ROOT / ".cache" / "bench",
     out: Annotated[Path | None, typer.Option(help="Write JSON too.")] = None,
@@ -122,7 +122,6 @@ def _contests(
     found: dict[str, tuple[Callable[[Job], dict], Job]] = {"decode": (contenders.decode, job)}
     for name in precisions:
         found[name] = (contenders.ours, replace(job, precision=name))
-        found[f"limit {name}"] = (contenders.limit, replace(job, precision=name))
     if "serial" in peers:
         found["serial " + precisions[0]] = (contenders.serial, replace(job, precision=precisions[0]))
     if "open_clip" in peers:
@@ -162,7 +161,8 @@ def _rates(rounds: list[dict[str, dict]]) -> dict[str, list[float]]:
     On the CPU they share the cores; on CUDA the slower one is the ceiling.
     """
     found = {name: [each[name]["rate"] for each in rounds] for name in rounds[0]}
-    for name in [name.removeprefix("limit ") for name in rounds[0] if name.startswith("limit ")]:
+    for name in [name for name in rounds[0] if "limit" in rounds[0][name]]:
+        found[f"limit {name}"] = [each[name]["limit"] for each in rounds]
         shared = rounds[0][name]["running_on"].startswith("CPU")
         pairs = zip(found[f"limit {name}"], found["decode"], strict=True)
         found[f"ceiling {name}"] = [1 / (1 / ran + 1 / got) if shared else min(ran, got) for ran, got in pairs]

@@ -10,7 +10,7 @@ from clipline.precision import choose, fastest
 def test_takes_the_fastest_and_says_why():
     calls = {"fp32": lambda: time.sleep(0.03), "int8": lambda: time.sleep(0.01), "fp16": lambda: time.sleep(0.05)}
     start = time.perf_counter()
-    chosen, words = fastest(calls, seconds=0.2)
+    chosen, words = fastest(calls, 16, seconds=0.2)
     assert chosen == "int8" and 0.6 < time.perf_counter() - start < 3
     said, rates = words.removesuffix(" images/s").split(": ")
     assert said == "int8, the fastest here"
@@ -21,7 +21,7 @@ def test_takes_the_fastest_and_says_why():
 def test_a_moment_that_is_busy_does_not_decide():
     naps = iter([0.0, 0.3, 0.01, 0.01, 0.01, 0.01, 0.01])
     calls = {"fp32": lambda: time.sleep(0.05), "int8": lambda: time.sleep(next(naps, 0.01))}
-    assert fastest(calls, seconds=0.33)[0] == "int8"
+    assert fastest(calls, 16, seconds=0.33)[0] == "int8"
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,13 @@ def embed(
     root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
     batch_size: Annotated[
-        str, typer.Option(metavar="N|auto", help="Images in one call of the model; auto finds the fastest.")
-    ] = "32",
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Images in one call of the model; auto finds the fastest.",
+            show_default="16 on the CPU, 256 on CUDA",
+        ),
+    ] = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
     ] = PrecisionName.fp32,
@@ -154,7 +159,7 @@ def embed(
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
-    from clipline.runtime import OnnxModel
+    from clipline.runtime import USUAL_BATCH, OnnxModel
 
     if engine == EngineName.local and (ray_address or ray_workers):
         raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
@@ -167,6 +172,8 @@ def embed(
         chosen = read(out).precision  # of one folder's vectors all are of one precision
     if cluster and "auto" in (chosen, batch_size):
         raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
+    if cluster and not batch_size:
+        batch_size = str(USUAL_BATCH["cuda" if provider == ProviderName.cuda else "cpu"])
     # With a cluster the provider is its workers': this machine may have no GPU.
     here = "cpu" if cluster else provider.value
     opened = OnnxModel(model, provider=here, precision=chosen, threads=threads)

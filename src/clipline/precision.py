@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# Images in the batch that is timed: enough to fill the cores, few enough to be done soon.
-BATCH = 16
 # From the most exact: a less exact one must be faster by a twentieth, or two runs would take different ones by chance.
 ORDER, MARGIN = ("fp32", "fp16", "int8"), 1.05
 
 
-def fastest(calls: dict[str, Callable[[], object]], seconds: float = 1.0) -> tuple[str, str]:
-    """The fastest of `calls` (precision -> one batch of BATCH images), and why in words.
+def fastest(calls: dict[str, Callable[[], object]], batch: int, seconds: float = 1.0) -> tuple[str, str]:
+    """The fastest of `calls` (precision -> one batch of `batch` images), and why in words.
 
     Each is timed for about `seconds`, in turns, so that a busy moment hits all; its best batch counts.
     """
@@ -29,9 +27,9 @@ def fastest(calls: dict[str, Callable[[], object]], seconds: float = 1.0) -> tup
             calls[name]()
             took = time.perf_counter() - start
             best[name], spent[name] = min(best[name], took), spent[name] + took
-    chosen = choose({name: BATCH / took for name, took in best.items()})
+    chosen = choose({name: batch / took for name, took in best.items()})
     ranked = sorted(best, key=best.__getitem__)
-    rates = ", ".join(f"{name} {BATCH / best[name]:,.0f}" for name in ranked)
+    rates = ", ".join(f"{name} {batch / best[name]:,.0f}" for name in ranked)
     why = "the fastest here" if chosen == ranked[0] else "as fast as any here"
     return chosen, f"{chosen}, {why}: {rates} images/s"
 

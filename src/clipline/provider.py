@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from clipline import cores
 from clipline.errors import CliplineError, UsageError
+from clipline.pinned import load_driver
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -117,13 +117,14 @@ def errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     """What onnxruntime raises for a bad graph or a failed run; they share no base class."""
     state = ort.capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    return tuple(getattr(state, name) for name in (*names, "RuntimeException", "EPFail"))
+    # Buffers on a device raise a plain RuntimeError when its memory is out.
+    return (*(getattr(state, name) for name in (*names, "RuntimeException", "EPFail")), RuntimeError)
 
 
 def no_device() -> str | None:
     """Why there is no NVIDIA device to use, asked of the driver itself; None where there is one."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        driver = load_driver()
     except OSError:
         return "no NVIDIA driver on this machine"
     count = ctypes.c_int(0)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from clipline import cores
 from clipline.bundle import Bundle, Graph
 from clipline.errors import CliplineError, UsageError
+from clipline.fixed_calls import FixedCalls
 from clipline.image import Preprocess
-from clipline.precision import BATCH, fastest
-from clipline.provider import Sessions, errors, first_line, load_onnxruntime
+from clipline.precision import fastest
+from clipline.provider import CUDA, Sessions, errors, first_line, load_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
+T = TypeVar("T", np.ndarray, dict[str, np.ndarray])
+# Images in a batch that suit most models: larger ones gain nothing (docs/benchmarks.md; CUDA's is not measured yet).
+USUAL_BATCH = {"cpu": 16, "cuda": 256}
+
 
 class _Opened(NamedTuple):
+    """An image graph, loaded. call: uint8 [b, S, S, 3] -> float32 [b, dim]. words: its precision, and why it."""
+
     graph: Graph
-    session: InferenceSession
+    call: Callable[[np.ndarray], np.ndarray]
+    on_cuda: bool
     words: str
 
 
@@ -71,9 +80,24 @@ class OnnxModel:
         return self.bundle.manifest.dim
 
     @property
+    def on_cuda(self) -> bool:
+        """Whether the image graph runs on CUDA. Loads it: only that tells."""
+        return self._opened.on_cuda
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many threads should call `embed_pixels`: with CUDA two, one's pixels travel while the other's compute."""
+        return 2 if self.on_cuda else 1
+
+    @property
+    def usual_batch(self) -> int:
+        """A batch size that suits most models here; the same at each run, since a vector's last bits depend on it."""
+        return _usual(self.on_cuda)
+
+    @property
     def running_on(self) -> str:
         """The provider in words, e.g. `CPU, 2 threads`. Loads the image graph: only that tells."""
-        assert self._image_session is not None
+        assert self._opened
         return self._sessions.words
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +107,7 @@ class OnnxModel:
             raise ValueError(f"expected uint8 [b, {size}, {size}, 3], got {pixels.dtype} {list(pixels.shape)}")
         if not len(pixels):
             return np.empty((0, self.dim), np.float32)
-        return self._run(self._image, self._image_session, {"pixels": pixels})
+        return self._guarded(self._image, self._opened.call, pixels)
 
     def embed_texts(self, texts: list[str], batch_size: int = 256) -> np.ndarray:
         """n texts -> float32 [n, dim]; `batch_size` per call. Raises CliplineError if the graph fails."""
@@ -94,7 +118,7 @@ class OnnxModel:
                 "input_ids": np.array([item.ids for item in encoded], np.int64),
                 "attention_mask": np.array([item.attention_mask for item in encoded], np.int64),
             }
-            parts.append(self._run(self._text, self._text_session, inputs))
+            parts.append(self._guarded(self._text, self._run_text, inputs))
         return np.concatenate(parts)
 
     def cut(self, texts: list[str]) -> list[str]:
@@ -117,30 +141,33 @@ class OnnxModel:
     def _image(self) -> Graph:
         return self._asked or self._opened.graph
 
-    @property
-    def _image_session(self) -> InferenceSession:
-        return self._opened.session
-
     @cached_property
     def _opened(self) -> _Opened:
         """The image graph, loaded: the one asked for, or the fastest. Loads all of them if it must choose."""
         graphs = self.bundle.manifest.image
         if self._asked or len(graphs) == 1:
             graph = self._asked or next(iter(graphs.values()))
-            words = graph.precision + ("" if self._asked else ", the only one shipped")
-            return _Opened(graph, self._sessions.open(self._path(graph)), words)
-        sessions = {name: self._sessions.open(self._path(graph)) for name, graph in graphs.items()}
-        size = self.preprocess.size
-        pixels = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), np.uint8)
-        calls = {
-            name: partial(self._run, graphs[name], session, {"pixels": pixels}) for name, session in sessions.items()
-        }
-        name, words = fastest(calls)
-        return _Opened(graphs[name], sessions[name], words)
+            return self._open(graph, graph.precision + ("" if self._asked else ", the only one shipped"))
+        opened = {name: self._open(graph, "") for name, graph in graphs.items()}
+        size, batch = self.preprocess.size, _usual(next(iter(opened.values())).on_cuda)
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+        name, words = fastest(
+            {name: partial(self._guarded, graphs[name], each.call, pixels) for name, each in opened.items()}, batch
+        )
+        return opened[name]._replace(words=words)
+
+    def _open(self, graph: Graph, words: str) -> _Opened:
+        session = self._sessions.open(self._path(graph))
+        if session.get_providers()[0] == CUDA:
+            return _Opened(graph, FixedCalls(load_onnxruntime(), session, self.dim).run, True, words)
+        return _Opened(graph, lambda pixels: session.run(["embedding"], {"pixels": pixels})[0], False, words)
 
     @cached_property
     def _text_session(self) -> InferenceSession:
         return self._sessions.open(self._path(self._text))
+
+    def _run_text(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return self._text_session.run(["embedding"], inputs)[0]
 
     def _path(self, graph: Graph) -> Path:
         """The graph's file. Raises UsageError where it is missing or not the size that the manifest names."""
@@ -154,15 +181,21 @@ class OnnxModel:
             )
         return path
 
-    def _run(self, graph: Graph, session: InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def _guarded(self, graph: Graph, call: Callable[[T], np.ndarray], given: T) -> np.ndarray:
+        """`call(given)`. Raises CliplineError, which names the graph's file, where onnxruntime fails."""
         try:
-            return session.run(["embedding"], inputs)[0]
+            return call(given)
         except errors(load_onnxruntime()) as error:
+            inputs = given if isinstance(given, dict) else {"pixels": given}
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise CliplineError(
                 f"{self.bundle.folder / graph.file}: onnxruntime failed on {shapes}: {first_line(error)}. "
                 "Mend: if memory ran out, use smaller batches; else export the model again"
             ) from error
+
+
+def _usual(on_cuda: bool) -> int:
+    return USUAL_BATCH["cuda" if on_cuda else "cpu"]
 
 
 def _graph(bundle: Bundle, side: Literal["image", "text"], precision: str) -> Graph:

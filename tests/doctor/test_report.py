@@ -68,7 +68,7 @@ def test_json_and_nothing_heavy(bundle, photos):
     assert found["ok"] is True
     assert found["problems"] == []
     rates = found["rates"]
-    assert (rates["images"], rates["batch_size"], rates["running_on"]) == (40, 32, "CPU, 1 thread")
+    assert (rates["images"], rates["batch_size"], rates["running_on"]) == (40, 16, "CPU, 1 thread")
     assert list(rates["stages"]) == ["read", "decode", "model", "write"]
     assert min(rates["stages"].values()) > 0
     assert rates["limit"] == min(rates["stages"], key=rates["stages"].get)
@@ -87,7 +87,7 @@ def test_rates_hang_together(bundle, photos):
 def test_a_folder_with_no_good_image(bundle, tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     with pytest.raises(CliplineError, match=r"none of its first images can be used \(bad\.jpg: not an image"):
-        stages.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1)
+        stages.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
     assert doctor(tmp_path, "--model", bundle, "--provider", "cpu").returncode == 1
 
 

@@ -105,7 +105,7 @@ def examine(
             _look_at_model(report, bundle, provider, threads)
         if source and not report.problems:
             model = OnnxModel(folder, provider=provider, precision=precision, threads=threads)
-            report.rates = rates(source, model, threads)
+            report.rates = rates(source, model, threads, model.usual_batch)
             _judge_rates(report)
     except CliplineError as error:
         report.problems.append(str(error))

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from clipline.embed.batch_size import rate
 from clipline.embed.clock import STAGES
 from clipline.embed.decode import Decoded, Loaded, decode, load
 from clipline.embed.item import Failure, Item, Source
@@ -45,7 +46,7 @@ class Rates:
     possible: float
 
 
-def rates(source: Source, model: OnnxModel, threads: int, batch_size: int = 32) -> Rates:
+def rates(source: Source, model: OnnxModel, threads: int, batch_size: int) -> Rates:
     """Measure on the first images of `source`. Raises CliplineError where none of them can be used, UsageError as
     `OnnxModel` does."""
     items, failures = _first(source)
@@ -60,7 +61,7 @@ def rates(source: Source, model: OnnxModel, threads: int, batch_size: int = 32) 
         why = f" ({failures[0].path}: {failures[0].reason})" if failures else ""
         raise CliplineError(f"{source.root}: none of its first images can be used{why}")
     size = min(batch_size, len(images))
-    alone = ready(model, np.stack([each.pixels for each in images[:size]]), MODEL_SECONDS)
+    alone = rate(model, np.stack([each.pixels for each in images[:size]]), MODEL_SECONDS)
     good = {each.path for each in images}
     together, write = _together(
         _Some(source.root, [item for item in items if item.path in good]), model, Options(size, threads=threads), alone
@@ -79,16 +80,6 @@ def rates(source: Source, model: OnnxModel, threads: int, batch_size: int = 32) 
         together=round(together, 1),
         possible=round(possible, 1),
     )
-
-
-def ready(model: OnnxModel, pixels: np.ndarray, seconds: float) -> float:
-    """Images per second of the model alone on one batch that is ready, again and again for about `seconds`."""
-    model.embed_pixels(pixels)  # the first call of a shape plans its memory
-    done, begun = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begun) < seconds:
-        model.embed_pixels(pixels)
-        done += len(pixels)
-    return done / spent
 
 
 def _first(source: Source) -> tuple[list[Item], list[Failure]]:

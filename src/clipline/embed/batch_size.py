@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -15,13 +16,20 @@ LARGEST = 1024
 SECONDS = 1.0
 
 
-def choose(model: OnnxModel, wanted: str, say: Callable[[str], None]) -> int:
-    """`wanted` as a number, or for `auto` the knee (see `knee`), which `say` is told. Raises UsageError."""
+def choose(model: OnnxModel, wanted: str | None, say: Callable[[str], None]) -> int:
+    """`wanted` as a number, or the usual for None, or for `auto` the knee (see `knee`), which `say` is told.
+
+    Raises UsageError.
+    """
+    if wanted is None:
+        return model.usual_batch
     if wanted != "auto":
         if not wanted.isdecimal() or int(wanted) < 1:
             raise UsageError(f"--batch-size {wanted}: a number above 0, or auto")
         return int(wanted)
-    size, rates = knee(lambda count: rate(model, count))
+    side = model.preprocess.size
+    pixels = np.random.default_rng(0).integers(0, 256, (LARGEST, side, side, 3), dtype=np.uint8)
+    size, rates = knee(lambda count: rate(model, pixels[:count], SECONDS))
     tried = ", ".join(f"{count}: {found:,.0f}" for count, found in rates.items())
     say(f"--batch-size auto: {size} (images/s at {tried})")
     return size
@@ -44,13 +52,19 @@ def knee(measure: Callable[[int], float]) -> tuple[int, dict[int, float]]:
     return size, rates
 
 
-def rate(model: OnnxModel, count: int) -> float:
-    """Images per second of the model alone with batches of `count`, measured for about a second."""
-    size = model.preprocess.size
-    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+def rate(model: OnnxModel, pixels: np.ndarray, seconds: float) -> float:
+    """Images per second of the model alone on one batch that is ready, again and again for about `seconds`."""
+
+    def calls(_: int) -> int:
+        done = 0
+        while time.perf_counter() - begun < seconds:
+            model.embed_pixels(pixels)
+            done += len(pixels)
+        return done
+
     model.embed_pixels(pixels)  # the first call of a shape plans its memory
-    done, begun = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begun) < SECONDS:
-        model.embed_pixels(pixels)
-        done += count
-    return done / spent
+    at_once = model.calls_at_once
+    with ThreadPoolExecutor(at_once) as pool:
+        begun = time.perf_counter()
+        done = sum(pool.map(calls, range(at_once)))
+        return done / (time.perf_counter() - begun)

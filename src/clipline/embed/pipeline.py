@@ -86,8 +86,9 @@ class Pipeline:
         ahead = 2 * self.batch_size + self.threads
         loaded = map_ordered(self._load, items, threads=self.threads, ahead=2 * self.threads + 2)
         decoded = map_ordered(self._decode, self._new(loaded), threads=self.threads, ahead=ahead)
-        # One batch in the model, one behind it.
-        done = map_ordered(self._infer, self._blocks(decoded), threads=1, ahead=2)
+        at_once = self.model.calls_at_once
+        # One batch behind those in the model.
+        done = map_ordered(self._infer, self._blocks(decoded), threads=at_once, ahead=at_once + 1)
         with closing(loaded), closing(decoded), closing(done):
             yield from done
 

@@ -41,7 +41,7 @@ class Options:
     pipeline, of the model, the ledger, the clock and the batch size.
     """
 
-    batch_size: int = 32
+    batch_size: int = 16
     dtype: Dtype = "float16"
     threads: int | None = None
     part_rows: int = 1000
@@ -113,7 +113,8 @@ class _Run:
     def __init__(self, model: OnnxModel, writer: Writer, bar: Bar, options: Options) -> None:
         threads = options.threads or cores.available()
         self.writer, self.bar, self.options = writer, bar, options
-        self.clock = Clock({"read": threads, "decode": threads})
+        at_once = 1 if options.engine else model.calls_at_once
+        self.clock = Clock({"read": threads, "decode": threads, "model": at_once})
         self.ledger = Ledger(writer.parts, bar.advance)
         if options.engine:
             self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)
