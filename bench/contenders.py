@@ -48,7 +48,7 @@ class Job:
 
     def open(self) -> OnnxModel:
         """The model, with its plans made for this batch."""
-        model = OnnxModel(self.model, provider=self.provider, precision=self.precision, threads=self.threads)
+        model = OnnxModel(self.model, provider=self.provider, precision=self.precision, threads=self.threads, bulk=True)
         size = model.preprocess.size
         model.embed_pixels(np.zeros((self.batch_size, size, size, 3), np.uint8))
         return model

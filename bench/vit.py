@@ -12,7 +12,7 @@ from clipline.errors import CliplineError
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
 # What the graphs depend on: where one of these changes, they are made anew.
-MAKERS = ("model.image_tower", "model.clip", "onnx.graph", "onnx.half", "onnx.int8", "onnx.layers")
+MAKERS = ("model.image_tower", "model.clip", "onnx.fold", "onnx.graph", "onnx.half", "onnx.int8", "onnx.layers")
 OPSET, CALIBRATION, PROBE, BATCH = 20, 64, 16, 8
 
 
@@ -55,10 +55,12 @@ def _graphs(model, out: Path, size: int) -> None:
     import torch
 
     from clipline.model.clip import ImageEmbedder, TextEmbedder
+    from clipline.onnx.fold import fold_scaling
     from clipline.onnx.graph import export_graph
 
     pixels = {"pixels": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
     export_graph(ImageEmbedder(model), pixels, ["batch"], out / "image.onnx", OPSET)
+    fold_scaling(out / "image.onnx")
     tokens = {name: torch.ones(2, 5, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
     export_graph(TextEmbedder(model), tokens, ["batch", "length"], out / "text.onnx", OPSET)
 

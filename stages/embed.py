@@ -43,7 +43,7 @@ def main() -> None:
 
 def embed(params: EmbedParams) -> Summary:
     """`stable` leaves out the files' dates: each checkout has its own, and DVC would see other embeddings."""
-    model, root = OnnxModel(ONNX), None
+    model, root = OnnxModel(ONNX, bulk=True), None
     if params.folder is None:
         table = pq.read_table(PREPARED, columns=["image", "split"]).to_pydict()
         names = [name for name, split in zip(table["image"], table["split"], strict=True) if split == "test"]

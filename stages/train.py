@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from clipline import tracking
 from clipline.config.base import repository_root
-from clipline.config.run import load_run
+from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared
+from clipline.lock import locked
 from clipline.model.device import pick_device
 from clipline.revision import git_revision
 from clipline.train import checkpoint
-from clipline.train.loop import Row, Trainer
+from clipline.train.gather import rank
+from clipline.train.loop import Trainer
+from clipline.train.processes import joined, launch, started
+from clipline.train.state import Keeper, State
+from clipline.train.validate import Row
 from stages.common import run_stage, say
 
 CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"), Path("reports/train.csv")
+BUSY = "another process trains this very recipe on these data. Mend: wait for that one"
 
 
 class History:
@@ -35,50 +47,97 @@ class History:
             writer.writerow(row)
 
 
+def scratch(run: Run, data: Prepared, device: str) -> Path:
+    """Where this training keeps its state: outside DVC's outs, by all that decides what it comes to."""
+    facts = [run.recipe.model_dump(mode="json"), data.fingerprint, run.params.train.seed, device]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+    return repository_root() / ".cache" / "train" / name
+
+
 def main() -> None:
-    """Train the recipe on the prepared data, tracked as a new MLflow run."""
+    """Train the recipe on the prepared data; go on where a kill cut it off."""
     run, data = load_run(), Prepared(Path("data/prepared"))
     device = pick_device(run.params.train.device)
-    tags = tracking.base_tags(
-        dataset=run.params.data, fingerprint=data.fingerprint, recipe=run.params.recipe, device=str(device)
-    )
-    params = tracking.flatten(
-        {
-            "seed": run.params.train.seed,
-            "data": run.dataset.model_dump(mode="json"),
-            "recipe": run.recipe.model_dump(mode="json"),
-        }
-    )
-    with tracking.start(
-        RECEIPT, experiment=run.params.tracking.experiment, name=run.params.recipe, params=params, tags=tags
-    ) as tracked:
-        cache = repository_root() / ".cache" / "features"
-        trainer = Trainer(run.recipe, data, seed=run.params.train.seed, device=device, cache=cache)
-        history = History(HISTORY)
+    if run.params.train.devices > 1 and not started():
+        launch("stages.train", run.params.train.devices, device)
+    with joined(device) if started() else nullcontext(device) as own:
+        train(run, data, own)
 
-        def on_epoch(row: Row) -> None:
-            history.add(row)
-            tracked.log_row(row)
+
+def train(run: Run, data: Prepared, device: torch.device) -> None:
+    """Train, in one of several processes perhaps: the first of them keeps the state and the books."""
+    folder = scratch(run, data, device.type)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, BUSY) if not rank() else nullcontext():
+        keeper = Keeper(folder)
+        state = keeper.newest()
+        make = partial(
+            Trainer,
+            run.recipe,
+            data,
+            seed=run.params.train.seed,
+            device=device,
+            cache=repository_root() / ".cache" / "features",
+            state=state,
+            save_every=run.params.train.save_every,
+        )
+        if rank():
+            make().fit(lambda row, when: None)
+            return
+        if state:
+            say(f"going on after epoch {len(state.facts['rows'])}, step {state.facts['step']['number']} ({folder})")
+        with _tracked(run, data, device, state) as tracked:
+            trainer = make(keeper=keeper, notes={"receipt": tracked.receipt})
+            _fit(trainer, run, data, tracked)
+        keeper.clear()
+
+
+def _tracked(
+    run: Run, data: Prepared, device: torch.device, state: State | None
+) -> AbstractContextManager[tracking.Run]:
+    tags = tracking.base_tags(
+        dataset=run.params.data, fingerprint=data.fingerprint, recipe=run.params.recipe, device=device.type
+    )
+    settings = {
+        "seed": run.params.train.seed,
+        "data": run.dataset.model_dump(mode="json"),
+        "recipe": run.recipe.model_dump(mode="json"),
+    }
+    return tracking.start(
+        RECEIPT,
+        experiment=run.params.tracking.experiment,
+        name=run.params.recipe,
+        params=tracking.flatten(settings),
+        tags=tags,
+        again=state.facts["notes"]["receipt"] if state else None,
+    )
+
+
+def _fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> None:
+    history, known = History(HISTORY), len(trainer.rows)
+
+    def on_row(row: Row, when: int) -> None:
+        history.add(row)
+        tracked.log_row(row, when)
+        if row["epoch"] > known:
             say(
                 f"epoch {row['epoch']:3.0f}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, "
                 f"val R@1 i2t {row['val_i2t_r1']:.1f} t2i {row['val_t2i_r1']:.1f}, "
                 f"{row['images_per_second']:,.0f} images/s"
             )
 
-        best = trainer.fit(on_epoch)
-        info = {
-            "dataset": run.params.data,
-            "dataset_fingerprint": data.fingerprint,
-            "recipe": run.params.recipe,
-            "seed": run.params.train.seed,
-            "git_revision": git_revision(Path()),
-            "best": best,
-        }
-        checkpoint.save(CHECKPOINT, trainer.model, run.recipe, data.vocab_size, info)
-        tracked.log_metrics(
-            {f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}, step=0
-        )
-        say(f"best epoch {best['epoch']:.0f}: val R@1 i2t {best['val_i2t_r1']:.1f}, t2i {best['val_t2i_r1']:.1f}")
+    best = trainer.fit(on_row)
+    info = {
+        "dataset": run.params.data,
+        "dataset_fingerprint": data.fingerprint,
+        "recipe": run.params.recipe,
+        "seed": run.params.train.seed,
+        "git_revision": git_revision(Path()),
+        "best": best,
+    }
+    checkpoint.save(CHECKPOINT, trainer.model, run.recipe, data.vocab_size, info)
+    tracked.log_metrics({f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}, step=0)
+    say(f"best epoch {best['epoch']:.0f}: val R@1 i2t {best['val_i2t_r1']:.1f}, t2i {best['val_t2i_r1']:.1f}")
 
 
 if __name__ == "__main__":

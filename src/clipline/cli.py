@@ -176,7 +176,7 @@ def embed(
         batch_size = str(USUAL_BATCH["cuda" if provider == ProviderName.cuda else "cpu"])
     # With a cluster the provider is its workers': this machine may have no GPU.
     here = "cpu" if cluster else provider.value
-    opened = OnnxModel(model, provider=here, precision=chosen, threads=threads)
+    opened = OnnxModel(model, provider=here, precision=chosen, threads=threads, bulk=True)
     if chosen == "auto":
         typer.echo(f"--precision auto: {opened.precision_words}", err=True)
     options = Options(

@@ -22,6 +22,11 @@ from rich.progress import (
 LOG_EVERY_SECONDS = 10.0
 
 
+def note(text: str) -> None:
+    """One line on stderr, where the stages' own output goes."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 class Bar:
     """One piece of work of `total` units (None: unknown). Use as a context manager; `advance` as work is done."""
 
@@ -68,7 +73,7 @@ class Bar:
             line += f" of {self.total / scale:,.0f} {unit}, {left:,.0f} s left"
         else:
             line += f" {unit}"
-        print(f"{line}  {self._note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+        note(f"{line}  {self._note}".rstrip())
 
     def __enter__(self) -> Bar:
         if self._live:

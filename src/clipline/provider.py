@@ -27,12 +27,15 @@ QUIET, WARNINGS = 4, 2
 
 
 class Sessions:
-    """Opens ONNX files with one provider. words: what it runs on, known once a session is open."""
+    """Opens ONNX files with one provider. words: what it runs on, known once a session is open.
 
-    def __init__(self, wanted: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+    threads: of the CPU, which so many calls share.
+    """
+
+    def __init__(self, wanted: Literal["auto", "cpu", "cuda"], threads: int, calls: int = 1) -> None:
         """Raises UsageError where onnxruntime is missing, or CUDA is asked for and cannot be had."""
         self._ort = load_onnxruntime()
-        self._threads = threads
+        self._threads, self._calls = threads, calls
         self._wanted = wanted
         self._why_not = None if wanted == "cpu" else self._no_cuda()
         if wanted == "cuda" and self._why_not:
@@ -76,7 +79,7 @@ class Sessions:
 
     def _options(self):
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = max(1, self._threads // self._calls)
         options.inter_op_num_threads = 1
         options.log_severity_level = QUIET  # what goes wrong is raised as well
         # Threads that wait for the next batch would otherwise spin on the cores that decode it.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", np.ndarray, dict[str, np.ndarray])
 # Images in a batch that suit most models: larger ones gain nothing (docs/benchmarks.md; CUDA's is not measured yet).
 USUAL_BATCH = {"cpu": 16, "cuda": 256}
+# Of the calls that share the CPU: each has a batch's activations in memory.
+CALLS = 4
 
 
 class _Opened(NamedTuple):
@@ -41,7 +43,9 @@ class OnnxModel:
     provider: `auto` takes CUDA where it really starts, else the CPU (`running_on` says which); `cuda` fails
     where it does not start. precision: of the image graph; `auto` times those that were shipped and takes the
     fastest (`precision_words` says which and why). Texts, being few, always take the fp32 graph.
-    threads: for one call on the CPU; None means every core that this process may use. Raises UsageError where
+    threads: on the CPU; None means every core that this process may use. bulk: for many batches, given by several
+    threads (`calls_at_once`): on the CPU these share `threads`, since a call whose threads wait for each other at
+    every node leaves cores idle that another call can use; CUDA always is ready for two. Raises UsageError where
     `folder` is no model or lacks the precision, or where the provider or onnxruntime is missing.
     """
 
@@ -52,12 +56,15 @@ class OnnxModel:
         provider: Literal["auto", "cpu", "cuda"] = "auto",
         precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
         threads: int | None = None,
+        bulk: bool = False,
     ) -> None:
         self.bundle = Bundle(folder)
         self.preprocess: Preprocess = self.bundle.preprocess.make()
         self._asked = None if precision == "auto" else _graph(self.bundle, "image", precision)
         self._text = _graph(self.bundle, "text", "fp32")
-        self._sessions = Sessions(provider, threads or cores.available())
+        threads = threads or cores.available()
+        self._on_cpu = min(threads, CALLS) if bulk else 1
+        self._sessions = Sessions(provider, threads, self._on_cpu)
 
     @property
     def model_id(self) -> str:
@@ -87,7 +94,7 @@ class OnnxModel:
     @property
     def calls_at_once(self) -> int:
         """How many threads should call `embed_pixels`: with CUDA two, one's pixels travel while the other's compute."""
-        return 2 if self.on_cuda else 1
+        return 2 if self.on_cuda else self._on_cpu
 
     @property
     def usual_batch(self) -> int:

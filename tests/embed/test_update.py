@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from clipline.embed.item import Failure
-from clipline.embed.lock import locked
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
+from clipline.lock import locked
 from clipline.runtime import OnnxModel
 
 
@@ -242,7 +242,7 @@ def test_the_second_process_is_refused(go, photos, bundle, out, overwrite):
     half_written.mkdir()
     command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", photos, "--model", bundle]
     options = ["--out", out, "--provider", "cpu", *(["--overwrite"] if overwrite else [])]
-    with locked(out):
+    with locked(out, "busy"):
         done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "another process is embedding into it" in done.stderr

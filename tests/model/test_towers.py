@@ -134,7 +134,7 @@ def test_the_last_layers_are_joined_the_very_last_behind(make_recipe, architectu
 
 
 def test_trim_cuts_to_the_longest():
-    ids, mask = trim(torch.arange(20, dtype=torch.int32).view(2, 10), torch.tensor([2, 4], dtype=torch.int32))
+    ids, mask = trim(torch.arange(20, dtype=torch.int32).view(2, 10), torch.tensor([2, 4], dtype=torch.int32), 4)
     assert ids.shape == (2, 4) and ids.dtype == torch.int64
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
 

@@ -20,8 +20,14 @@ EXEMPT = {
     "src/clipline/config/base.py": "reads settings; the values themselves are params",
     "src/clipline/config/dataset.py": "reads settings; the values themselves are params",
     "src/clipline/config/recipe.py": "reads settings; the values themselves are params",
+    "src/clipline/config/augment.py": "reads settings; the values themselves are params",
+    "src/clipline/config/loss.py": "reads settings; the values themselves are params",
     "src/clipline/config/training.py": "reads settings; the values themselves are params",
     "src/clipline/config/run.py": "reads settings; the values themselves are params",
+    "src/clipline/lock.py": "keeps two processes apart",
+    "src/clipline/train/interrupt.py": "when training stops, not what it comes to",
+    "src/clipline/train/phases.py": "measures time",
+    "src/clipline/train/state.py": "goes on where it stopped, bit for bit",
     "stages/common.py": "prints and exits",
 }
 EXEMPT |= {str(file.relative_to(ROOT)): "MLflow only records" for file in (ROOT / "src/clipline/tracking").glob("*.py")}

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError, UsageError
+from clipline.losses import Batch
 from clipline.model.device import pick_device
 from clipline.model.image_tower import ImageTower
 from clipline.train import checkpoint
@@ -20,7 +22,7 @@ def trainer(recipe, prepared, cache, seed=0):
 
 def fit(recipe, prepared, cache, seed=0):
     rows, made = [], trainer(recipe, prepared, cache, seed)
-    return made, made.fit(rows.append), rows
+    return made, made.fit(lambda row, when: rows.append(row)), rows
 
 
 LEARN = {"train.epochs": 12, "train.batch_size": 20, "train.captions": "random"}
@@ -88,23 +90,23 @@ def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path):
         return {**real(), "val_loss": next(losses)}
 
     made._validate = validate
-    assert made.fit(lambda row: None)["epoch"] == 2
+    assert made.fit(lambda row, when: None)["epoch"] == 2
     assert torch.equal(made.model.image_head[-1].weight, states[1]) and not torch.equal(states[1], states[3])
 
 
 def test_early_stop(make_recipe, prepared, tmp_path):
     made, rows = trainer(make_recipe({**LEARN, "train.early_stop": 2}), prepared, tmp_path), []
     made._score = lambda row: -row["epoch"]  # never better than the first epoch
-    made.fit(rows.append)
+    made.fit(lambda row, when: rows.append(row))
     assert len(rows) == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(make_recipe, prepared, tmp_path):
     made = trainer(make_recipe(LEARN), prepared, tmp_path)
-    real = made._loss
-    made._loss = lambda image, text: real(image, text) * (float("nan") if made.step == 4 else 1.0)
+    real = made.step.loss
+    made.step.loss = lambda *arguments: real(*arguments) * (float("nan") if made.step.number == 4 else 1.0)
     with pytest.raises(CliplineError, match="not finite at step 5"):
-        made.fit(lambda row: None)
+        made.fit(lambda row, when: None)
 
 
 def test_validation_loss_is_of_each_image_with_its_first_caption(make_recipe, prepared, tmp_path):
@@ -115,8 +117,11 @@ def test_validation_loss_is_of_each_image_with_its_first_caption(make_recipe, pr
     first = [int(np.flatnonzero(split.caption_image == image)[0]) for image in range(10)]
     with torch.no_grad():
         images = model.encode_image(pixels)
-        texts = torch.cat([made.val.embed_texts(np.array([caption])) for caption in first])
-        parts = [(made._loss(images[i : i + 4], texts[i : i + 4]).item(), len(images[i : i + 4])) for i in (0, 4, 8)]
+        texts = torch.cat([made.step.towers.text(made.val.texts(np.array([caption]))) for caption in first])
+        images, texts, ids = F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.arange(10)
+        chunks = [slice(i, i + 4) for i in (0, 4, 8)]
+        batches = [Batch(images[each], texts[each], ids[each], ids[each]) for each in chunks]
+        parts = [(made.step.whole_loss(batch).item(), len(batch.image_BD)) for batch in batches]
     assert figures["val_loss"] == pytest.approx(sum(loss * n for loss, n in parts) / 10, rel=1e-4)
 
 

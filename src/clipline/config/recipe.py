@@ -13,6 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from clipline.config.base import Positive, Probability, Settings, resolve
+from clipline.config.loss import (  # noqa: F401 - names that others read here
+    InfoNCELoss,
+    Loss,
+    MultiPositiveLoss,
+    SigLIPLoss,
+    SoftTargetLoss,
+)
 from clipline.config.training import Train
 
 BPE_LEAST = 256 + 3  # all bytes; padding, start and end
@@ -152,7 +159,7 @@ class TextTower(Settings):
             return self.require(False, f"weights: {config} is damaged: no number `{key}` can be read from it")
 
 
-# ---------------------------------------------------------------- head, temperature, loss
+# ---------------------------------------------------------------- head, temperature
 
 
 class Head(Settings):
@@ -178,24 +185,6 @@ class Temperature(Settings):
     max_scale: Annotated[float, Field(gt=0)] | None = 100.0
 
 
-class SoftTargetLoss(Settings):
-    """Cross-entropy against the softmax of within-modality similarities (Keras `nl_image_search`)."""
-
-    kind: Literal["soft_target"]
-    detach_targets: bool = False
-    target_scale: Literal["multiply", "divide"] = "multiply"
-
-
-class InfoNCELoss(Settings):
-    """Symmetric cross-entropy against the pair itself (CLIP, arXiv 2103.00020, figure 3)."""
-
-    kind: Literal["infonce"]
-    label_smoothing: Probability = 0.0
-
-
-Loss = Annotated[SoftTargetLoss | InfoNCELoss, Field(discriminator="kind")]
-
-
 # ---------------------------------------------------------------- all of it
 
 
@@ -218,6 +207,12 @@ class Recipe(Settings):
             self.head.kind != "tower" or not joined,
             "head.kind: tower takes features of the tower's own width: no avg_std, mean_cls or text.layers over 1",
         )
+        self.require(
+            self.train.captions_per_image == 1 or self.loss.kind in {"multi_positive", "siglip"},
+            f"train.captions_per_image ({self.train.captions_per_image}) needs loss.kind multi_positive or siglip: "
+            f"{self.loss.kind} knows one caption of an image",
+        )
+        self._check_augment()
         positions, length = self.text.positions(), self.inputs.max_length
         self.require(
             positions is None or length <= positions,
@@ -233,6 +228,24 @@ class Recipe(Settings):
             "a trained tokenizer (wordpiece, bpe) fits only text.weights: random; others know their own",
         )
         return self
+
+    def _check_augment(self) -> None:
+        augment = self.train.augment
+        if augment is None:
+            return
+        self.require(
+            not augment.images or self.image.trainable,
+            "train.augment: the features of a frozen image tower are computed once, so its images cannot change; "
+            "word_dropout alone can be on",
+        )
+        self.require(
+            not augment.word_dropout or self.text.trainable,
+            "train.augment.word_dropout: the features of a frozen text tower are computed once; leave it out",
+        )
+        self.require(
+            augment.off_last < self.train.epochs,
+            f"train.augment.off_last ({augment.off_last}) must be under train.epochs ({self.train.epochs})",
+        )
 
     def _check_patch(self) -> None:
         size = self.inputs.image_size

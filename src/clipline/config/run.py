@@ -20,10 +20,16 @@ class PreprocessParams(Settings):
 
 
 class TrainParams(Settings):
-    """What belongs to a run, not to a recipe. device: auto takes CUDA where there is one."""
+    """What belongs to a run, not to a recipe.
+
+    device: auto takes CUDA where there is one. save_every: steps between two saved states, beside each epoch's end.
+    devices: how many processes train together, each on a GPU of its own, or on a share of the cores.
+    """
 
     seed: int
     device: Literal["auto", "cpu", "cuda"]
+    save_every: Positive
+    devices: Positive
 
 
 class EvaluateParams(Settings):

@@ -1,11 +1,12 @@
-"""How a recipe is trained: optimiser, schedule, batches."""
+"""How a recipe is trained: optimiser, schedule, batches, and what keeps a small dataset from being known by heart."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from clipline.config.augment import Augment
 from clipline.config.base import Positive, Probability, Rate, Settings
 
 
@@ -17,13 +18,24 @@ class PerGroup(Settings):
     head: Rate
 
 
+class LayerDecay(Settings):
+    """Each layer learns at this share of the rate of the one above it: what lies deep is known already.
+
+    Source: ELECTRA (arXiv 2003.10555), BEiT (arXiv 2106.08254).
+    """
+
+    image: Annotated[float, Field(gt=0, le=1)] = 1.0
+    text: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class Optimizer(Settings):
-    """AdamW (arXiv 1711.05101). Norms, biases and the temperature are never decayed."""
+    """AdamW (arXiv 1711.05101). Norms, biases, the temperature and the loss's bias are never decayed."""
 
     lr: PerGroup
     weight_decay: PerGroup
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    layer_decay: LayerDecay = LayerDecay()
 
 
 class Constant(Settings):
@@ -51,12 +63,42 @@ class Plateau(Settings):
 Schedule = Annotated[Constant | Cosine | Plateau, Field(discriminator="kind")]
 
 
+class FrozenLayers(Settings):
+    """The first layers of a trainable tower that learn nothing: a `share` of them, for the first `epochs`.
+
+    null epochs: for ever. What new heads send down at first is noise to pretrained layers (arXiv 1801.06146).
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    epochs: Positive | None = None
+
+
+class Freeze(Settings):
+    """Of each tower."""
+
+    image: FrozenLayers | None = None
+    text: FrozenLayers | None = None
+
+
 class Train(Settings):
     """How the model is trained.
 
-    captions: `every` row is a sample; `random`: one caption of each image, drawn anew each epoch; `once`: one
+    captions: `every` row is a sample; `random`: captions_per_image of each image, drawn anew each epoch; `once`: one
     of each image, drawn at the start.
+    captions_per_image: each image is encoded once and meets so many of its captions in a step, far cheaper than as
+    many samples; needs a loss that knows several positives (multi_positive, siglip).
     normalize: L2-normalise embeddings before the loss (evaluation and export always do).
+    augment: changes to images and captions in training, so that few samples are not known by heart.
+    freeze: the first layers of a tower that learn nothing, or nothing at first.
+    ema: the model is the average of the weights of the steps, an older one counting this much less with each step
+    (arXiv 1806.05594 has why averages generalise); its warm-up is (1 + step) / (10 + step).
+    wise_ft: the model is this share of the trained weights and the rest of those it began with (arXiv 2109.01903):
+    keeps what a pretrained CLIP knew beyond this dataset.
+    chunk: images, and captions, that are in memory at once: a batch beyond it still has the whole batch's gradient
+    (GradCache, arXiv 2101.06983), for one more forward pass.
+    grad_checkpointing: towers keep no inner activations and compute them again going back (arXiv 1604.06174).
+    precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are float32 always.
+    compile: torch.compile the towers; its minutes of compilation pay off in long runs.
     select: what the best epoch has most of (val_r1: mean of both directions) or least of (val_loss).
     early_stop: stop after so many epochs without a better one.
     """
@@ -64,9 +106,26 @@ class Train(Settings):
     epochs: Positive
     batch_size: Annotated[int, Field(ge=2)]
     captions: Literal["every", "random", "once"]
+    captions_per_image: Positive = 1
     normalize: bool
     optimizer: Optimizer
     schedule: Schedule
+    augment: Augment | None = None
+    freeze: Freeze = Freeze()
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    wise_ft: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip: Annotated[float, Field(gt=0)] | None = None
+    chunk: Positive | None = None
+    grad_checkpointing: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     early_stop: Positive | None = None
     select: Literal["val_r1", "val_loss"] = "val_r1"
+
+    @model_validator(mode="after")
+    def _captions(self) -> Train:
+        self.require(
+            self.captions_per_image == 1 or self.captions == "random",
+            f"captions_per_image: {self.captions_per_image} goes with captions: random",
+        )
+        return self

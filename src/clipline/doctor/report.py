@@ -104,7 +104,7 @@ def examine(
         if bundle:
             _look_at_model(report, bundle, provider, threads)
         if source and not report.problems:
-            model = OnnxModel(folder, provider=provider, precision=precision, threads=threads)
+            model = OnnxModel(folder, provider=provider, precision=precision, threads=threads, bulk=True)
             report.rates = rates(source, model, threads, model.usual_batch)
             _judge_rates(report)
     except CliplineError as error:

@@ -7,11 +7,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from clipline.atomic import atomic_folder
-from clipline.embed.lock import locked
 from clipline.embed.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
+from clipline.lock import locked
 
 OURS = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
+BUSY = "another process is embedding into it. Mend: wait for that one, or choose another --out"
 
 
 def check(out: Path) -> None:
@@ -42,7 +43,7 @@ def destination(out: Path, overwrite: bool) -> Iterator[Path]:
         replace = overwrite and out.is_dir() and any(out.iterdir())
         place = nullcontext() if replace else _new_folder(out)
         target = atomic_folder(out) if replace else nullcontext(out)
-        with place, locked(out), target as folder:
+        with place, locked(out, BUSY), target as folder:
             yield folder
     except OSError as error:
         raise CliplineError(

@@ -34,7 +34,11 @@ class Job:
         mend = "Mend: put the model folder on storage that all nodes share, under one path"
         try:
             model = OnnxModel(
-                self.model, provider=self.provider, precision=self.variant.partition("-")[0], threads=self.threads
+                self.model,
+                provider=self.provider,
+                precision=self.variant.partition("-")[0],
+                threads=self.threads,
+                bulk=True,
             )
         except UsageError as error:
             raise UsageError(f"Ray node {platform.node()}: {error}. {mend}") from error

@@ -46,6 +46,7 @@ class CLIP(nn.Module):
         # The heads own these now; two owners would save them twice.
         image.projection = text.projection = None
         self.temperature = Temperature(recipe.temperature)
+        self.register_parameter("logit_bias", _logit_bias(recipe))
         self.frozen = [tower for tower, config in ((image, recipe.image), (text, recipe.text)) if not config.trainable]
         for tower in self.frozen:
             tower.requires_grad_(False)
@@ -65,6 +66,16 @@ class CLIP(nn.Module):
     def encode_text(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
         """int64 [B, L] twice -> float32 [B, D], not normalised."""
         return self.text_head(self.text_tower(input_ids_BL, attention_mask_BL))
+
+
+def _logit_bias(recipe: Recipe) -> nn.Parameter | None:
+    """The sigmoid loss's learned bias; begins where all similarities 0 give the share of pairs that are positive.
+
+    Of B images and their texts, one pair in B is. Source: arXiv 2303.15343, section 3.3.
+    """
+    if recipe.loss.kind != "siglip":
+        return None
+    return nn.Parameter(torch.tensor(-math.log(recipe.train.batch_size - 1)))
 
 
 class ImageEmbedder(nn.Module):

@@ -14,6 +14,7 @@ from clipline.data.prepared import Prepared
 from clipline.model.clip import CLIP, ImageEmbedder, TextEmbedder
 from clipline.onnx import variants
 from clipline.onnx.check import HeldOut, check_fp32
+from clipline.onnx.fold import fold_scaling
 from clipline.onnx.graph import export_graph
 from clipline.onnx.manifest import manifest, model_id, preprocess_spec
 from clipline.onnx.parity import Parity
@@ -64,6 +65,7 @@ def _write_graphs(model: CLIP, folder: Path, size: int, opset: int) -> None:
     model = model.cpu().eval()
     pixels = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
     export_graph(ImageEmbedder(model), {"pixels": pixels}, ["batch"], folder / "image.onnx", opset)
+    fold_scaling(folder / "image.onnx")
     ids = torch.ones(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.int64)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     export_graph(TextEmbedder(model), inputs, ["batch", "length"], folder / "text.onnx", opset)

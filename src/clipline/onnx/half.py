@@ -76,9 +76,11 @@ def _before_products(graph: onnx.GraphProto) -> set[str]:
     found, reached = set(), {value.name for value in graph.input}
     for node in graph.node:
         # The number of images reaches every Reshape: that is no scaling.
-        if node.op_type not in (*PRODUCTS, "Shape") and reached.intersection(node.input):
+        if node.op_type != "Shape" and reached.intersection(node.input):
             found.add(node.name)
-            reached.update(node.output)
+            # The first product too: the pixels' scaling is in its weights, some of them too small for float16.
+            if node.op_type not in PRODUCTS:
+                reached.update(node.output)
     return found
 
 

@@ -26,6 +26,7 @@ Point = tuple[str, float, int, int]
 class Run:
     """A run of MLflow. Open one with `start` or `resume`.
 
+    receipt: what `start` takes to go on with this run after a kill; it sets it.
     once: leave out points (name, step, value) that the run's history holds already. For stages that may run
     again: MLflow would append them, and it cannot delete or replace a point.
     """
@@ -34,6 +35,7 @@ class Run:
         from mlflow.exceptions import MlflowException
 
         self.id = run_id
+        self.receipt: dict[str, Any] = {}
         self._store = store
         self._once = once
         self._known: dict[str, set[tuple[int, str]]] = {}
@@ -52,9 +54,9 @@ class Run:
         when = now() if timestamp is None else timestamp
         self._outbox.put("metrics", points=[(k, v, step, when) for k, v in check_metrics(values).items()])
 
-    def log_row(self, row: Mapping[str, Any]) -> None:
-        """Log a row of reports/train.csv: `step` and numbers; blank cells are left out."""
-        self._outbox.put("metrics", points=_points(row, now()))
+    def log_row(self, row: Mapping[str, Any], when: int | None = None) -> None:
+        """Log a row of reports/train.csv: `step` and numbers; blank cells are left out. when: as `log_metrics`."""
+        self._outbox.put("metrics", points=_points(row, now() if when is None else when))
 
     def log_history(self, path: Path, started: int) -> None:
         """Log all of reports/train.csv. It holds no times: `started` plus the row's number stand in."""

@@ -27,23 +27,26 @@ def start(
     params: Mapping[str, Any],
     tags: Mapping[str, Any],
     system_metrics: bool = True,
+    again: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Create a run, write its receipt, and leave it FINISHED, FAILED (an exception) or KILLED (a signal).
 
     params: flat, see `flatten`. system_metrics: CPU, memory and GPU every 10 s, from a thread.
+    again: the receipt of a training that was killed and now goes on, as `Run.receipt` gave it: its run is taken up
+    again, or one takes its place; what that has of the metrics already is not logged twice.
     Raises TrackingError, within 15 s, where the store cannot be used; one that fails later stops nothing.
     """
     kept_params, kept_tags = check_params(params), check_tags(tags)
     with Signals() as signals:
         with opened(experiment) as store:
-            begun = now()
-            run = Run(store, store.create(name, kept_tags, begun), once=False)
+            run, begun = _begin(store, name, kept_tags, Receipt.model_validate(again) if again else None)
         monitor = None
         try:
             kept = Receipt(run_id=run.id, name=name, started=begun, params=kept_params, tags=kept_tags)
             kept.write(receipt)
+            run.receipt = kept.model_dump()
             run.log_params(kept_params)
-            monitor = _watch(store, run.id) if system_metrics else None
+            monitor = _watch(store, run.id, goes_on=bool(again)) if system_metrics else None
             yield run
         except BaseException as error:
             signals.hold()
@@ -81,6 +84,19 @@ def resume(receipt: Path, *, experiment: str, stage: str, history: Path | None =
         run.close()
 
 
+def _begin(store: Store, name: str, tags: dict[str, str], again: Receipt | None) -> tuple[Run, int]:
+    """A new run, or the one of a training that goes on; and when it began."""
+    if again is None:
+        begun = now()
+        return Run(store, store.create(name, tags, begun), once=False), begun
+    if found := store.find(again):
+        store.client.update_run(found.info.run_id, status="RUNNING")
+        return Run(store, found.info.run_id, once=True), again.started
+    run = Run(store, store.create(name, {**tags, "receipt": again.run_id}, again.started), once=True)
+    say(f"the run {again.run_id} is not in {store.uri}: {run.id} takes its place")
+    return run, again.started
+
+
 def _take_up(store: Store, receipt: Receipt, history: Path | None) -> Run:
     found = store.find(receipt)
     if found and found.info.status != "RUNNING":
@@ -111,12 +127,12 @@ def _finish(run: Run, monitor: SystemMetricsMonitor | None, status: str) -> None
     run.close()
 
 
-def _watch(store: Store, run_id: str) -> SystemMetricsMonitor:
+def _watch(store: Store, run_id: str, *, goes_on: bool) -> SystemMetricsMonitor:
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run_id, tracking_uri=store.uri)
+    monitor = SystemMetricsMonitor(run_id, tracking_uri=store.uri, resume_logging=goes_on)
     # Disk and network figures are the whole machine's, and would fill every comparison of runs with noise.
     monitor.monitors = [one for one in monitor.monitors if isinstance(one, CPUMonitor | GPUMonitor)]
     monitor.start()

@@ -46,7 +46,8 @@ def encode_texts(encode: Callable[..., Tensor], split: Split, device: torch.devi
     with Bar(title, len(split.captions), "captions") as bar:
 
         def one(rows: np.ndarray) -> np.ndarray:
-            ids, mask = trim(torch.from_numpy(split.tokens[rows]), torch.from_numpy(split.lengths[rows]))
+            lengths = split.lengths[rows]
+            ids, mask = trim(torch.from_numpy(split.tokens[rows]), torch.from_numpy(lengths), int(lengths.max()))
             bar.advance(len(rows))
             return encode(ids.to(device), mask.to(device)).float().cpu().numpy()
 

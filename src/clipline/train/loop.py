@@ -1,180 +1,256 @@
-"""The training loop: one process, CPU or one CUDA device."""
+"""The training loop. What a step does stands in `step.py`, what is kept of it for a restart in `progress`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clipline import retrieval
 from clipline.config.recipe import Recipe
-from clipline.data.prepared import Prepared, Split
+from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
-from clipline.losses import build_loss
-from clipline.model.clip import CLIP, build_model
-from clipline.model.text_tower import trim
+from clipline.model.clip import build_model
 from clipline.progress import Bar
-from clipline.train.features import cached_features, encode_images, encode_texts
-from clipline.train.optim import Scheduler, build_optimizer, learning_rates
+from clipline.train.average import applied, interpolated
+from clipline.train.batches import Batches
+from clipline.train.features import cached_features
+from clipline.train.gather import rank, world_size
+from clipline.train.interrupt import Interrupt
+from clipline.train.phases import Phases
+from clipline.train.processes import all_values, first_alone, of_first, total
 from clipline.train.samples import Sampler
+from clipline.train.state import Keeper, State, random_state, set_random_state
+from clipline.train.step import Step
+from clipline.train.validate import Row, validate
 
 # Each look at a loss waits for the GPU: look at this many at once.
 CHECK_EVERY = 20
-Row = dict[str, float]
-
-
-class Batches:
-    """One split on one device: live inputs, or the cached features of frozen towers, for chosen samples."""
-
-    def __init__(self, model: CLIP, split: Split, features: dict[str, Tensor], device: torch.device) -> None:
-        self.model, self.split, self.features, self.device = model, split, features, device
-
-    def embed_images(self, rows: np.ndarray) -> Tensor:
-        """Indices int64 [b] -> float [b, D], not normalised."""
-        if "image" in self.features:
-            return self.model.image_head(self.features["image"][torch.from_numpy(rows).to(self.device)])
-        pixels = torch.from_numpy(self.split.images[self.split.image_rows[rows]])
-        return self.model.encode_image(pixels.to(self.device, non_blocking=True))
-
-    def embed_texts(self, rows: np.ndarray) -> Tensor:
-        """Indices int64 [b] -> float [b, D], not normalised."""
-        if "text" in self.features:
-            return self.model.text_head(self.features["text"][torch.from_numpy(rows).to(self.device)])
-        ids, mask = trim(torch.from_numpy(self.split.tokens[rows]), torch.from_numpy(self.split.lengths[rows]))
-        return self.model.encode_text(ids.to(self.device), mask.to(self.device))
-
-    def embed_all(self) -> tuple[Tensor, Tensor]:
-        """The whole split: images [n, D] and captions [c, D], float32 on the device, not normalised."""
-        found = []
-        for kind, encode in (("image", encode_images), ("text", encode_texts)):
-            if kind in self.features:
-                head = self.model.image_head if kind == "image" else self.model.text_head
-                found.append(head(self.features[kind]).float())
-            else:
-                whole = self.model.encode_image if kind == "image" else self.model.encode_text
-                out = encode(whole, self.split, self.device, f"validation {kind}s")
-                found.append(torch.from_numpy(out).to(self.device))
-        return found[0], found[1]
+# on_row(row, when): when is in milliseconds since 1970.
+OnRow = Callable[[Row, int], None]
 
 
 class Trainer:
-    """Trains one model; `fit` gives the best epoch's weights back in `model`."""
+    """Trains one model; `fit` gives the best epoch's weights back in `model`.
 
-    def __init__(self, recipe: Recipe, data: Prepared, *, seed: int, device: torch.device, cache: Path) -> None:
+    keeper: where the state is kept; None keeps none. state: of a training that was killed, which this one goes on with.
+    save_every: steps; the state is saved after each epoch too, and when a signal asks for an end.
+    notes: what the caller wants to find in the state again.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Prepared,
+        *,
+        seed: int,
+        device: torch.device,
+        cache: Path,
+        keeper: Keeper | None = None,
+        state: State | None = None,
+        save_every: int = 1000,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         self.recipe, self.config, self.device = recipe, recipe.train, device
         self.model = build_model(recipe, data.vocab_size).to(device)
-        train, val = data.split("train"), data.split("val")
-        self.train, self.val = (
-            Batches(self.model, split, cached_features(self.model, split, data.fingerprint, cache, device), device)
-            for split in (train, val)
-        )
-        self.sampler = Sampler(train, self.config.captions, self.config.batch_size, seed)
-        self.loss = build_loss(recipe.loss)
-        self.optimizer = build_optimizer(self.model, self.config.optimizer, device)
-        self.scheduler = Scheduler(self.optimizer, self.config, self.sampler.steps * self.config.epochs)
-        self.step = 0
+        splits = {name: data.split(name) for name in ("train", "val")}
+        with first_alone():
+            self.train, self.val = (
+                Batches(split, cached_features(self.model, split, data.fingerprint, cache, device), device)
+                for split in splits.values()
+            )
+        config = self.config
+        self.sampler = Sampler(splits["train"], config.captions, config.batch_size, seed, config.captions_per_image)
+        self.phases = Phases(device)
+        self.step = Step(self.model, recipe, self.train, self.sampler.steps * config.epochs, self.phases, seed)
+        self._start = {name: each.detach().clone() for name, each in self.step.parameters.items()}
+        self._keeper, self._save_every, self._notes = keeper, save_every, notes or {}
+        # position: steps done in this epoch, whose losses these are; drawn: what it was drawn from.
+        self.epoch, self.position, self._drawn = 1, 0, self.sampler.state
+        self._losses: list[Tensor] = []
+        self.rows: list[Row] = []
+        self._times: list[int] = []
+        self._told = 0
         self.best: Row = {}
-        self._best_state: dict[str, Tensor] = {}
+        self._best: dict[str, Tensor] = {}
+        if rank():
+            torch.manual_seed(seed + rank())  # the same weights, but another dropout
+        if state:
+            self._load(state)
 
-    def fit(self, on_epoch: Callable[[Row], None]) -> Row:
-        """Train to the end, or until early stopping; `on_epoch` gets each epoch's row (see reports/train.csv).
+    def fit(self, on_row: OnRow) -> Row:
+        """Train to the end, or until early stopping; `on_row` gets each epoch's row once it is durable.
 
-        Returns the best epoch's row, whose weights `model` then holds. Raises CliplineError where the loss is
-        not finite.
+        A training that goes on gives the rows of its earlier epochs first, with their own times. Returns the best
+        epoch's row, whose weights `model` then holds. Raises CliplineError where the loss is not finite; a signal is
+        raised again once the step is done and its state is saved.
         """
-        per_epoch = min(self.sampler.steps * self.config.batch_size, self.sampler.samples)
-        with Bar("training", per_epoch * self.config.epochs, "samples") as bar:
-            for epoch in range(1, self.config.epochs + 1):
-                row = self._epoch(epoch, bar)
-                on_epoch(row)
-                if not self.best or self._score(row) > self._score(self.best):
-                    self.best = row
-                    self._best_state = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
-                if self.config.early_stop and epoch - self.best["epoch"] >= self.config.early_stop:
+        self._tell(on_row)
+        total = self.config.epochs * self.sampler.steps
+        with Interrupt() as interrupt, Bar("training", total, "steps") as bar:
+            bar.advance((self.epoch - 1) * self.sampler.steps + self.position)
+            while self.epoch <= self.config.epochs and not self._early():
+                self._epoch(bar, interrupt, on_row)
+                if self._asked(interrupt, now=True):
+                    self._settle(wait=True)
                     break
-        self.model.load_state_dict(self._best_state)
+        if interrupt.received:
+            raise CliplineError("training was interrupted")  # only where a handler of the caller's took the signal
+        if self._keeper:
+            self._keeper.settle(wait=True)
+        self.model.load_state_dict(self._best, strict=False)
         return self.best
+
+    def _epoch(self, bar: Bar, interrupt: Interrupt, on_row: OnRow) -> None:
+        config = self.config
+        self._drawn = self.sampler.state
+        self.step.begin(self.epoch)
+        begun, first = time.perf_counter(), self.position
+        for images, captions in self.sampler.epoch(skip=self.position):
+            self._losses.append(self.step(images, captions))
+            self.position += 1
+            if len(self._losses) % CHECK_EVERY == 0:
+                self._check_finite(self._losses[-CHECK_EVERY:])
+            asked = self._asked(interrupt)
+            if asked or self.step.number % self._save_every == 0:
+                self._save(on_row)
+            if asked:
+                return
+            self._settle()
+            bar.advance(1, self._words())
+        self._check_finite(self._losses[-CHECK_EVERY:])
+        samples = (self.position - first) * min(config.batch_size, self.sampler.samples)
+        self._finish_epoch(samples / (time.perf_counter() - begun))
+        self._save(on_row)
+
+    def _finish_epoch(self, images_per_second: float) -> None:
+        """Validate as it would be shipped, and see whether it is the best."""
+        rates = self.step.learning_rates()
+        with self.phases("eval"), self._as_shipped():
+            row = {
+                "step": self.step.number,
+                "epoch": self.epoch,
+                "train_loss": total(torch.stack(self._losses)).mean().item(),
+                **of_first(self._validate() if not rank() else {}),
+                **rates,
+                "temperature": 1 / self.model.temperature().item(),
+                "images_per_second": images_per_second,
+            }
+            row = _rounded(row)
+            better = not self.best or self._score(row) > self._score(self.best)
+            if better:
+                self._best = {name: value.detach().to("cpu", copy=True) for name, value in self._learned().items()}
+        row |= _rounded(self.phases.row())
+        self.best = row if better else self.best
+        self.step.scheduler.epoch(row["val_loss"])
+        self.rows.append(row)
+        self._times.append(time.time_ns() // 1_000_000)
+        self.epoch, self.position, self._losses = self.epoch + 1, 0, []
+        self._drawn = self.sampler.state
+
+    def _validate(self) -> Row:
+        size, normalize = self.config.batch_size, self.config.normalize
+        return validate(self.step.towers, self.val, self.step.whole_loss, size, normalize=normalize)
+
+    def _asked(self, interrupt: Interrupt, *, now: bool = False) -> bool:
+        """Whether to stop. Several processes must agree, which takes a message: they look now and then."""
+        if world_size() > 1 and not (now or self.step.number % CHECK_EVERY == 0):
+            return False
+        return any(all_values(interrupt.received is not None))
+
+    def _as_shipped(self):
+        """The model with the weights that would be shipped now: averaged over steps, and with its first ones."""
+        parameters = self.step.parameters
+        weights = self.step.average.weights if self.step.average else None
+        if share := self.config.wise_ft:
+            weights = interpolated(self._start, weights or parameters, share)
+        return applied(weights, parameters) if weights else nullcontext()
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Weights and buffers, but for those of frozen towers, which the recipe has."""
+        frozen = {id(each) for tower in self.model.frozen for each in (*tower.parameters(), *tower.buffers())}
+        return {name: value for name, value in self.model.state_dict(keep_vars=True).items() if id(value) not in frozen}
 
     def _score(self, row: Row) -> float:
         if self.config.select == "val_loss":
             return -row["val_loss"]
         return row["val_i2t_r1"] + row["val_t2i_r1"]
 
-    def _epoch(self, epoch: int, bar: Bar) -> Row:
-        start, losses, rates = time.perf_counter(), [], learning_rates(self.optimizer)
-        self.model.train()
-        note = f"epoch {epoch}/{self.config.epochs}"
+    def _early(self) -> bool:
+        patience = self.config.early_stop
+        return bool(patience and self.best and self.epoch - 1 - self.best["epoch"] >= patience)
+
+    def _words(self) -> str:
+        words = f"epoch {self.epoch}/{self.config.epochs}"
         if self.best:
-            note += f", best R@1 i2t {self.best['val_i2t_r1']:.1f} t2i {self.best['val_t2i_r1']:.1f}"
-        for images, captions in self.sampler.epoch():
-            losses.append(self._step(images, captions))
-            if len(losses) % CHECK_EVERY == 0:
-                self._check_finite(losses[-CHECK_EVERY:])
-            bar.advance(len(images), note)
-        self._check_finite(losses[-CHECK_EVERY:])
-        seconds = time.perf_counter() - start
-        row = {
-            "step": self.step,
-            "epoch": epoch,
-            "train_loss": torch.stack(losses).mean().item(),
-            **self._validate(),
-            **rates,
-            "temperature": 1 / self.model.temperature().item(),
-            "images_per_second": len(losses) * min(self.config.batch_size, self.sampler.samples) / seconds,
-        }
-        self.scheduler.epoch(row["val_loss"])
-        return {
-            key: round(value, 6) if isinstance(value, float) and key[:3] != "lr_" else value
-            for key, value in row.items()
-        }
-
-    def _step(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            image_BD, text_BD = self.train.embed_images(images), self.train.embed_texts(captions)
-        loss = self._loss(image_BD.float(), text_BD.float())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.model.temperature.clamp_()
-        self.step += 1
-        return loss.detach()
-
-    def _loss(self, image_BD: Tensor, text_BD: Tensor) -> Tensor:
-        if self.config.normalize:
-            image_BD, text_BD = F.normalize(image_BD, dim=-1), F.normalize(text_BD, dim=-1)
-        return self.loss(image_BD, text_BD, self.model.temperature())
+            words += f", best R@1 i2t {self.best['val_i2t_r1']:.1f} t2i {self.best['val_t2i_r1']:.1f}"
+        return words
 
     def _check_finite(self, losses: list[Tensor]) -> None:
-        bad = (~torch.isfinite(torch.stack(losses))).nonzero()
+        bad = (~torch.isfinite(torch.stack(losses))).nonzero() if losses else losses
         if len(bad):
-            step = self.step - len(losses) + int(bad[0]) + 1
+            step = self.step.number - len(losses) + int(bad[0]) + 1
             raise CliplineError(
                 f"the loss is not finite at step {step}. Mend: a lower train.optimizer.lr, train.grad_clip: 1.0, "
                 f"or train.normalize: true"
             )
 
-    @torch.inference_mode()
-    def _validate(self) -> Row:
-        """Loss of each image with its first caption, in batches as in training; retrieval over all captions."""
-        self.model.eval()
-        image_ND, text_CD = self.val.embed_all()
-        text_image = self.val.split.caption_image
-        _, first = np.unique(text_image, return_index=True)
-        pairs = text_CD[torch.from_numpy(first).to(self.device)]
-        size = self.config.batch_size
-        losses = [self._loss(image_ND[i : i + size], pairs[i : i + size]) for i in range(0, len(pairs), size)]
-        weights = torch.tensor(
-            [float(len(image_ND[i : i + size])) for i in range(0, len(pairs), size)], device=self.device
-        )
-        figures = retrieval.evaluate(image_ND.cpu().numpy(), text_CD.cpu().numpy(), text_image)
-        recalls = {f"val_{name}": value for name, value in figures.items() if "_r" in name and "median" not in name}
-        return {"val_loss": ((torch.stack(losses) * weights).sum() / weights.sum()).item(), **recalls}
+    # ------------------------------------------------------------ what is kept for a restart
+
+    def _save(self, on_row: OnRow) -> None:
+        everyone = all_values(random_state())
+        if not self._keeper:
+            self._tell(on_row)
+            return
+        tensors = {f"model.{name}": value for name, value in self._learned().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        tensors |= {f"random.{n}.{name}": each for n, states in enumerate(everyone) for name, each in states.items()}
+        tensors |= self.step.tensors()
+        if self._losses:
+            tensors["losses"] = torch.stack(self._losses)
+        facts = {
+            "epoch": self.epoch,
+            "position": self.position,
+            "sampler": self._drawn,
+            "rows": self.rows,
+            "times": self._times,
+            "best": self.best,
+            "step": self.step.facts(),
+            "notes": self._notes,
+        }
+        self._keeper.save(self.step.number, State(tensors, facts), partial(self._tell, on_row, len(self.rows)))
+
+    def _load(self, state: State) -> None:
+        tensors, facts = state.tensors, state.facts
+        self.epoch, self.position, self._drawn = facts["epoch"], facts["position"], facts["sampler"]
+        self.rows, self._times, self.best = facts["rows"], facts["times"], facts["best"]
+        self._best = {name.removeprefix("best."): each for name, each in tensors.items() if name.startswith("best.")}
+        learned = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
+        self.model.load_state_dict(learned, strict=False)
+        self._losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
+        self.sampler.state = self._drawn
+        self.step.load(tensors, facts["step"])
+        prefix = f"random.{rank()}."
+        set_random_state({name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)})
+
+    def _settle(self, *, wait: bool = False) -> None:
+        if self._keeper:
+            self._keeper.settle(wait=wait)
+
+    def _tell(self, on_row: OnRow, count: int | None = None) -> None:
+        """Give the first `count` rows that were not given yet."""
+        for row, when in list(zip(self.rows, self._times, strict=True))[self._told : count]:
+            on_row(row, when)
+            self._told += 1
+
+
+def _rounded(row: Row) -> Row:
+    return {
+        key: round(value, 6) if isinstance(value, float) and key[:3] != "lr_" else value for key, value in row.items()
+    }

@@ -1,42 +1,67 @@
-"""AdamW with a group per tower and head, and the schedules of the recipes."""
+"""AdamW with groups by tower, depth and decay, the schedules of the recipes, and layers that wait to be trained."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from clipline.config.training import Constant, Cosine, Optimizer, Plateau, Train
+from clipline.config.training import Constant, Cosine, Freeze, Optimizer, Plateau, Train
 from clipline.model.clip import CLIP
+from clipline.model.depth import depths
 
 
 def build_optimizer(model: CLIP, config: Optimizer, device: torch.device) -> AdamW:
-    """AdamW over what is trainable; each group bears its `name`.
+    """AdamW over what is trainable; each group bears the `name` of its tower, or `head`.
 
     Vectors and scalars (norms, biases, the temperature) are not decayed; the temperature learns at the head's rate.
+    With layer decay the rate of a tower is that of its last layer.
     """
-    heads = nn.ModuleList([model.image_head, model.text_head, model.temperature])
-    parts = {"image": model.image_tower, "text": model.text_tower, "head": heads}
-    groups = []
-    for name, module in parts.items():
-        trainable = [p for p in module.parameters() if p.requires_grad]
-        decay = getattr(config.weight_decay, name)
-        for params, value in (
-            ([p for p in trainable if p.ndim > 1], decay),
-            ([p for p in trainable if p.ndim <= 1], 0.0),
-        ):
-            if params:
-                groups.append({"params": params, "lr": getattr(config.lr, name), "weight_decay": value, "name": name})
-    fused = device.type == "cuda"
-    return AdamW(groups, betas=tuple(config.betas), eps=config.eps, fused=fused)
+    groups: dict[tuple, dict] = {}
+    layers = {
+        kind: depths(tower) if getattr(config.layer_decay, kind) < 1 else {}
+        for kind, tower in (("image", model.image_tower), ("text", model.text_tower))
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind, _, key = name.partition("_tower.")
+            kind, share = (kind, getattr(config.layer_decay, kind)) if key else ("head", 1.0)
+            layer = layers.get(kind, {})
+            below = max(layer.values(), default=0) - layer.get(key, max(layer.values(), default=0))
+            decay = getattr(config.weight_decay, kind) if parameter.ndim > 1 else 0.0
+            new = {"lr": getattr(config.lr, kind) * share**below, "weight_decay": decay, "name": kind, "params": []}
+            groups.setdefault((kind, below, decay), new)["params"].append(parameter)
+    # The last layer first, as `learning_rates` wants it.
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1]))]
+    return AdamW(ordered, betas=tuple(config.betas), eps=config.eps, fused=device.type == "cuda")
 
 
 def learning_rates(optimizer: AdamW) -> dict[str, float]:
-    """The present rate of each group: lr_image, lr_text, lr_head (only those that train)."""
-    return {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+    """The present rate of each tower's last layer, and of the heads: lr_image, lr_text, lr_head (those that train)."""
+    return {f"lr_{group['name']}": group["lr"] for group in reversed(optimizer.param_groups)}
+
+
+def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> bool:
+    """Freeze the layers of trainable towers that learn nothing in `epoch` (from 1). Returns whether that is a change.
+
+    A frozen parameter has no gradient, so that AdamW passes over it and nothing is computed for it. Its batch norms
+    still follow the data, as in a tower that trains.
+    """
+    changed = False
+    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+        config = getattr(freeze, name)
+        if config is None or tower in model.frozen:
+            continue
+        layer = depths(tower)
+        waits = config.epochs is None or epoch <= config.epochs
+        first = math.ceil(config.share * (max(layer.values()) + 1)) if waits else 0
+        for key, parameter in tower.named_parameters():
+            learns = layer.get(key, first) >= first
+            changed |= parameter.requires_grad != learns
+            parameter.requires_grad_(learns)
+    return changed
 
 
 class Scheduler:
@@ -61,6 +86,19 @@ class Scheduler:
         """One epoch is done."""
         if self._by_epoch:
             self._by_epoch.step(val_loss)
+
+    def state_dict(self) -> dict:
+        """What JSON can hold; the optimiser's groups keep the rates themselves."""
+        schedule = self._by_step or self._by_epoch
+        if not schedule:
+            return {}
+        return {key: value for key, value in schedule.state_dict().items() if isinstance(value, int | float)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`."""
+        schedule = self._by_step or self._by_epoch
+        if schedule:
+            schedule.__dict__.update(state)
 
 
 def _cosine(optimizer: AdamW, steps: int, warmup: int, floor: float) -> LambdaLR:

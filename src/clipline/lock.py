@@ -1,4 +1,4 @@
-"""One process at a time per embeddings folder; the system drops the lock with the process, however it ends."""
+"""One process at a time per folder; the system drops the lock with the process, however it ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`, which exists, for this process. Raises CliplineError where another one holds it.
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold `folder`, which exists, for this process. Raises CliplineError, with `busy`, where another one holds it.
 
     The folder itself is locked, so no file is left behind. Windows locks no folders, and some network file
     systems none at all: there nothing is held.
@@ -31,9 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in BUSY:
-                raise CliplineError(
-                    f"{folder}: another process is embedding into it. Mend: wait for that one, or choose another --out"
-                ) from None
+                raise CliplineError(f"{folder}: {busy}") from None
         yield
     finally:
         os.close(handle)

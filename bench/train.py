@@ -1,0 +1,103 @@
+"""How fast a training step is, against open_clip's own model and loss with the same towers, measured in one run.
+
+    python bench/train.py
+    python bench/train.py --device cuda --batch-size 1024 --steps 50
+    python bench/train.py --peers none
+
+ViT-B/32 with CLIP's text transformer, random weights, the same batch, resolution, precision and token length; pixels
+and tokens are in memory, as both trainers have them behind their loaders. `frozen` has the image tower locked: ours
+takes its features from the cache, as `dvc repro` does from the second epoch on. Rounds are measured in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal
+
+import trainers
+import typer
+from contenders import apart, open_clip_missing
+from machine_facts import machine_facts
+from rich.console import Console
+from rich.table import Table
+
+from clipline import cores
+from clipline.errors import CliplineError, UsageError
+
+AIMS = {"frozen": 1.5, "trainable": 1.0}
+console = Console()
+
+
+def main(
+    device: Literal["cpu", "cuda"] = "cpu",
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    tokens: Annotated[int, typer.Option(min=4, max=77, help="Of each caption.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="That are timed, each round.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the towers.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, show_default="all cores")] = None,
+    peers: Annotated[Literal["open_clip", "none"], typer.Option()] = "open_clip",
+    model: Annotated[
+        Literal["vit_b_32", "tiny"], typer.Option(help="tiny shows in seconds that the benchmark runs.")
+    ] = "vit_b_32",
+    compile_towers: Annotated[bool, typer.Option("--compile", help="torch.compile, on both sides.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write JSON too.")] = None,
+) -> None:
+    """Measure, print a table, write JSON."""
+    if peers == "open_clip" and (missing := open_clip_missing()):
+        raise UsageError(f"{missing}; or --peers none")
+    job = trainers.Job(
+        model, device, batch_size, tokens, steps, precision, threads or cores.available(), compile_towers, frozen=False
+    )
+    contests = {f"clipline {name}": (trainers.ours, replace(job, frozen=name == "frozen")) for name in AIMS}
+    if peers == "open_clip":
+        contests |= {f"open_clip {name}": (trainers.open_clip, replace(job, frozen=name == "frozen")) for name in AIMS}
+    rounds: list[dict[str, dict]] = []
+    for number in range(repeats):
+        rounds.append({})
+        for name, (function, each) in contests.items():
+            rounds[-1][name] = apart(function, each)
+            console.print(f"round {number + 1} of {repeats}: {name}: {rounds[-1][name]['rate']:,.1f} samples/s")
+    results = {"machine": machine_facts(), "settings": job.settings(), **_summary(rounds), "details": rounds}
+    _show(results)
+    if out:
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(rounds: list[dict[str, dict]]) -> dict[str, Any]:
+    rates = {name: [each[name]["rate"] for each in rounds] for name in rounds[0]}
+    ratios = {
+        name: [
+            ours / theirs for ours, theirs in zip(rates[f"clipline {name}"], rates[f"open_clip {name}"], strict=True)
+        ]
+        for name in AIMS
+        if f"open_clip {name}" in rates
+    }
+    outside = {name: [each[f"clipline {name}"]["outside"] for each in rounds] for name in AIMS}
+    return {"rates": rates, "ratios": ratios, "outside": outside}
+
+
+def _show(results: dict[str, Any]) -> None:
+    facts = results["machine"]
+    for line in (facts["date"], facts["cpu"], facts["system"], str(results["settings"])):
+        console.print(line, highlight=False, soft_wrap=True)
+    table = Table("samples/s", "median", "lowest", "highest")
+    for name, runs in results["rates"].items():
+        table.add_row(name, *(f"{value:,.1f}" for value in (median(runs), min(runs), max(runs))))
+    console.print(table)
+    for name, runs in results["ratios"].items():
+        console.print(f"{name}: {median(runs):.2f} times open_clip (aim {AIMS[name]:.2f})")
+    for name, runs in results["outside"].items():
+        console.print(f"{name}: {median(runs):.1%} of the time outside forward, backward and optimiser (aim 5 %)")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except CliplineError as error:
+        console.print(f"error: {error}", style="red")
+        sys.exit(error.exit_code)

@@ -1,0 +1,44 @@
+"""One split on one device: inputs of the towers for chosen rows, or features of frozen towers in their place."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipline.data.prepared import Split
+from clipline.model.text_tower import trim
+from clipline.train.pixels import PixelStore
+
+# CUDA's kernels like lengths that are multiples of it; and fewer lengths are fewer shapes to compile for.
+ROUND = 8
+# Of a frozen tower [b, F]; pixels uint8 [b, S, S, 3]; or ids and mask, int64 [t, L] each.
+Inputs = Tensor | tuple[Tensor, Tensor]
+
+
+class Batches:
+    """Inputs by row. features: of frozen towers, `image` [n, F] and `text` [c, F], on the device."""
+
+    def __init__(self, split: Split, features: dict[str, Tensor], device: torch.device) -> None:
+        self.split, self.features, self.device = split, features, device
+        self._pixels = None if "image" in features else PixelStore(split, device)
+        if "text" not in features:
+            self._tokens = torch.from_numpy(split.tokens).to(device)
+            self._lengths = torch.from_numpy(split.lengths).to(device)
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Indices int64 [b] -> features [b, F], or pixels uint8 [b, S, S, 3]."""
+        return self._features("image", rows) if self._pixels is None else self._pixels(rows)
+
+    def texts(self, rows: np.ndarray) -> Inputs:
+        """Indices int64 [t] -> features [t, F], or ids and mask int64 [t, L], cut to the longest."""
+        if "text" in self.features:
+            return self._features("text", rows)
+        longest = int(self.split.lengths[rows].max())
+        if self.device.type == "cuda":
+            longest = min(-(-longest // ROUND) * ROUND, self.split.tokens.shape[1])
+        index = torch.from_numpy(rows).to(self.device)
+        return trim(self._tokens[index], self._lengths[index], longest)
+
+    def _features(self, kind: str, rows: np.ndarray) -> Tensor:
+        return self.features[kind][torch.from_numpy(rows).to(self.device)]

@@ -1,0 +1,102 @@
+"""Where a training stands, on disk, so that one that was killed goes on as if it had not been. Never pickle.
+
+A state is one safetensors file: tensors by name, and everything else as JSON in its header.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clipline.atomic import atomic
+from clipline.progress import note
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """tensors: by name, on the CPU once read. facts: what JSON holds."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Keeper:
+    """Keeps the last two states of one training in `folder`, written in a thread while training goes on.
+
+    Call `settle` often: it raises what went wrong in the thread, and calls back what waited for a durable state.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._pool = ThreadPoolExecutor(1, "state")
+        self._writing: Future[None] | None = None
+        self._then: Callable[[], None] | None = None
+
+    def save(self, step: int, state: State, then: Callable[[], None]) -> None:
+        """Write `state` behind training's back; `then` is called by `settle` once it is durable.
+
+        Waits for the state before it. Raises OSError where that could not be written.
+        """
+        self.settle(wait=True)
+        # A copy: training changes these very tensors in its next step.
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
+        self._then = then
+        self._writing = self._pool.submit(self._write, step, tensors, json.dumps(state.facts))
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Call back if the last state is durable by now; `wait` until it is. Raises OSError where it cannot be."""
+        if self._writing and (wait or self._writing.done()):
+            writing, then, self._writing, self._then = self._writing, self._then, None, None
+            writing.result()
+            then()
+
+    def newest(self) -> State | None:
+        """The newest state that is whole, or None."""
+        for path in reversed(self._files()):
+            try:
+                with safe_open(path, "pt") as file:
+                    facts = json.loads(file.metadata()["facts"])
+                    return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+            except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+                note(f"{path}: damaged ({error}); going on from the state before it")
+        return None
+
+    def clear(self) -> None:
+        """Training is done: no state is needed any more."""
+        self.settle(wait=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, step: int, tensors: dict[str, Tensor], facts: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic(self.folder / f"state-{step:012d}.safetensors") as file:
+            file.write(save(tensors, {"facts": facts}))
+        for old in self._files()[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.safetensors"))
+
+
+def random_state() -> dict[str, Tensor]:
+    """The states of torch's own random number generators: the CPU's, and that of this process's CUDA device."""
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | cuda
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """Go on from `random_state`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,392 @@
+"""Images and captions that are changed at random: on known pictures, what comes out is what the settings say."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
+
+from clipline.config.augment import Augment
+from clipline.config.base import validate
+from clipline.data.prepared import Prepared, Split
+from clipline.errors import UsageError
+from clipline.train.augment import (
+    DRAWS,
+    FILL,
+    GREY,
+    SIDES,
+    Augmentation,
+    change_images,
+    draw_changes,
+    drop_tokens,
+    names_a_side,
+)
+
+IMAGES, SIZE, LONGEST, PAD = 64, 40, 10, 0
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(**values):
+    return validate(Augment, values, "train.augment")
+
+
+def smooth(count=IMAGES, size=SIZE):
+    """uint8 [count, size, size, 3]: random soft pictures, all different."""
+    coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(3)) * 255
+    return F.interpolate(coarse, size=size, mode="bicubic").clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def split():
+    """64 images with a caption each; every fourth caption names a side."""
+    captions = ["a man on the left" if index % 4 == 0 else "a dog runs" for index in range(IMAGES)]
+    lengths = np.arange(IMAGES, dtype=np.int32) % (LONGEST - 1) + 2
+    ids = np.arange(IMAGES * LONGEST, dtype=np.int32).reshape(IMAGES, LONGEST) + 100
+    tokens = np.where(np.arange(LONGEST) < lengths[:, None], ids, PAD).astype(np.int32)
+    return Split(
+        name="train",
+        images=smooth().numpy(),
+        image_rows=np.arange(IMAGES),
+        image_names=[f"{index}.png" for index in range(IMAGES)],
+        tokens=tokens,
+        lengths=lengths,
+        captions=captions,
+        caption_image=np.arange(IMAGES),
+    )
+
+
+@pytest.fixture
+def change(split):
+    """change(seed=0, **settings) -> the split's images, changed."""
+
+    def run(seed=0, **values):
+        return Augmentation(settings(**values), split, seed).images(smooth(), np.arange(IMAGES))
+
+    return run
+
+
+EVERYTHING = {
+    "crop": {"scale": [0.4, 1.0]},
+    "flip": 0.5,
+    "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+    "grey": 0.2,
+    "erase": {"probability": 0.5},
+    "word_dropout": 0.3,
+}
+
+
+def difference(one, other):
+    """int [B]: the largest difference of grey levels in each image."""
+    return (one.int() - other.int()).abs().flatten(1).amax(1)
+
+
+# ---------------------------------------------------------------- images
+
+
+def test_everything_off_changes_nothing_and_draws_nothing(split):
+    augmentation, pixels = Augmentation(settings(), split, 0), smooth()
+    before = augmentation.generator.get_state()
+    assert augmentation.images(pixels, np.arange(IMAGES)) is pixels
+    inputs = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
+    assert augmentation.texts(inputs) is inputs
+    assert torch.equal(before, augmentation.generator.get_state())
+
+
+def test_features_of_frozen_towers_pass(split):
+    augmentation, features = Augmentation(settings(**EVERYTHING), split, 0), torch.rand(4, 8)
+    assert augmentation.images(features, np.arange(4)) is features and augmentation.texts(features) is features
+
+
+def test_flip_mirrors_exactly_and_never_where_a_caption_names_a_side(change):
+    changed, pixels = change(flip=1.0), smooth()
+    guarded = torch.arange(IMAGES) % 4 == 0
+    assert torch.equal(changed[guarded], pixels[guarded])
+    assert torch.equal(changed[~guarded], pixels[~guarded].flip(2))
+    assert changed.dtype == torch.uint8 and changed.is_contiguous() and changed.shape == pixels.shape
+
+
+def test_flip_with_a_probability_mirrors_that_share(split):
+    rows = np.full(1000, 1)
+    pixels = smooth(2, 8)[1:].expand(1000, -1, -1, -1)
+    changed = Augmentation(settings(flip=0.3), split, 0).images(pixels, rows)
+    mirrored = (changed == pixels.flip(2)).flatten(1).all(1)
+    assert torch.equal(changed[~mirrored], pixels[~mirrored]) and 0.25 < mirrored.float().mean() < 0.35
+
+
+def test_a_crop_of_everything_is_the_image(change):
+    assert difference(change(crop={"scale": [1.0, 1.0], "ratio": [1.0, 1.0]}), smooth()).max() <= 1
+
+
+def seen(scale, ratio):
+    """Left, top, width and height of what 500 crops show: of images whose red is x and whose green is y."""
+    ramp = torch.arange(256).to(torch.uint8)
+    pixels = torch.zeros(256, 256, 3, dtype=torch.uint8)
+    pixels[..., 0], pixels[..., 1] = ramp, ramp[:, None]
+    rows, out = np.zeros(500, dtype=np.int64), []
+    split_ = Split(
+        "train",
+        np.empty(0),
+        np.zeros(1, np.int64),
+        [""],
+        np.zeros((1, 4), np.int32),
+        np.array([4]),
+        [""],
+        np.zeros(1, np.int64),
+    )
+    augmentation = Augmentation(settings(crop={"scale": scale, "ratio": ratio}), split_, 0)
+    for some in np.array_split(rows, 10):
+        out.append(augmentation.images(pixels.expand(len(some), -1, -1, -1), some))
+    changed = torch.cat(out).double()
+    # Between two columns far apart: at the very edge a sample is held at the image's border.
+    width, height = ((changed[:, 228, 228, c] - changed[:, 28, 28, c]) / 200 for c in (0, 1))
+    left, top = ((changed[:, 128, 128, c] + 0.5) / 256 - size * 128.5 / 256 for c, size in ((0, width), (1, height)))
+    # Straight lines stay straight: nothing is turned or sheared.
+    assert (changed[:, :, :, 0] - changed[:, :1, :, 0]).abs().max() <= 1
+    return left, top, width, height
+
+
+@pytest.mark.parametrize(("scale", "ratio"), [([0.3, 0.9], [0.75, 4 / 3]), ([0.2, 0.4], [1.0, 1.0])])
+def test_crops_keep_to_their_areas_and_ratios_and_stay_inside(scale, ratio):
+    left, top, width, height = seen(scale, ratio)
+    area, shape = width * height, width / height
+    assert area.min() > scale[0] - 0.015 and area.max() < scale[1] + 0.015
+    assert area.min() < scale[0] + 0.02 and area.max() > scale[1] - 0.02
+    assert abs(area.mean() - sum(scale) / 2) < 0.02
+    assert shape.min() > ratio[0] - 0.03 and shape.max() < ratio[1] + 0.03
+    assert min(left.min(), top.min()) > -0.01 and max((left + width).max(), (top + height).max()) < 1.01
+    free = 1 - width
+    places = left[free > 0.2] / free[free > 0.2]
+    assert places.min() < 0.1 and places.max() > 0.9 and abs(places.mean() - 0.5) < 0.05
+
+
+def test_crops_have_no_dark_border(split):
+    white = torch.full((IMAGES, SIZE, SIZE, 3), 255, dtype=torch.uint8)
+    augmentation = Augmentation(settings(crop={"scale": [0.1, 1.0]}, flip=0.5), split, 0)
+    assert torch.equal(augmentation.images(white, np.arange(IMAGES)), white)
+
+
+def test_colours_move_as_torchvision_moves_them():
+    """Brightness, then contrast, then saturation, by known factors; on pictures that need no clamping."""
+    count = 50
+    config = settings(colour={"brightness": 0.2, "contrast": 0.3, "saturation": 0.4})
+    random = torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(1))
+    random[:8, 5:8] = torch.tensor([[i >> 2, i >> 1 & 1, i & 1] for i in range(8)]).float()  # the strongest of each
+    factors = 1 + torch.tensor([0.2, 0.3, 0.4]) * (2 * random[:, 5:8] - 1)
+    pixels = (smooth(count).float() * 0.2 + 90).to(torch.uint8)
+    none = torch.zeros(count, dtype=torch.bool)
+    changed = change_images(pixels, draw_changes(config, random, none), config)
+    for image, picture, by in zip(changed, pixels.permute(0, 3, 1, 2).double() / 255, factors.tolist(), strict=True):
+        expected = adjust_saturation(adjust_contrast(adjust_brightness(picture, by[0]), by[1]), by[2])
+        # Its weights of red, green and blue add up to 0.9999.
+        assert (image.permute(2, 0, 1) - 255 * expected).abs().max() < 0.52
+        assert expected.min() > 0 and expected.max() < 1
+
+
+@pytest.mark.parametrize(("name", "place"), [("brightness", 5), ("contrast", 6), ("saturation", 7)])
+def test_each_strength_is_its_own(name, place):
+    """0.5 of one thing draws factors from 0.5 to 1.5 for it and leaves the others."""
+    random = torch.rand(200, DRAWS, generator=torch.Generator().manual_seed(1))
+    light = draw_changes(settings(colour={name: 0.5}), random, torch.zeros(200, dtype=torch.bool)).light_B3
+    factor = 0.5 + random[:, place]
+    one, none = torch.ones(200), torch.zeros(200)
+    expected = {
+        "brightness": [factor, none, none],
+        "contrast": [factor, none, 1 - factor],
+        "saturation": [factor, one - factor, none],
+    }[name]
+    assert torch.allclose(light, torch.stack(expected, 1), atol=1e-6) and factor.min() < 0.52 and factor.max() > 1.48
+
+
+def test_grey_takes_the_colour_of_its_share_only(split):
+    pixels = smooth(1).expand(1000, -1, -1, -1)
+    changed = Augmentation(settings(grey=0.2), split, 0).images(pixels, np.ones(1000, dtype=np.int64))
+    grey = (changed.amax(-1) == changed.amin(-1)).flatten(1).all(1)
+    assert torch.equal(changed[~grey], pixels[~grey]) and 0.15 < grey.float().mean() < 0.25
+    luma = (pixels[0].double() * torch.tensor(GREY, dtype=torch.float64)).sum(-1)
+    assert (changed[grey][0, :, :, 0].double() - luma).abs().max() <= 0.5001
+
+
+def test_erased_boxes_have_their_area_and_one_colour(split):
+    black = torch.zeros(1000, SIZE, SIZE, 3, dtype=torch.uint8)
+    erase = {"probability": 0.5, "area": [0.1, 0.3]}
+    changed = Augmentation(settings(erase=erase), split, 0).images(black, np.ones(1000, dtype=np.int64))
+    gone = (changed == torch.tensor(FILL, dtype=torch.uint8)).all(-1)
+    assert torch.equal(changed[~gone], black[~gone])
+    erased = gone.flatten(1).any(1)
+    assert 0.45 < erased.float().mean() < 0.55
+    for each in gone[erased]:
+        width, height = each.any(0).sum(), each.any(1).sum()
+        assert each.sum() == width * height, "not a box"
+        # A side is right to within a pixel.
+        assert (width - 1) * (height - 1) <= 0.3 * SIZE**2 and (width + 1) * (height + 1) >= 0.1 * SIZE**2
+        assert 0.25 < width / height < 4
+    area = gone[erased].float().mean(dim=(1, 2))
+    assert area.min() < 0.12 and area.max() > 0.28 and abs(area.mean() - 0.2) < 0.02
+
+
+# ---------------------------------------------------------------- chance
+
+
+def batches(augmentation, split, count):
+    """The next `count` changed batches of everything, joined."""
+    ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
+    rows, out = np.arange(8), []
+    for _ in range(count):
+        out += [augmentation.images(smooth(8), rows), *augmentation.texts((ids, mask))]
+    return torch.cat([each.flatten().long() for each in out])
+
+
+def test_a_seed_repeats_and_another_differs(split):
+    one, two, other = (Augmentation(settings(**EVERYTHING), split, seed) for seed in (5, 5, 6))
+    first = batches(one, split, 3)
+    assert torch.equal(first, batches(two, split, 3))
+    assert not torch.equal(first, batches(other, split, 3)) and not torch.equal(first, batches(one, split, 3))
+
+
+def test_a_restored_state_goes_on_alike(split):
+    one, two = (Augmentation(settings(**EVERYTHING), split, seed) for seed in (5, 99))
+    batches(one, split, 2)
+    state = one.generator.get_state()
+    expected = batches(one, split, 2)
+    two.generator.set_state(state)
+    assert torch.equal(expected, batches(two, split, 2))
+
+
+def test_a_batch_changes_alike_however_many_processes_share_it(split):
+    rows, pixels = np.arange(IMAGES), smooth()
+    texts = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
+    whole, part = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
+    expected, (ids, mask) = whole.images(pixels, rows), whole.texts(texts)
+    assert torch.equal(part.images(pixels[40:], rows[40:], first=40, total=IMAGES), expected[40:])
+    # This process's captions are shorter: its batch is cut elsewhere.
+    short = [index for index in range(9) if split.lengths[index] <= 6]
+    some = tuple(each[: len(short), :6] for each in texts)
+    found = part.texts(some, first=0, total=IMAGES)
+    assert torch.equal(found[0], ids[: len(short), :6]) and torch.equal(found[1], mask[: len(short), :6])
+    assert torch.equal(part.generator.get_state(), whole.generator.get_state())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_changes_alike(split):
+    cpu, gpu = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
+    expected, found = cpu.images(smooth(), np.arange(IMAGES)), gpu.images(smooth().cuda(), np.arange(IMAGES))
+    assert found.is_cuda and difference(found.cpu(), expected).max() <= 1
+    ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
+    for one, other in zip(cpu.texts((ids, mask)), gpu.texts((ids.cuda(), mask.cuda())), strict=True):
+        assert torch.equal(one, other.cpu())
+    assert torch.equal(cpu.generator.get_state(), gpu.generator.get_state())
+
+
+def test_one_knob_does_not_move_what_another_draws(change):
+    """So that two trainings that differ in one setting differ in that alone."""
+    cropped = change(crop={"scale": [0.3, 1.0]})
+    both = change(crop={"scale": [0.3, 1.0]}, erase={"probability": 1.0})
+    kept = ~(both == torch.tensor(FILL, dtype=torch.uint8)).all(-1)
+    assert torch.equal(both[kept], cropped[kept]) and 0.5 < kept.float().mean() < 1
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_tokens_close_up_between_their_first_and_last():
+    ids = torch.tensor([[1, 11, 12, 13, 2, 0], [1, 21, 2, 0, 0, 0], [1, 31, 32, 33, 34, 2]])
+    drop = torch.tensor([[1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    found, mask = drop_tokens(ids, (ids > 0).long(), drop, pad=0)
+    assert found.tolist() == [[1, 11, 13, 2, 0, 0], [1, 2, 0, 0, 0, 0], [1, 31, 32, 33, 34, 2]]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert found.dtype == mask.dtype == torch.int64
+
+
+def test_words_are_dropped_with_their_probability(split):
+    augmentation = Augmentation(settings(word_dropout=0.3), split, 0)
+    ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens != PAD).long()
+    left = total = 0
+    for _ in range(50):
+        found, kept = augmentation.texts((ids, mask))
+        for row in range(IMAGES):
+            before, after = ids[row, : split.lengths[row]].tolist(), found[row][kept[row].bool()].tolist()
+            assert after[0] == before[0] and after[-1] == before[-1]
+            assert after == sorted(set(after) & set(before)), "another order, or other words"
+            assert (found[row, len(after) :] == PAD).all()
+            left, total = left + len(after) - 2, total + len(before) - 2
+    assert left / total == pytest.approx(0.7, abs=0.02)
+
+
+def test_the_towers_see_only_what_is_left(split, prepared, make_recipe):
+    """A caption with dropped tokens embeds as the shorter caption does."""
+    from clipline.model.clip import build_model
+
+    data = Prepared(prepared)
+    train = data.split("train")
+    torch.manual_seed(0)
+    model = build_model(make_recipe(), data.vocab_size).eval()
+    ids, length = torch.from_numpy(train.tokens[:1]).long(), int(train.lengths[0])
+    mask = (torch.arange(ids.shape[1]) < length).long()[None]
+    drop = torch.zeros_like(ids).bool()
+    drop[0, 2] = True
+    short = torch.cat([ids[:, :2], ids[:, 3:length]], dim=1)
+    with torch.inference_mode():
+        found = model.encode_text(*drop_tokens(ids, mask, drop, pad=0))
+        assert torch.allclose(found, model.encode_text(short, torch.ones_like(short)), atol=1e-6)
+        assert not torch.allclose(found, model.encode_text(ids, mask), atol=1e-4)
+
+
+# ---------------------------------------------------------------- captions that name a side
+
+
+@pytest.mark.parametrize(
+    ("caption", "names"),
+    [
+        ("A man on the LEFT side .", True),
+        ("turning right", True),
+        ("the left-hand door", True),
+        ("a lefthanded batter", True),
+        ("the rightmost child looks leftwards", True),
+        ("Right: a dog", True),
+        ("a bright upright cleft in the rock", False),
+        ("leftovers on a plate, copyrighted", False),
+        ("", False),
+    ],
+)
+def test_words_that_name_a_side(caption, names):
+    assert (SIDES.search(caption) is not None) == names
+
+
+def test_one_caption_of_an_image_guards_it(prepared):
+    train = Prepared(prepared).split("train")
+    guarded = names_a_side(train)
+    says = {
+        image
+        for image, text in zip(train.caption_image, train.captions, strict=True)
+        if "left" in text or "right" in text
+    }
+    assert set(np.flatnonzero(guarded)) == says and 0 < len(says) < len(guarded)
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"crop": {"scale": [0.9, 0.5]}}, "should be [min, max], found [0.9, 0.5]"),
+        ({"crop": {"scale": [0.0, 1.0]}}, "greater than 0"),
+        ({"crop": {"scale": [0.5, 1.0], "ratio": [1.2, 1.4]}}, "around 1"),
+        ({"crop": {}}, "crop.scale: this key is required"),
+        ({"erase": {"probability": 0.5, "area": [0.1]}}, "erase.area"),
+        ({"colour": {"hue": 0.1}}, "unknown key `hue`"),
+        ({"flip": 1.5}, "less than or equal to 1"),
+        ({"word_dropout": 1.0}, "less than 1"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(values, words):
+    with pytest.raises(UsageError) as caught:
+        settings(**values)
+    assert words in str(caught.value)

@@ -1,0 +1,125 @@
+"""`python -m stages.train` killed at random moments: it goes on, and ends in the very same model and one MLflow run.
+
+A few kills here; CLIPLINE_KILLS says how many (`make test-faults`).
+"""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("CLIPLINE_KILLS", "2"))
+EPOCHS = 20 + 10 * KILLS
+# Measured anew in each process, and nothing of the model.
+TIMES = {
+    "images_per_second",
+    *(f"seconds_{name}" for name in ("data", "forward_backward", "optimizer", "eval", "other")),
+}
+
+
+def stage(folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages.train"], cwd=folder, env=environment, stderr=log, stdout=log
+        )
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(".cache/train/*/state-*"))
+
+
+@pytest.fixture
+def make_folder(prepared, make_recipe, tmp_path):
+    """make_folder("a") -> a folder with all that the train stage reads."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(prepared, folder / "data" / "prepared")
+        recipe = make_recipe(
+            {
+                "train.epochs": EPOCHS,
+                "train.batch_size": 8,
+                "train.captions": "random",
+                "train.ema": 0.9,
+                "train.augment": {"flip": 0.5, "word_dropout": 0.1},
+                "train.schedule": {"kind": "cosine"},
+                "head.dropout": 0.2,
+            }
+        )
+        for kind, values in (("recipe", recipe.model_dump(mode="json")), ("data", _dataset())):
+            (folder / "configs" / kind).mkdir(parents=True)
+            (folder / "configs" / kind / "tiny.yaml").write_text(yaml.safe_dump(values))
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params |= {
+            "data": "tiny",
+            "recipe": "tiny",
+            "train": {"seed": 0, "device": "cpu", "save_every": 3, "devices": 1},
+        }
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        return folder
+
+    return make
+
+
+def _dataset() -> dict:
+    values = yaml.safe_load((ROOT / "configs" / "data" / "scenes.yaml").read_text())
+    return values
+
+
+def history(folder: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
+    """How many runs the store has, and the curves of the only one, in the order of logging."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    names = [name for name in runs[0].data.metrics if not name.startswith("system/")]
+    curves = {name: [(p.step, p.value) for p in client.get_metric_history(runs[0].info.run_id, name)] for name in names}
+    assert runs[0].info.status == "FINISHED"
+    return len(runs), curves
+
+
+def test_killed_at_random_moments(make_folder):
+    whole, cut = make_folder("whole"), make_folder("cut")
+    assert stage(whole).wait() == 0, (whole / "log").read_text()
+    dice, killed = random.Random(0), 0
+    while True:
+        before, process = states(cut), stage(cut)
+        # Most of them wait for progress, or hardly a kill would come after a start of seconds.
+        while killed < KILLS and dice.random() < 0.9 and states(cut) == before and process.poll() is None:
+            time.sleep(0.05)
+        if killed < KILLS:
+            time.sleep(dice.uniform(0, 0.3))
+        if killed >= KILLS or process.poll() is not None:
+            break
+        process.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
+        killed += 1
+        assert process.wait(timeout=60) != 0
+        shutil.rmtree(cut / "models", ignore_errors=True)  # as DVC does with outs before it runs a stage
+        shutil.rmtree(cut / "reports", ignore_errors=True)
+    assert process.wait(timeout=300) == 0, (cut / "log").read_text()
+    print(f"{killed} kills")  # noqa: T201
+
+    assert killed == KILLS
+    model = "models/checkpoint/model.safetensors"
+    assert (cut / model).read_bytes() == (whole / model).read_bytes()
+    assert states(cut) == []
+    tables = [list(csv.DictReader((folder / "reports" / "train.csv").open())) for folder in (whole, cut)]
+    plain, resumed = ([{k: v for k, v in row.items() if k not in TIMES} for row in table] for table in tables)
+    assert plain == resumed
+    assert len(resumed) == EPOCHS
+    (_, expected), (runs, found) = history(whole), history(cut)
+    assert runs == 1
+    for name in expected.keys() - TIMES:
+        assert found[name] == expected[name], name
+    assert found.keys() == expected.keys()
