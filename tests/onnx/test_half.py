@@ -1,5 +1,7 @@
 """image.fp16.onnx: half the bytes, the same embeddings, and float32 where the range or the precision is needed."""
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,6 +10,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from clipline.onnx.fold import fold_scaling
 from clipline.onnx.half import IN_FLOAT32, PRODUCTS, to_half
 
 from .conftest import IMAGES, export_module
@@ -28,9 +31,12 @@ def float_types(path):
     ]
 
 
+@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("kind", IMAGES)
-def test_agrees_with_float32(export_image, pixels, tmp_path, kind):
-    source, half = export_image(kind), tmp_path / "half.onnx"
+def test_agrees_with_float32(export_image, pixels, tmp_path, kind, folded):
+    source, half = tmp_path / "source.onnx", tmp_path / "half.onnx"
+    shutil.copy(export_image(kind), source)
+    assert not folded or fold_scaling(source)
     to_half(source, half)
     expected, found = embed(source, pixels), embed(half, pixels)
     assert found.dtype == np.float32 and (expected * found).sum(axis=1).min() > 0.999
@@ -49,9 +55,10 @@ def test_which_nodes_compute_in_float32(export_image, tmp_path, kind):
     for node, types in nodes:
         if node.op_type in IN_FLOAT32:
             assert types == {TensorProto.FLOAT}, node.name
-        elif node.op_type in PRODUCTS:
-            assert types == {TensorProto.FLOAT16}, node.name
-    # Pixels are scaled in float32: the first float16 comes behind the division by std.
+    # The first product takes float32 pixels, and may have their scaling in its weights.
+    first, *products = [types for node, types in nodes if node.op_type in PRODUCTS]
+    assert first == {TensorProto.FLOAT}
+    assert all(types == {TensorProto.FLOAT16} for types in products)
     scaling = [types for node, types in nodes if node.op_type in ("Sub", "Div")][:3]
     assert scaling == [{TensorProto.FLOAT}] * 3
     between = [node for node, types in nodes if node.op_type in ("Add", "Unsqueeze") and types == {TensorProto.FLOAT}]

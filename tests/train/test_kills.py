@@ -96,7 +96,8 @@ def test_killed_at_random_moments(make_folder):
     while True:
         before, process = states(cut), stage(cut)
         # Most of them wait for progress, or hardly a kill would come after a start of seconds.
-        while killed < KILLS and dice.random() < 0.9 and states(cut) == before and process.poll() is None:
+        patient = killed < KILLS and dice.random() < 0.9
+        while patient and states(cut) == before and process.poll() is None:
             time.sleep(0.05)
         if killed < KILLS:
             time.sleep(dice.uniform(0, 0.3))
@@ -111,6 +112,7 @@ def test_killed_at_random_moments(make_folder):
     print(f"{killed} kills")  # noqa: T201
 
     assert killed == KILLS
+    assert (cut / "log").read_text().count("going on after epoch") >= KILLS / 2
     model = "models/checkpoint/model.safetensors"
     assert (cut / model).read_bytes() == (whole / model).read_bytes()
     assert states(cut) == []
