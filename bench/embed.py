@@ -14,8 +14,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -25,12 +23,12 @@ import photos as photo_files
 import typer
 import vit
 from contenders import Job, apart
+from machine_facts import machine_facts
 from rich.console import Console
 from show import show
 
 from clipline import cores
 from clipline.bundle import Bundle
-from clipline.doctor import machine
 from clipline.errors import CliplineError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +60,7 @@ def main(
     wanted, skipped = _precisions(precisions, found)
     contests = _contests(job, wanted, _peers(peers, provider, skipped), skipped)
     results: dict[str, Any] = {
-        "machine": _machine(),
+        "machine": machine_facts(),
         "settings": {"images": images, "model": found.name, "threads": job.threads, "batch_size": batch_size}
         | {"repeats": repeats, "provider": provider, "precisions": _told(found)},
         "skipped": skipped,
@@ -199,22 +197,6 @@ def _rss(job: Job, folder: Path, cache: Path) -> dict[str, Any]:
 def _told(model: Path) -> dict[str, Any]:
     path = model / "precisions.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _machine() -> dict[str, Any]:
-    versions = machine.versions() | machine.wheels()
-    for name in ("torch", "open_clip_torch"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "cpu": str(machine.cpu()),
-        "system": machine.system(),
-        "versions": versions,
-        "formats": {each.name: each.note for each in machine.formats() if each.note},
-    }
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ TIMM = {"tower": "timm", "name": "vit_base_patch32_224", "weights": "random", "t
         ({"image.normalize": {"mean": [0.5] * 3, "std": [1.0, 1.0]}}, "normalize.std: List should have"),
         ({"image.normalize": {"mean": [0.5] * 3, "std": [1.0, 1.0, 0.0]}}, "normalize.std.2: should be greater than 0"),
         ({"image.weights": "hub"}, "image.weights: should be 'random', found 'hub'"),
-        ({"loss.kind": "info_nce"}, "loss.kind: should be one of 'soft_target', 'infonce', 'multi_positive', 'siglip', found"),
+        ({"loss.kind": "info_nce"}, "'soft_target', 'infonce', 'multi_positive', 'siglip', found 'info_nce'"),
         ({"loss.detach_targets": True}, "loss: unknown key `detach_targets`; allowed: kind, label_smoothing"),
         ({"train.schedule": {"kind": "plateau", "factor": 2.0, "patience": 1}}, "train.schedule.factor: should be"),
         # Impossible combinations.

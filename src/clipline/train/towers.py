@@ -50,7 +50,7 @@ def checkpoint_gradients(model: CLIP) -> None:
     for kind, tower in (("image", model.image_tower), ("text", model.text_tower)):
         if tower in model.frozen:
             continue
-        enable = getattr(tower.net, "set_grad_checkpointing" if kind == "image" else "gradient_checkpointing_enable")
+        enable = getattr(tower.net, "set_grad_checkpointing" if kind == "image" else "activation_checkpointing_enable")
         try:
             enable()
         except (AssertionError, NotImplementedError, ValueError) as error:

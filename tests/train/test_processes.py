@@ -1,0 +1,67 @@
+"""`train.devices: 2`: the stage starts torchrun, and two processes train the model that one does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+# Without dropout, whose masks follow the shapes of what is computed at once.
+STILL = {
+    "text.args": {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+}
+
+
+@pytest.fixture
+def stage(prepared, make_recipe, tmp_path):
+    """stage(devices, changes) -> the folder that the train stage ran in."""
+
+    def run(devices: int, changes: dict) -> Path:
+        folder = tmp_path / str(devices)
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "prepared").symlink_to(prepared)
+        recipe = make_recipe({"train.epochs": 3, "train.batch_size": 15, "train.captions": "random"} | changes)
+        dataset = yaml.safe_load((ROOT / "configs" / "data" / "scenes.yaml").read_text())
+        for kind, values in (("recipe", recipe.model_dump(mode="json")), ("data", dataset)):
+            (folder / "configs" / kind).mkdir(parents=True)
+            (folder / "configs" / kind / "tiny.yaml").write_text(yaml.safe_dump(values))
+        params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"data": "tiny", "recipe": "tiny"}
+        params["train"] |= {"device": "cpu", "devices": devices}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, "-m", "stages.train"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return run
+
+
+def test_two_processes_train_the_model_of_one(stage):
+    # Batches of 15: an odd share. Augmentation must not depend on the number of processes either.
+    changes = STILL | {
+        "loss": {"kind": "multi_positive"},
+        "train.captions_per_image": 2,
+        "train.augment": {"flip": 0.5, "word_dropout": 0.2},
+    }
+    one, two = stage(1, changes), stage(2, changes)
+    tables = [list(csv.DictReader((folder / "reports" / "train.csv").open())) for folder in (one, two)]
+    for expected, found in zip(*tables, strict=True):
+        for name in ("train_loss", "val_loss", "temperature"):
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
+    weights = [load_file(folder / "models" / "checkpoint" / "model.safetensors") for folder in (one, two)]
+    for name, value in weights[0].items():
+        assert (value - weights[1][name]).abs().max() < 1e-3, name

@@ -1,0 +1,171 @@
+"""What a step's settings do to a real small training."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipline.data.prepared import Prepared
+from clipline.train.loop import Trainer
+from clipline.train.samples import Sampler
+
+CPU = torch.device("cpu")
+# Without dropout, whose masks follow the shapes of what is computed at once.
+STILL = {
+    "text.args": {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+}
+PLAIN = {"train.epochs": 2, "train.batch_size": 20, "train.captions": "random"}
+
+
+@pytest.fixture
+def trainer(make_recipe, prepared, tmp_path):
+    def make(changes):
+        return Trainer(make_recipe(PLAIN | changes), Prepared(prepared), seed=0, device=CPU, cache=tmp_path)
+
+    return make
+
+
+def fitted(made):
+    rows = []
+    made.fit(lambda row, when: rows.append(row))
+    return rows
+
+
+@pytest.mark.parametrize("loss", ["infonce", "soft_target", "multi_positive", "siglip"])
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_chunks_train_as_the_whole_batch_does(trainer, loss, chunk):
+    whole, chunked = (fitted(trainer(STILL | {"loss": {"kind": loss}, "train.chunk": size})) for size in (None, chunk))
+    for name in ("train_loss", "val_loss", "temperature"):
+        assert [row[name] for row in chunked] == pytest.approx([row[name] for row in whole], rel=1e-3)
+
+
+def test_gradient_checkpointing_changes_nothing(trainer):
+    plain, saving = (fitted(trainer({"train.grad_checkpointing": on})) for on in (False, True))
+    assert [row["train_loss"] for row in saving] == pytest.approx([row["train_loss"] for row in plain], rel=1e-5)
+
+
+def test_images_meet_several_captions_and_are_encoded_once(trainer, monkeypatch):
+    made = trainer({"loss": {"kind": "multi_positive"}, "train.captions_per_image": 2, "train.epochs": 8})
+    seen = {"images": 0, "texts": 0}
+    image, text = made.step.towers.image, made.step.towers.text
+    made.step.towers.image = lambda x: (seen.__setitem__("images", seen["images"] + len(x)), image(x))[1]
+    made.step.towers.text = lambda x: (seen.__setitem__("texts", seen["texts"] + len(x[0])), text(x))[1]
+    made.step.begin(1)
+    images, captions = next(made.sampler.epoch())
+    made.step(images, captions)
+    assert seen == {"images": 20, "texts": 40}
+    rows = fitted(made)
+    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
+
+
+def test_several_captions_are_different_ones_of_their_image(prepared):
+    split = Prepared(prepared).split("train")
+    sampler = Sampler(split, "random", 20, seed=0, per_image=2)
+    for images, captions in sampler.epoch():
+        assert len(set(captions)) == len(captions) == 2 * len(images)
+        assert split.caption_image[captions].tolist() == np.repeat(images, 2).tolist()
+    more = Sampler(split, "random", 20, seed=0, per_image=5)  # no image has so many
+    assert [len(captions) for _, captions in more.epoch()] == [40, 40, 40]
+
+
+def test_an_epoch_goes_on_where_it_stopped(prepared):
+    split = Prepared(prepared).split("train")
+    whole, later = (Sampler(split, "random", 8, seed=3) for _ in range(2))
+    list(whole.epoch())
+    list(later.epoch())
+    state = whole.state
+    expected = [captions.tolist() for _, captions in whole.epoch()]
+    later.state = state
+    assert [captions.tolist() for _, captions in later.epoch(skip=2)] == expected[2:]
+
+
+def test_sigmoid_loss_begins_at_the_share_of_positives_and_learns_its_bias(trainer):
+    made = trainer({"loss": {"kind": "siglip"}})
+    before = made.model.logit_bias.item()
+    assert torch.sigmoid(torch.tensor(before)).item() == pytest.approx(1 / 20)
+    fitted(made)
+    assert made.model.logit_bias.item() != before
+
+
+def test_frozen_layers_wait(trainer):
+    made = trainer({"image.depth": 3, "train.freeze": {"image": {"share": 0.5, "epochs": 1}}})
+    start = {name: each.detach().clone() for name, each in made.model.image_tower.named_parameters()}
+    found = []
+    real = made._validate
+
+    def validate():
+        found.append(
+            [name for name, each in made.model.image_tower.named_parameters() if torch.equal(each, start[name])]
+        )
+        return real()
+
+    made._validate = validate
+    fitted(made)
+    # Of four layers (the patches and three blocks) the first two.
+    assert any("patch_embed" in name for name in found[0])
+    assert all("patch_embed" in name or "blocks.0" in name or "_embed" in name or "token" in name for name in found[0])
+    assert not any("blocks" in name or "patch_embed" in name for name in found[1])
+
+
+def test_layers_that_are_frozen_for_ever_never_learn(trainer):
+    made = trainer({"train.freeze": {"text": {"share": 1.0}}})
+    start = {name: each.detach().clone() for name, each in made.model.text_tower.named_parameters()}
+    fitted(made)
+    assert all(torch.equal(each, start[name]) for name, each in made.model.text_tower.named_parameters())
+
+
+def test_deep_layers_learn_slower(trainer):
+    made = trainer({"image.depth": 2, "train.optimizer.layer_decay": {"image": 0.5}})
+    rate_of = {id(p): group["lr"] for group in made.step.optimizer.param_groups for p in group["params"]}
+    rates = {name: rate_of[id(each)] for name, each in made.model.named_parameters()}
+    image = {name.removeprefix("image_tower.net."): rate for name, rate in rates.items() if name.startswith("image_t")}
+    assert {rate for name, rate in image.items() if name.startswith("blocks.1")} == {1e-3}
+    assert {rate for name, rate in image.items() if name.startswith("blocks.0")} == {5e-4}
+    assert {rate for name, rate in image.items() if name.startswith("patch")} == {2.5e-4}
+    assert {rate for name, rate in rates.items() if not name.startswith("image_t")} == {1e-3}
+    assert made.step.learning_rates()["lr_image"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train.ema": 0.9}, {"train.wise_ft": 0.3}, {"train.ema": 0.9, "train.wise_ft": 0.3}]
+)
+def test_what_is_validated_is_what_comes_out(trainer, changes):
+    """And training itself goes on with its own weights."""
+    expected = fitted(trainer({}))
+    made = trainer(changes)
+    rows = fitted(made)
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in expected]
+    assert [row["val_loss"] for row in rows] != [row["val_loss"] for row in expected]
+    assert made._validate()["val_loss"] == pytest.approx(made.best["val_loss"], abs=1e-5)
+
+
+def test_wise_ft_lies_between_the_first_weights_and_the_last(trainer):
+    plain = trainer({"train.epochs": 1})
+    fitted(plain)
+    made = trainer({"train.epochs": 1, "train.wise_ft": 0.25})
+    start = {name: each.detach().clone() for name, each in made.model.named_parameters()}
+    fitted(made)
+    for (name, found), end in zip(made.model.named_parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(found, start[name] + 0.25 * (end - start[name]), atol=1e-6), name
+
+
+def test_augmentation_is_off_at_the_end(trainer, monkeypatch):
+    made = trainer({"train.epochs": 3, "train.augment": {"flip": 0.5, "off_last": 1}})
+    epochs, real = [], made.step.augment.images
+    made.step.augment.images = lambda *arguments: (epochs.append(made.epoch), real(*arguments))[1]
+    fitted(made)
+    assert set(epochs) == {1, 2}
+
+
+def test_time_by_phase(trainer):
+    (row, _) = fitted(trainer({}))
+    names = [name for name in row if name.startswith("seconds_")]
+    assert names == ["seconds_data", "seconds_forward_backward", "seconds_optimizer", "seconds_eval", "seconds_other"]
+    assert all(row[name] >= 0 for name in names)
+    assert row["seconds_forward_backward"] > row["seconds_data"] > 0
