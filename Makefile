@@ -33,8 +33,9 @@ test: $(STAMP) ## run the tests
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install
 
-test-faults: $(STAMP) ## kill `clipline embed` 100 times at random moments, and compare with a run that was not
+test-faults: $(STAMP) ## kill `clipline embed` 100 times and training 30 times, and compare with runs that were not
 	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py
+	CLIPLINE_KILLS=30 python -m pytest -s --timeout 1800 tests/train/test_kills.py
 
 lint: $(STAMP) ## ruff: lint and format check
 	ruff check . && ruff format --check .
