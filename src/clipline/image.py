@@ -24,8 +24,6 @@ from clipline.errors import CliplineError
 MAX_PIXELS = 2 * 89_478_485
 # What Pillow warns about (large images, odd metadata) it goes on to read; a folder of photos would fill the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# Beyond this ratio of the sides the resized image is many times the crop: 65,535 x 1 at 224 is 10 GB.
-LONG = 4
 # Pillow's decoders raise all of these on damaged files (AVIF's a RuntimeError, say): to the caller all one.
 DAMAGE = (
     OSError,
@@ -67,10 +65,7 @@ class Preprocess:
         short = min(image.size)
         width, height = (round(side * size / short) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
-        if max(image.size) > LONG * short:
-            return np.asarray(_resize_middle(image, (width, height), (left, top), size))
-        image = _resize(image, (width, height))
-        return np.asarray(image.crop((left, top, left + size, top + size)))
+        return np.asarray(_resize_middle(image, (width, height), (left, top), size))
 
     def read(self, source: str | os.PathLike | bytes) -> tuple[np.ndarray, tuple[int, int]]:
         """A path or a file's bytes -> (uint8 [S, S, 3], (width, height) of the upright original).
@@ -90,7 +85,9 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, int], size: int) -> Image.Image:
     """What resizing to `full` and cropping `size` x `size` at `start` gives, without making all of `full`.
 
-    Only the stretch that the crop needs is resized, on the same grid. `margin` keeps the filter (two pixels
+    Only the stretch that the crop needs is resized, on the same grid: a photo in 3:2 takes 0.6 of the time, and 65,535
+    x 1 pixels at 224 take no 10 GB. Pillow keeps a stretch's ends as float32, so that one value in 5,000 rounds to its
+    neighbour. `margin` keeps the filter (two pixels
     of the source or of the result, whichever are larger) from seeing the ends of the stretch.
     """
     spans = []
@@ -116,7 +113,8 @@ def open_rgb(source: str | os.PathLike | bytes) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width} x {height} pixels is over the limit of {MAX_PIXELS:,}")
-            return to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
