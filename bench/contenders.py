@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -60,6 +61,8 @@ class Job:
 
 def apart(function, job: Job) -> dict[str, Any]:
     """`function(job)` in a new process. Raises what it raises."""
+    # As stages do, and for all alike: threads that spin while they wait lose most of their speed on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, job).result()
 

@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import os
 import signal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from clipline.config.base import validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
 
+# As stages do, and before anything imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell starts background jobs with Ctrl-C ignored, nohup with hang-ups ignored, and children inherit both: tests
 # of signals would then wait for what never comes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
