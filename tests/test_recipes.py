@@ -83,7 +83,7 @@ def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
     trainer = Trainer(recipe, data, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     rows = []
-    trainer.fit(rows.append)
+    trainer.fit(lambda row, when: rows.append(row))
     assert rows[-1]["step"] == 2 and np.isfinite(rows[-1]["train_loss"])
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     for tower, config in (("image", recipe.image), ("text", recipe.text)):
