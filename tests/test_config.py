@@ -172,6 +172,15 @@ TIMM = {"tower": "timm", "name": "vit_base_patch32_224", "weights": "random", "t
         ({"text.weights": "hub", "text.args": {}}, "text: weights: hub needs a `name`, the hub's id"),
         ({"text.weights": "hub", "text.name": "a/b"}, "text: args need weights: random"),
         ({"text.weights": "some/folder", "text.args": {}}, "a trained tokenizer (wordpiece, bpe) fits only"),
+        ({"train.captions_per_image": 2}, "train: captions_per_image: 2 goes with captions: random"),
+        ({"train.captions_per_image": 2, "train.captions": "random"}, "needs loss.kind multi_positive or siglip"),
+        ({"head.copies": 3}, "head: copies (3) must divide dim (16)"),
+        ({"train.augment": {"flip": 0.5, "off_last": 1}}, "train.augment.off_last (1) must be under train.epochs (1)"),
+        ({"train.views": 2}, "train.views: needs a frozen image tower, and changes to its images"),
+        ({"train.views": 2, "train.augment": {"flip": 0.5}}, "train.views: needs a frozen image tower"),
+        ({"image.trainable": False, "train.views": 2}, "train.views: needs a frozen image tower, and changes"),
+        ({"image.trainable": False, "train.augment": {"flip": 0.5}}, "so its images cannot change; set train.views"),
+        ({"text.trainable": False, "train.augment": {"word_dropout": 0.1}}, "train.augment.word_dropout: the features"),
     ],
 )  # fmt: skip
 def test_wrong_recipes(make_recipe: Callable, changes: dict[str, Any], wanted: str) -> None:

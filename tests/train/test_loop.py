@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError, UsageError
-from clipline.losses import Batch
 from clipline.model.device import pick_device
 from clipline.model.image_tower import ImageTower
 from clipline.train import checkpoint
@@ -103,8 +102,9 @@ def test_early_stop(make_recipe, prepared, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(make_recipe, prepared, tmp_path):
     made = trainer(make_recipe(LEARN), prepared, tmp_path)
-    real = made.step.loss
-    made.step.loss = lambda *arguments: real(*arguments) * (float("nan") if made.step.number == 4 else 1.0)
+    objective = made.step.objective
+    real = objective.loss
+    objective.loss = lambda *arguments: real(*arguments) * (float("nan") if made.step.number == 4 else 1.0)
     with pytest.raises(CliplineError, match="not finite at step 5"):
         made.fit(lambda row, when: None)
 
@@ -118,10 +118,12 @@ def test_validation_loss_is_of_each_image_with_its_first_caption(make_recipe, pr
     with torch.no_grad():
         images = model.encode_image(pixels)
         texts = torch.cat([made.step.towers.text(made.val.texts(np.array([caption]))) for caption in first])
-        images, texts, ids = F.normalize(images, dim=-1), F.normalize(texts, dim=-1), torch.arange(10)
-        chunks = [slice(i, i + 4) for i in (0, 4, 8)]
-        batches = [Batch(images[each], texts[each], ids[each], ids[each]) for each in chunks]
-        parts = [(made.step.whole_loss(batch).item(), len(batch.image_BD)) for batch in batches]
+        parts = []
+        for start in (0, 4, 8):
+            image, text = (F.normalize(each[start : start + 4], dim=-1) for each in (images, texts))
+            labels, logits = torch.arange(len(image)), model.temperature() * image @ text.T
+            both = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+            parts.append((both.item(), len(image)))
     assert figures["val_loss"] == pytest.approx(sum(loss * n for loss, n in parts) / 10, rel=1e-4)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clipline.data.prepared import Prepared
 from clipline.train.loop import Trainer
@@ -169,3 +170,43 @@ def test_time_by_phase(trainer):
     assert names == ["seconds_data", "seconds_forward_backward", "seconds_optimizer", "seconds_eval", "seconds_other"]
     assert all(row[name] >= 0 for name in names)
     assert row["seconds_forward_backward"] > row["seconds_data"] > 0
+
+
+def test_a_frozen_tower_sees_changed_images_through_cached_views(trainer, tmp_path):
+    changes = {"image.trainable": False, "train.views": 2, "train.augment": {"crop": {"scale": [0.3, 0.6]}}}
+    made = trainer(changes)
+    features = made.train.features["image"]
+    assert features.shape[:2] == (60, 3)
+    assert made.val.features["image"].shape == (10, features.shape[2])
+    plain = trainer({"image.trainable": False}).train.features["image"]
+    assert torch.equal(features[:, 0], plain)
+    distances = [(features[:, i] - features[:, j]).norm(dim=1).min().item() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert min(distances) > 1e-3
+    assert len(list(tmp_path.glob("image-train-*.npy"))) == 3
+    # Each call draws one view of each image, and all of them come up.
+    rows = np.arange(60)
+    drawn = torch.stack([made.train.images(rows) for _ in range(40)])
+    matches = (drawn[:, :, None] == features[None]).all(-1)
+    assert matches.any(2).all()
+    assert matches.any(0).all()
+    assert fitted(made)[-1]["train_loss"] > 0
+
+
+def test_copies_of_the_head_are_an_ensemble(trainer):
+    made = trainer({"head.copies": 2, "head.kind": "residual", "train.epochs": 4})
+    rows = fitted(made)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    images = made.step.towers.image(made.val.images(np.arange(10)))
+    texts = made.step.towers.text(made.val.texts(np.flatnonzero(np.arange(20) % 2 == 0)))
+    assert images.shape[1] == 16
+    parts = [each.chunk(2, dim=1) for each in (images, texts)]
+    assert all(torch.allclose(part.norm(dim=1), torch.ones(10)) for each in parts for part in each)
+    whole = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    assert torch.allclose(whole, sum(image @ text.T for image, text in zip(*parts, strict=True)) / 2, atol=1e-6)
+    objective = made.step.objective
+    losses = []
+    for image, text in zip(*parts, strict=True):
+        logits = made.model.temperature() * image @ text.T
+        labels = torch.arange(10)
+        losses += [F.cross_entropy(each, labels) for each in (logits, logits.T)]
+    assert objective.pairs(images, texts).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)

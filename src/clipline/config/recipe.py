@@ -169,12 +169,21 @@ class Head(Settings):
     residual: the same without the LayerNorm, which suits features that are trained no further.
     norm_linear, linear_norm, linear: what they say.
     tower: the tower's own projection (CLIP's), of its own dimension, which must be `dim`.
+    copies: so many heads side by side, each for its share of `dim` and with a loss of its own: an ensemble in one
+    model, whose similarity is the mean of theirs (their errors differ; arXiv 1612.01474).
     """
 
     kind: Literal["mlp", "residual", "norm_linear", "linear_norm", "linear", "tower"]
     dim: Positive
+    copies: Positive = 1
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0  # of the tower's features: what augmentation is to a frozen tower
+
+    @model_validator(mode="after")
+    def _copies(self) -> Head:
+        self.require(self.dim % self.copies == 0, f"copies ({self.copies}) must divide dim ({self.dim})")
+        self.require(self.copies == 1 or self.kind != "tower", "a tower has one projection: copies must be 1")
+        return self
 
 
 class Temperature(Settings):
@@ -230,13 +239,17 @@ class Recipe(Settings):
         return self
 
     def _check_augment(self) -> None:
-        augment = self.train.augment
+        augment, views = self.train.augment, self.train.views
+        self.require(
+            not views or not (self.image.trainable or augment is None or not augment.images),
+            "train.views: needs a frozen image tower, and changes to its images in train.augment",
+        )
         if augment is None:
             return
         self.require(
-            not augment.images or self.image.trainable,
+            not augment.images or self.image.trainable or views > 0,
             "train.augment: the features of a frozen image tower are computed once, so its images cannot change; "
-            "word_dropout alone can be on",
+            "set train.views, the number of changed copies of each",
         )
         self.require(
             not augment.word_dropout or self.text.trainable,

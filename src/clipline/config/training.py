@@ -89,6 +89,8 @@ class Train(Settings):
     many samples; needs a loss that knows several positives (multi_positive, siglip).
     normalize: L2-normalise embeddings before the loss (evaluation and export always do).
     augment: changes to images and captions in training, so that few samples are not known by heart.
+    views: of a frozen image tower, the features of so many changed copies of each training image are kept beside its
+    own, and each step takes one of them at random: augmentation that is paid for once.
     freeze: the first layers of a tower that learn nothing, or nothing at first.
     ema: the model is the average of the weights of the steps, an older one counting this much less with each step
     (arXiv 1806.05594 has why averages generalise); its warm-up is (1 + step) / (10 + step).
@@ -111,6 +113,7 @@ class Train(Settings):
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment | None = None
+    views: Annotated[int, Field(ge=0)] = 0
     freeze: Freeze = Freeze()
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     wise_ft: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +29,18 @@ class MLPHead(nn.Module):
         return self.norm(x_BD + self.dropout(self.mix(F.gelu(x_BD))))
 
 
+class Copies(nn.Module):
+    """Heads side by side; each part of the embedding is of length 1, so that all count alike."""
+
+    def __init__(self, heads: list[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        """[B, F] -> [B, D]."""
+        return torch.cat([F.normalize(head(x_BF), dim=-1) for head in self.heads], dim=1)
+
+
 def build_head(config: Head, width: int, projection: nn.Module | None) -> nn.Module:
     """The head of `config` behind a tower of `width` features.
 
@@ -38,15 +51,16 @@ def build_head(config: Head, width: int, projection: nn.Module | None) -> nn.Mod
             found = getattr(projection, "out_features", "none")
             raise UsageError(f"head.dim ({config.dim}) must be that of the tower's own projection ({found})")
         return nn.Sequential(nn.Dropout(config.input_dropout), projection)
+    heads = [_head(config, width, config.dim // config.copies) for _ in range(config.copies)]
+    return heads[0] if len(heads) == 1 else Copies(heads)
+
+
+def _head(config: Head, width: int, dim: int) -> nn.Module:
     layers: dict[str, list[nn.Module]] = {
-        "mlp": [MLPHead(width, config.dim, config.dropout)],
-        "residual": [MLPHead(width, config.dim, config.dropout, norm=False)],
-        "norm_linear": [
-            nn.LayerNorm(width),
-            nn.Dropout(config.dropout),
-            nn.Linear(width, config.dim, bias=False),
-        ],
-        "linear_norm": [nn.Linear(width, config.dim), nn.Dropout(config.dropout), nn.LayerNorm(config.dim)],
-        "linear": [nn.Dropout(config.dropout), nn.Linear(width, config.dim, bias=False)],
+        "mlp": [MLPHead(width, dim, config.dropout)],
+        "residual": [MLPHead(width, dim, config.dropout, norm=False)],
+        "norm_linear": [nn.LayerNorm(width), nn.Dropout(config.dropout), nn.Linear(width, dim, bias=False)],
+        "linear_norm": [nn.Linear(width, dim), nn.Dropout(config.dropout), nn.LayerNorm(dim)],
+        "linear": [nn.Dropout(config.dropout), nn.Linear(width, dim, bias=False)],
     }
     return nn.Sequential(nn.Dropout(config.input_dropout), *layers[config.kind])

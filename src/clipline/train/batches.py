@@ -17,7 +17,9 @@ Inputs = Tensor | tuple[Tensor, Tensor]
 
 
 class Batches:
-    """Inputs by row. features: of frozen towers, `image` [n, F] and `text` [c, F], on the device."""
+    """Inputs by row. features: of frozen towers, on the device: `image` [n, F], or [n, views, F] of which
+    each call draws one, and `text` [c, F].
+    """
 
     def __init__(self, split: Split, features: dict[str, Tensor], device: torch.device) -> None:
         self.split, self.features, self.device = split, features, device
@@ -41,4 +43,8 @@ class Batches:
         return trim(self._tokens[index], self._lengths[index], longest)
 
     def _features(self, kind: str, rows: np.ndarray) -> Tensor:
-        return self.features[kind][torch.from_numpy(rows).to(self.device)]
+        features, index = self.features[kind], torch.from_numpy(rows).to(self.device)
+        if features.ndim == 2:
+            return features[index]
+        # One view of each, drawn by torch's own generator, whose state is kept for a restart.
+        return features[index, torch.randint(features.shape[1], rows.shape).to(self.device)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipline.data.prepared import Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
 from clipline.progress import Bar
+from clipline.train.augment import Augmentation
 
 BATCH = 64
 
@@ -59,24 +61,52 @@ def cached_features(
 ) -> dict[str, Tensor]:
     """The features of the frozen towers on `split`: `image` [n, F] and `text` [c, F], each only if frozen.
 
+    Of the training split's images, where the recipe asks for views, [n, 1 + views, F]: first of each as it is.
     cache: folder of the feature files, kept between runs.
     """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[str, Tensor] = {}
-    for kind, tower, encode in (
-        ("image", model.image_tower, encode_images),
-        ("text", model.text_tower, encode_texts),
-    ):
-        if tower in model.frozen:
-            config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
-            key = fingerprint(tower, f"{config}/{data_fingerprint}/{split.name}")
-            path = cache / f"{kind}-{split.name}-{key}.npy"
-            if not path.exists():
-                features = encode(tower, split, device, f"{kind} features, {split.name}")
-                with atomic(path) as file:
-                    np.save(file, features)
-            found[kind] = torch.from_numpy(np.load(path)).to(device)
+    data = f"{data_fingerprint}/{split.name}"
+    if model.image_tower in model.frozen:
+        encoders = {"": model.image_tower}
+        if split.name == "train":
+            encoders |= _views(model, split)
+        arrays = [
+            _cached(model, "image", split, data + name, cache, partial(encode_images, encoder, split, device))
+            for name, encoder in encoders.items()
+        ]
+        found["image"] = torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
+    if model.text_tower in model.frozen:
+        array = _cached(model, "text", split, data, cache, partial(encode_texts, model.text_tower, split, device))
+        found["text"] = torch.from_numpy(array).to(device)
     return found
+
+
+def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Encoders of changed images, in the split's order: view v is what augmentation makes of them all from seed v."""
+    augment, starts = model.recipe.train.augment, range(0, len(split.image_rows), BATCH)
+
+    def view(seed: int) -> Callable[[Tensor], Tensor]:
+        changed = Augmentation(augment, split, seed)
+        rows = iter([np.arange(len(split.image_rows))[start : start + BATCH] for start in starts])
+        return lambda pixels: model.image_tower(changed.images(pixels, next(rows)))
+
+    return {f"/view {seed}/{augment.model_dump_json()}": view(seed) for seed in range(model.recipe.train.views)}
+
+
+def _cached(
+    model: CLIP, kind: str, split: Split, data: str, cache: Path, compute: Callable[[str], np.ndarray]
+) -> np.ndarray:
+    """What `compute(title)` gives, from the cache where it is there: by the tower, its settings, and `data`."""
+    config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
+    tower = model.image_tower if kind == "image" else model.text_tower
+    path = cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}')}.npy"
+    if not path.exists():
+        view = f", {data.split('/')[-2]}" if "/view " in data else ""
+        features = compute(f"{kind} features, {split.name}{view}")
+        with atomic(path) as file:
+            np.save(file, features)
+    return np.load(path)
 
 
 def fingerprint(tower: nn.Module, extra: str) -> str:

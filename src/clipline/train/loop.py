@@ -155,8 +155,7 @@ class Trainer:
         self._drawn = self.sampler.state
 
     def _validate(self) -> Row:
-        size, normalize = self.config.batch_size, self.config.normalize
-        return validate(self.step.towers, self.val, self.step.whole_loss, size, normalize=normalize)
+        return validate(self.step.towers, self.val, self.step.objective, self.config.batch_size)
 
     def _asked(self, interrupt: Interrupt, *, now: bool = False) -> bool:
         """Whether to stop. Several processes must agree, which takes a message: they look now and then."""

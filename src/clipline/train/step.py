@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from clipline.config.recipe import Recipe
-from clipline.losses import Batch, build_loss
 from clipline.model.clip import CLIP
 from clipline.train import grad_cache
 from clipline.train.augment import Augmentation
 from clipline.train.average import Average
 from clipline.train.batches import Batches, Inputs
-from clipline.train.gather import gather, rank, sum_gradients, world_size
+from clipline.train.gather import rank, sum_gradients, world_size
+from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
 from clipline.train.phases import Phases
 from clipline.train.towers import Towers, chunks
@@ -34,7 +33,7 @@ class Step:
         self.number = 0
         self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self.towers = Towers(model, self.config, data.device)
-        self.loss = build_loss(recipe.loss)
+        self.objective = Objective(model)
         self.augment = Augmentation(self.config.augment, data.split, seed) if self.config.augment else None
         self.optimizer = build_optimizer(model, self.config.optimizer, data.device)
         self.scheduler = Scheduler(self.optimizer, self.config, steps)
@@ -56,12 +55,11 @@ class Step:
                 # Of its rows in the whole batch: what is drawn is the same in however many processes.
                 pixels = self.augment.images(inputs[0], own[0], start[0], len(images))
                 inputs = pixels, self.augment.texts(inputs[1], start[1], len(captions))
-            ids = [
-                torch.from_numpy(each).to(self.data.device) for each in (own[0], self.data.split.caption_image[own[1]])
-            ]
+            owners = self.data.split.caption_image[own[1]]
+            ids = [torch.from_numpy(each).to(self.data.device) for each in (own[0], owners)]
         with self.phases("forward_backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(*inputs, *ids, start)
+            loss = self._backward(inputs, ids, start)
             sum_gradients(self.parameters.values())
         with self.phases("optimizer"):
             if self.config.grad_clip:
@@ -73,10 +71,6 @@ class Step:
             if self.average:
                 self.average.update(self.number)
         return loss
-
-    def whole_loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch that is all here."""
-        return self.loss(batch, batch, self.model.temperature(), self.model.logit_bias)
 
     def learning_rates(self) -> dict[str, float]:
         """See `optim.learning_rates`."""
@@ -96,26 +90,17 @@ class Step:
         i, j = (slice(*each[rank() : rank() + 2]) for each in (bounds, limits))
         return (images[i], captions[j]), (int(i.start), int(j.start))
 
-    def _backward(
-        self, pixels: Tensor, texts: Inputs, image_ids: Tensor, text_ids: Tensor, start: tuple[int, int]
-    ) -> Tensor:
-        def loss_of(image_BD: Tensor, text_TD: Tensor) -> Tensor:
-            if self.config.normalize:
-                image_BD, text_TD = F.normalize(image_BD, dim=-1), F.normalize(text_TD, dim=-1)
-            own = Batch(image_BD, text_TD, image_ids, text_ids, *start)
-            return self.loss(own, gather(own), self.model.temperature(), self.model.logit_bias)
+    def _backward(self, inputs: tuple[Tensor, Inputs], ids: list[Tensor], start: tuple[int, int]) -> Tensor:
+        """Add this process's part of the gradient. Returns its part of the loss, detached."""
 
-        if self.config.chunk:
-            size = self.config.chunk
-            return grad_cache.backward(
-                chunks(pixels, size),
-                chunks(texts, size),
-                self.towers.image,
-                self.towers.text,
-                loss_of,
-                model=self.model,
-            )
-        loss = loss_of(self.towers.image(pixels), self.towers.text(texts))
+        def loss_of(image_BD: Tensor, text_TD: Tensor) -> Tensor:
+            return self.objective.share(image_BD, text_TD, *ids, start)
+
+        towers = self.towers
+        if size := self.config.chunk:
+            pixels, texts = (chunks(each, size) for each in inputs)
+            return grad_cache.backward(pixels, texts, towers.image, towers.text, loss_of, model=self.model)
+        loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
         loss.backward()
         return loss.detach()
 
