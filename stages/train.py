@@ -49,7 +49,9 @@ class History:
 
 def scratch(run: Run, data: Prepared, device: str) -> Path:
     """Where this training keeps its state: outside DVC's outs, by all that decides what it comes to."""
-    facts = [run.recipe.model_dump(mode="json"), data.fingerprint, run.params.train.seed, device]
+    settings = run.params.train
+    # Each process has random numbers of its own: another number of them cannot go on with these.
+    facts = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     return repository_root() / ".cache" / "train" / name
 

@@ -77,6 +77,13 @@ def make_recipe():
     return make
 
 
+@pytest.fixture
+def no_dropout() -> dict:
+    """Changes for make_recipe: masks of dropout follow the shapes of what is computed at once."""
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return {"text.args": TINY["text"]["args"] | rates}
+
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
 PLACES = ("left", "right", "top", "bottom")
 

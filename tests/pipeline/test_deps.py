@@ -27,7 +27,6 @@ EXEMPT = {
     "src/clipline/lock.py": "keeps two processes apart",
     "src/clipline/train/interrupt.py": "when training stops, not what it comes to",
     "src/clipline/train/phases.py": "measures time",
-    "src/clipline/train/state.py": "goes on where it stopped, bit for bit",
     "stages/common.py": "prints and exits",
 }
 EXEMPT |= {str(file.relative_to(ROOT)): "MLflow only records" for file in (ROOT / "src/clipline/tracking").glob("*.py")}

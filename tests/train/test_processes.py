@@ -11,17 +11,6 @@ import yaml
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
-# Without dropout, whose masks follow the shapes of what is computed at once.
-STILL = {
-    "text.args": {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-}
 
 
 @pytest.fixture
@@ -50,9 +39,9 @@ def stage(prepared, make_recipe, tmp_path):
     return run
 
 
-def test_two_processes_train_the_model_of_one(stage):
+def test_two_processes_train_the_model_of_one(stage, no_dropout):
     # Batches of 15: an odd share. Augmentation must not depend on the number of processes either.
-    changes = STILL | {
+    changes = no_dropout | {
         "loss": {"kind": "multi_positive"},
         "train.captions_per_image": 2,
         "train.augment": {"flip": 0.5, "word_dropout": 0.2},

@@ -20,10 +20,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from clipline.train.state import random_state, set_random_state
+
 Chunk = TypeVar("Chunk")
 OtherChunk = TypeVar("OtherChunk")
-# Of the CPU, and of the current CUDA device where CUDA is in use.
-RandomState = tuple[Tensor, Tensor | None]
 
 
 def backward(
@@ -54,10 +54,10 @@ def backward(
     with _no_autocast():
         value = loss(image_BD, text_TD)
         value.backward()
-    after = _random_state()
+    after = random_state()
     _send_back(encode_image, image_chunks, image_states, _gradients(image_BD, images))
     _send_back(encode_text, text_chunks, text_states, _gradients(text_TD, texts))
-    _set_random_state(after)
+    set_random_state(after)
     return value.detach()
 
 
@@ -82,11 +82,11 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _embed(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[RandomState]]:
+def _embed(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Embeddings of each chunk, without a graph, and the random state that each began with."""
     found, states = [], []
     for chunk in chunks:
-        states.append(_random_state())
+        states.append(random_state())
         found.append(encode(chunk))
     return found, states
 
@@ -101,11 +101,11 @@ def _gradients(whole: Tensor, chunks: list[Tensor]) -> Sequence[Tensor | None]:
 def _send_back(
     encode: Callable[[Chunk], Tensor],
     chunks: Sequence[Chunk],
-    states: list[RandomState],
+    states: list[dict[str, Tensor]],
     gradients: Sequence[Tensor | None],
 ) -> None:
     for chunk, state, gradient in zip(chunks, states, gradients, strict=True):
-        _set_random_state(state)
+        set_random_state(state)
         # Also where no gradient is wanted: batch norm's statistics follow this pass.
         found = encode(chunk)
         if gradient is not None and found.requires_grad:
@@ -121,14 +121,3 @@ def _no_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
-
-
-def _random_state() -> RandomState:
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-
-
-def _set_random_state(state: RandomState) -> None:
-    cpu, cuda = state
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state(cuda)

@@ -1,4 +1,4 @@
-"""The training loop. What a step does stands in `step.py`, what is kept of it for a restart in `progress`."""
+"""The training loop. What a step does stands in `step.py`, and in `state.py` how its state gets onto the disk."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Trainer:
         raised again once the step is done and its state is saved.
         """
         self._tell(on_row)
-        total = self.config.epochs * self.sampler.steps
-        with Interrupt() as interrupt, Bar("training", total, "steps") as bar:
+        steps = self.config.epochs * self.sampler.steps
+        with Interrupt() as interrupt, Bar("training", steps, "steps") as bar:
             bar.advance((self.epoch - 1) * self.sampler.steps + self.position)
             while self.epoch <= self.config.epochs and not self._early():
                 self._epoch(bar, interrupt, on_row)
@@ -109,7 +109,6 @@ class Trainer:
 
     def _epoch(self, bar: Bar, interrupt: Interrupt, on_row: OnRow) -> None:
         config = self.config
-        self._drawn = self.sampler.state
         self.step.begin(self.epoch)
         begun, first = time.perf_counter(), self.position
         for images, captions in self.sampler.epoch(skip=self.position):

@@ -43,13 +43,12 @@ def learning_rates(optimizer: AdamW) -> dict[str, float]:
     return {f"lr_{group['name']}": group["lr"] for group in reversed(optimizer.param_groups)}
 
 
-def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> bool:
-    """Freeze the layers of trainable towers that learn nothing in `epoch` (from 1). Returns whether that is a change.
+def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> None:
+    """Freeze the layers of trainable towers that learn nothing in `epoch` (from 1).
 
     A frozen parameter has no gradient, so that AdamW passes over it and nothing is computed for it. Its batch norms
     still follow the data, as in a tower that trains.
     """
-    changed = False
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         config = getattr(freeze, name)
         if config is None or tower in model.frozen:
@@ -58,10 +57,7 @@ def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> bool:
         waits = config.epochs is None or epoch <= config.epochs
         first = math.ceil(config.share * (max(layer.values()) + 1)) if waits else 0
         for key, parameter in tower.named_parameters():
-            learns = layer.get(key, first) >= first
-            changed |= parameter.requires_grad != learns
-            parameter.requires_grad_(learns)
-    return changed
+            parameter.requires_grad_(layer.get(key, first) >= first)
 
 
 class Scheduler:

@@ -91,7 +91,8 @@ class Keeper:
 
 def random_state() -> dict[str, Tensor]:
     """The states of torch's own random number generators: the CPU's, and that of this process's CUDA device."""
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    # Where CUDA is not in use, asking for its state would start it.
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
     return {"cpu": torch.get_rng_state()} | cuda
 
 
