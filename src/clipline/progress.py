@@ -28,15 +28,20 @@ def note(text: str) -> None:
 
 
 class Bar:
-    """One piece of work of `total` units (None: unknown). Use as a context manager; `advance` as work is done."""
+    """One piece of work of `total` units (None: unknown). Use as a context manager; `advance` as work is done.
 
-    def __init__(self, title: str, total: int | None, unit: str = "", console: Console | None = None) -> None:
+    done: units that an earlier process did: they say nothing about how fast this one is.
+    """
+
+    def __init__(
+        self, title: str, total: int | None, unit: str = "", console: Console | None = None, *, done: int = 0
+    ) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0
+        self.done = self._before = done
         self._note = ""
         console = console or Console(stderr=True)
         self._live = Progress(*self._columns(), console=console) if console.is_terminal else None
-        self._task = self._live.add_task(title, total=total, note="") if self._live else None
+        self._task = self._live.add_task(title, total=total, completed=done, note="") if self._live else None
         self._start = self._last = time.monotonic()
 
     def _columns(self) -> list[ProgressColumn]:
@@ -65,7 +70,7 @@ class Bar:
 
     def _log(self) -> None:
         self._last = time.monotonic()
-        rate = self.done / max(self._last - self._start, 1e-9)
+        rate = (self.done - self._before) / max(self._last - self._start, 1e-9)
         scale, unit = (1e6, "MB") if self.unit == "bytes" else (1, self.unit)
         line = f"{self.title}: {self.done / scale:,.0f}"
         if self.total:

@@ -35,7 +35,7 @@ def build_optimizer(model: CLIP, config: Optimizer, device: torch.device) -> Ada
             groups.setdefault((kind, below, decay), new)["params"].append(parameter)
     # The last layer first, as `learning_rates` wants it.
     ordered = [groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1]))]
-    return AdamW(ordered, betas=tuple(config.betas), eps=config.eps, fused=device.type == "cuda")
+    return AdamW(ordered, betas=tuple(config.betas), eps=config.eps, fused=True)
 
 
 def learning_rates(optimizer: AdamW) -> dict[str, float]:
@@ -47,7 +47,7 @@ def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> None:
     """Freeze the layers of trainable towers that learn nothing in `epoch` (from 1).
 
     A frozen parameter has no gradient, so that AdamW passes over it and nothing is computed for it. Its batch norms
-    still follow the data, as in a tower that trains.
+    still follow the data, as in a tower that trains, unless `train.batch_norm` is frozen.
     """
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         config = getattr(freeze, name)

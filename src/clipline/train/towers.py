@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from clipline.config.training import Train
 from clipline.errors import UsageError
 from clipline.model.clip import CLIP
 from clipline.train.batches import Inputs
+
+# Captions that a CPU encodes at once. In a batch of all lengths half of the tokens would be padding.
+PIECE = 128
 
 
 class Towers:
@@ -22,6 +26,8 @@ class Towers:
         self._cast = torch.bfloat16 if bf16 else None
         self._image: nn.Module = model.image_tower
         self._text: nn.Module = model.text_tower
+        # As the pixels come: a convolution would else convert its weights in every step.
+        model.image_tower.to(memory_format=torch.channels_last)
         if config.grad_checkpointing:
             checkpoint_gradients(model)
         if config.compile:
@@ -35,7 +41,20 @@ class Towers:
 
     def text(self, inputs: Inputs) -> Tensor:
         """Features [t, F], or ids and mask int64 [t, L] -> [t, D]."""
-        return self.model.text_head(self._run(self._text, *inputs) if isinstance(inputs, tuple) else inputs)
+        if not isinstance(inputs, tuple):
+            return self.model.text_head(inputs)
+        # A GPU would rather have one large batch, and few shapes.
+        run = self._by_length if self.device.type == "cpu" else partial(self._run, self._text)
+        return self.model.text_head(run(*inputs))
+
+    def _by_length(self, ids_TL: Tensor, mask_TL: Tensor) -> Tensor:
+        """The tower's features [t, F] of captions in pieces of like length: nothing is spent on padding."""
+        order = mask_TL.sum(dim=1).argsort(stable=True)
+        pieces = []
+        for rows in order.split(PIECE):
+            longest = int(mask_TL[rows[-1]].sum())
+            pieces.append(self._run(self._text, ids_TL[rows, :longest], mask_TL[rows, :longest]))
+        return torch.cat(pieces)[order.argsort()]
 
     def _run(self, tower: nn.Module, *inputs: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self._cast, enabled=self._cast is not None):

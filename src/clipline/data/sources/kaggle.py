@@ -63,7 +63,8 @@ def _download(name: str, target: Path) -> None:
         with api.build_kaggle_client() as client:
             response = client.datasets.dataset_api_client.download_dataset(request)
             total = int(response.headers.get("Content-Length", 0)) or None
-            with Bar(f"downloading {name}", total, "bytes") as bar, _watched(part, bar):
+            before = part.stat().st_size if part.exists() else 0
+            with Bar(f"downloading {name}", total, "bytes", done=before) as bar, _watched(part, bar):
                 options = {"quiet": True, "resume": True, "max_retries": RETRIES, "timeout": TIMEOUT_SECONDS}
                 api.download_file(response, str(part), client.http_client(), **options)
     part.replace(target)

@@ -1,0 +1,30 @@
+"""What a log says of long work."""
+
+import pytest
+
+from clipline import progress
+from clipline.progress import Bar
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """clock[0]: the time, in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_now_and_then_with_the_time_left(clock, capsys):
+    with Bar("training", 100, "steps") as bar:
+        bar.advance(10)
+        assert capsys.readouterr().err == ""  # too early
+        clock[0] += 20
+        bar.advance(10, "epoch 2")
+    assert capsys.readouterr().err.splitlines()[0] == "training: 20 of 100 steps, 80 s left  epoch 2"
+
+
+def test_what_an_earlier_process_did_says_nothing_about_the_speed(clock, capsys):
+    with Bar("training", 100, "steps", done=90) as bar:
+        clock[0] += 20
+        bar.advance(2)
+    assert capsys.readouterr().err.splitlines()[0] == "training: 92 of 100 steps, 80 s left"
