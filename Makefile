@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # In a process of their own: Ray takes over signals and threads of the process that starts it, for good.
 RAY_TESTS := tests/embed/test_ray.py
+# Minutes of real `dvc` commands.
+MATRIX := tests/pipeline/matrix
 # Stages run the first `python` on PATH: it must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-install test-faults lint format lock ui
+.PHONY: help setup repro test test-install test-pipeline test-faults lint format lock ui
 
 help: ## show these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv and install the hashed requirements.lock (the other targets do it for you)
 
@@ -27,11 +29,14 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
 test: $(STAMP) ## run the tests
-	python -m pytest tests --ignore=tests/install --ignore=$(RAY_TESTS)
+	python -m pytest tests --ignore=tests/install --ignore=$(MATRIX) --ignore=$(RAY_TESTS)
 	python -m pytest $(RAY_TESTS)
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install
+
+test-pipeline: $(STAMP) ## one MLflow run per model: experiments, queues, kills, deleted stores, a server that is down
+	python -m pytest $(MATRIX)
 
 test-faults: $(STAMP) ## kill `clipline embed` 100 times and training 30 times, and compare with runs that were not
 	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py

@@ -1,24 +1,23 @@
-"""Evaluate: models/checkpoint on the test split -> reports/metrics.json, curves and gallery pictures."""
+"""Evaluate: models/checkpoint on the test split -> reports/metrics.json, pictures, and their data."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
-
-from clipline import evaluation, gallery, plots, tracking
+from clipline import evaluation, plots, retrieval, tracking
 from clipline.config.run import EvaluateParams, load_run
 from clipline.data.prepared import Prepared, Split
 from clipline.image import Preprocess
 from clipline.model.device import pick_device
 from clipline.model.embedder import TorchModel
+from clipline.report import choose, pictures, ranking, words
 from clipline.train import checkpoint
 from stages.common import run_stage, say
 
 RAW_IMAGES, CHECKPOINT, RECEIPT = Path("data/raw/images"), Path("models/checkpoint"), Path("models/run.json")
 REPORTS = Path("reports")
-RIGHT, WRONG = "#2e9e4f", "#d1382c"
+PICTURES = ("gallery.png", "failures.png", "curves.png", "recall.png", "similarity.png", "words.png")
 
 
 def main() -> None:
@@ -35,13 +34,13 @@ def main() -> None:
 
     REPORTS.mkdir(exist_ok=True)
     (REPORTS / "metrics.json").write_text(json.dumps({"test": figures}, indent=2) + "\n")
-    draw_gallery(embedded, split, run.params.evaluate, REPORTS / "gallery.png")
+    look(embedded, split, run.params.evaluate)
     plots.curves(REPORTS / "train.csv", REPORTS / "curves.png")
     with tracking.resume(
         RECEIPT, experiment=run.params.tracking.experiment, stage="evaluate", history=REPORTS / "train.csv"
     ) as tracked:
         tracked.log_metrics({f"test_{name}": value for name, value in figures.items()}, step=0)
-        for name in ("gallery.png", "curves.png"):
+        for name in PICTURES:
             tracked.log_artifact(REPORTS / name)  # not in a folder: the compare page shows only the top
     say(
         f"test: i2t R@1/5/10 {figures['i2t_r1']:.1f}/{figures['i2t_r5']:.1f}/{figures['i2t_r10']:.1f}, "
@@ -50,23 +49,25 @@ def main() -> None:
     )
 
 
-def draw_gallery(embedded: evaluation.Embedded, split: Split, params: EvaluateParams, path: Path) -> None:
-    """For some captions, drawn from a fixed seed, the best images: the right one framed green, others red."""
-    count = min(params.queries, len(split.captions))
-    chosen = np.random.default_rng(0).choice(len(split.captions), count, replace=False)
-    rows = []
-    for caption in chosen:
-        scores = embedded.images @ embedded.texts[caption]
-        cells = [
-            gallery.Cell(
-                RAW_IMAGES / split.image_names[image],
-                f"{scores[image]:.3f}",
-                RIGHT if image == split.caption_image[caption] else WRONG,
-            )
-            for image in np.argsort(-scores, kind="stable")[: params.top]
-        ]
-        rows.append(gallery.Row(split.captions[caption], cells))
-    gallery.draw(rows, path)
+def look(embedded: evaluation.Embedded, split: Split, params: EvaluateParams) -> None:
+    """Draw what the figures do not show, and write it down for the report and for `dvc plots`."""
+    images, texts = retrieval.normalise(embedded.images), retrieval.normalise(embedded.texts)
+    i2t, t2i = retrieval.both_ranks(images, texts, split.caption_image)
+
+    found = choose.choose(evaluation.Embedded(images, texts), split, (i2t, t2i), queries=params.queries, top=params.top)
+    text = json.dumps(found.as_dict(), indent=1, ensure_ascii=False)
+    (REPORTS / "examples.json").write_text(text + "\n", encoding="utf-8")
+    choose.draw_sample(found, RAW_IMAGES, REPORTS / "gallery.png")
+    choose.draw_failures(found, RAW_IMAGES, REPORTS / "failures.png")
+
+    recall = ranking.recall_by_rank(i2t, t2i)
+    recall.write(REPORTS / "recall.csv")
+    pictures.recall(recall, REPORTS / "recall.png")
+    pictures.similarity(ranking.similarities(images, texts, split.caption_image), REPORTS / "similarity.png")
+
+    mixed = words.confusion(split.captions, split.caption_image, ranking.best_images(texts, images))
+    mixed.write(REPORTS / "words.csv")
+    pictures.words(mixed, REPORTS / "words.png")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from clipline import tracking
-from clipline.config.run import load_run
-from clipline.data.prepared import Prepared
+from clipline.config.run import Run, load_run
+from clipline.data.prepared import Prepared, Split
+from clipline.errors import CliplineError
 from clipline.onnx.export import export_model
 from clipline.train import checkpoint
 from stages.common import run_stage, say
@@ -19,35 +22,68 @@ REPORT = Path("reports/export.json")
 
 def main() -> None:
     """Export both graphs, measure them against torch, and log them into the model's run."""
-    run, data = load_run(), Prepared(Path("data/prepared"))
-    report = export_model(
-        CHECKPOINT,
-        checkpoint.load(CHECKPOINT),
-        data,
-        Path("data/raw/images"),
-        ONNX,
-        run.params.export,
-    )
+    run, data, images = load_run(), Prepared(Path("data/prepared")), Path("data/raw/images")
+    try:
+        report = export_model(CHECKPOINT, checkpoint.load(CHECKPOINT), data, images, ONNX, run.params.export)
+    except CliplineError as error:
+        _log_failure(run, error)
+        raise
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
-    with tracking.resume(
-        RECEIPT, experiment=run.params.tracking.experiment, stage="export", history=Path("reports/train.csv")
-    ) as tracked:
-        metrics = {f"onnx_{name}": value for name, value in report["test"]["onnx"].items()}
-        for graph in ("image", "text"):
-            metrics |= {f"{graph}_{key}": report[graph]["fp32"][key] for key in ("min_cosine", "max_abs")}
-        for precision, figures in report["image"].items():
-            if precision != "fp32" and "test" in figures:
-                metrics |= {f"onnx_{precision}_{key}": figures["test"][key] for key in ("i2t_r1", "t2i_r1")}
-                metrics[f"image_{precision}_min_cosine"] = figures["min_cosine"]
-        tracked.log_metrics(metrics, step=0)
+    with _resumed(run) as tracked:
+        tracked.log_metrics(figures(report), step=0)
         tracked.log_artifact(REPORT)
-        for name in ("image", "text"):
-            tracked.log_onnx(ONNX / f"{name}.onnx", name=name)
+        tracked.log_bundle(ONNX, tags={"test_fingerprint": fingerprint(data.split("test"), images)})
+        tracked.set_tags({"gates": "passed"})
     for name in ("image", "text"):
-        for precision, figures in report[name].items():
-            say(in_words(name if precision == "fp32" else f"{name}.{precision}", figures))
+        for precision, found in report[name].items():
+            say(in_words(name if precision == "fp32" else f"{name}.{precision}", found))
     say(f"R@1 onnxruntime less torch: {report['test']['delta_r1']}")
+
+
+def _resumed(run: Run) -> AbstractContextManager[tracking.Run]:
+    experiment = run.params.tracking.experiment
+    return tracking.resume(RECEIPT, experiment=experiment, stage="export", history=Path("reports/train.csv"))
+
+
+def _log_failure(run: Run, error: CliplineError) -> None:
+    """Leave in the run why its model may not be promoted; a store that cannot be used must not hide `error`."""
+    try:
+        with _resumed(run) as tracked:
+            tracked.set_tags({"gates": f"failed: {error}".splitlines()[0]})
+            raise error
+    except tracking.TrackingError as unusable:
+        say(str(unusable))
+    except CliplineError:
+        return
+
+
+def figures(report: dict[str, Any]) -> dict[str, float]:
+    """The metrics of reports/export.json: R@k of the exported graphs, parity of each, R@1 of the other precisions."""
+    metrics = {f"onnx_{name}": value for name, value in report["test"]["onnx"].items()}
+    for graph in ("image", "text"):
+        metrics |= {f"{graph}_{key}": report[graph]["fp32"][key] for key in ("min_cosine", "max_abs")}
+    for precision, found in report["image"].items():
+        if precision != "fp32" and "test" in found:
+            metrics |= {f"onnx_{precision}_{key}": found["test"][key] for key in ("i2t_r1", "t2i_r1")}
+            metrics[f"image_{precision}_min_cosine"] = found["min_cosine"]
+    return metrics
+
+
+def fingerprint(split: Split, images: Path) -> str:
+    """Hash of the split's image files and captions: R@k of models can be compared where it is the same.
+
+    Not the dataset's fingerprint: that one covers pixels and tokens, which are another recipe's as soon as its image
+    size or its tokenizer is another. images: folder of the raw files.
+    """
+    digest = hashlib.sha256()
+    captions = zip(split.caption_image, split.captions, strict=True)
+    texts = sorted((split.image_names[image], caption) for image, caption in captions)
+    for name in sorted(split.image_names):
+        digest.update(f"{name}\0".encode() + hashlib.sha256((images / name).read_bytes()).digest())
+    for name, caption in texts:
+        digest.update(f"{name}\0{caption}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def in_words(name: str, figures: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import resource
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -36,13 +38,15 @@ class History:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._columns: list[str] = []
         path.write_text("")
 
     def add(self, row: Row) -> None:
-        """Append a row; the first one writes the header."""
+        """Append a row; the first one writes the header. One that goes on with another GPU may lack or have `mfu`."""
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if file.tell() == 0:
+            writer = csv.DictWriter(file, self._columns or list(row), restval="", extrasaction="ignore")
+            if not self._columns:
+                self._columns = list(row)
                 writer.writeheader()
             writer.writerow(row)
 
@@ -52,6 +56,8 @@ def scratch(run: Run, data: Prepared, device: str) -> Path:
     settings = run.params.train
     # Each process has random numbers of its own: another number of them cannot go on with these.
     facts = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
+    # What is summed in another order is another training, bit for bit.
+    facts.append(settings.shard)
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     return repository_root() / ".cache" / "train" / name
 
@@ -80,6 +86,7 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
             seed=run.params.train.seed,
             device=device,
             cache=repository_root() / ".cache" / "features",
+            shard=run.params.train.shard,
             state=state,
             save_every=run.params.train.save_every,
         )
@@ -89,7 +96,7 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
         if state:
             say(f"going on after epoch {len(state.facts['rows'])}, step {state.facts['step']['number']} ({folder})")
         with _tracked(run, data, device, state) as tracked:
-            trainer = make(keeper=keeper, notes={"receipt": tracked.receipt})
+            trainer = make(keeper=keeper, notes={"receipt": tracked.receipt.model_dump()})
             _fit(trainer, run, data, tracked)
         keeper.clear()
 
@@ -111,6 +118,12 @@ def _tracked(
         name=run.params.recipe,
         params=tracking.flatten(settings),
         tags=tags,
+        dataset=tracking.DatasetFacts(
+            name=run.params.data,
+            digest=data.fingerprint,
+            source=str(getattr(run.dataset, "path", None) or run.dataset.kind),
+            profile=data.report["splits"],
+        ),
         again=state.facts["notes"]["receipt"] if state else None,
     )
 
@@ -138,8 +151,18 @@ def _fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> N
         "best": best,
     }
     checkpoint.save(CHECKPOINT, trainer.model, run.recipe, data.vocab_size, info)
-    tracked.log_metrics({f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}, step=0)
+    final = {f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}
+    tracked.log_metrics(final | peak_memory(), step=0)
     say(f"best epoch {best['epoch']:.0f}: val R@1 i2t {best['val_i2t_r1']:.1f}, t2i {best['val_t2i_r1']:.1f}")
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process held so far, in megabytes of 10^6 bytes: peak_memory_mb, peak_gpu_memory_mb."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    if torch.cuda.is_available():
+        found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return found
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from clipline.image import ImageError, open_rgb
 CELL = 224  # side of the square that an image is fitted into, in pixels
 GAP, MARGIN, FRAME, PAD = 14, 24, 6, 6
 TITLE_SIZE, CAPTION_SIZE = 21, 15
+CAPTION_LINES = 4
 PAPER, INK, MUTED, MAT = "white", "#1c1c1e", "#5f6368", "#f1f2f4"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One image. caption: a line below it, such as a score. frame: a colour, or None for no frame."""
+    """One image. caption: up to four lines below it, such as a score. frame: a colour, or None for no frame."""
 
     image: Path
     caption: str = ""
@@ -81,7 +82,9 @@ def _block(row: Row, columns: int, width: int) -> Image.Image:
     title, small = _font(TITLE_SIZE), _font(CAPTION_SIZE)
     lines = _wrap(row.title, title, width - 2 * MARGIN)
     head = len(lines) * round(TITLE_SIZE * 1.3) + 8
-    step = CELL + round(CAPTION_SIZE * 1.3) + PAD + GAP
+    captions = [_wrap(cell.caption, small, CELL, lines=CAPTION_LINES) for cell in row.cells]
+    line_height = round(CAPTION_SIZE * 1.3)
+    step = CELL + max(map(len, captions), default=1) * line_height + PAD + GAP
     block = Image.new("RGB", (width, head + math.ceil(len(row.cells) / columns) * step + PAD), PAPER)
     pen = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
@@ -90,8 +93,9 @@ def _block(row: Row, columns: int, width: int) -> Image.Image:
         x = MARGIN + number % columns * (CELL + GAP)
         y = head + number // columns * step
         block.paste(_tile(cell), (x, y))
-        caption = _wrap(cell.caption, small, CELL, lines=1)[0]
-        pen.text((x + CELL / 2, y + CELL + PAD), caption, cell.frame or MUTED, small, anchor="ma")
+        for line, text in enumerate(captions[number]):
+            at = (x + CELL / 2, y + CELL + PAD + line * line_height)
+            pen.text(at, text, cell.frame or MUTED, small, anchor="ma")
     return block
 
 

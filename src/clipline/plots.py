@@ -17,7 +17,7 @@ from clipline.errors import CliplineError
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 _COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 _STYLES = ("-", "--", ":")
 
 
@@ -27,7 +27,7 @@ def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int,
 
     lengths_by_split: split -> integers [captions].
     """
-    figure, axes = _figure(1, "Caption lengths")
+    drawing, axes = figure(1, "Caption lengths")
     (panel,) = axes
     longest = max((int(lengths.max()) for lengths in lengths_by_split.values() if lengths.size), default=0)
     edges = np.arange(longest + 2) - 0.5
@@ -45,8 +45,8 @@ def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int,
     panel.set(xlabel="tokens", ylabel="share of the split's captions", xlim=(0, None), ylim=(0, None))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-    _save(figure, path)
+    drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    save(drawing, path)
 
 
 def curves(train_csv: Path, path: Path) -> None:
@@ -59,8 +59,8 @@ def curves(train_csv: Path, path: Path) -> None:
     recalls = [name for name in table if name.startswith(("val_i2t_r", "val_t2i_r"))]
     if "epoch" not in table or not losses:
         raise CliplineError(f"{train_csv}: no epoch or no loss to draw; columns: {', '.join(table) or 'none'}")
-    figure, axes = _figure(2 if recalls else 1, "Training")
-    for name, colour in zip(losses, (_BLUE, _ORANGE), strict=False):
+    drawing, axes = figure(2 if recalls else 1, "Training")
+    for name, colour in zip(losses, (BLUE, ORANGE), strict=False):
         label = name.removesuffix("_loss")
         _line(axes[0], table, name, label=label, colour=colour, style="-")
     axes[0].set(title="loss", xlabel="epoch")
@@ -69,12 +69,12 @@ def curves(train_csv: Path, path: Path) -> None:
     for panel in axes:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.legend(frameon=False, fontsize="small", ncols=2 if panel is not axes[0] else 1)
-    _save(figure, path)
+    save(drawing, path)
 
 
 def _recalls(panel: Axes, table: Mapping[str, np.ndarray], names: list[str]) -> None:
     ks = sorted({int(name.rsplit("_r", 1)[1]) for name in names})
-    directions = (("i2t", "image to text", _BLUE), ("t2i", "text to image", _ORANGE))
+    directions = (("i2t", "image to text", BLUE), ("t2i", "text to image", ORANGE))
     for direction, title, colour in directions:
         for number, k in enumerate(ks):
             name = f"val_{direction}_r{k}"
@@ -116,19 +116,21 @@ def _number(cell: str | None, where: str) -> float:
         raise CliplineError(f"{where}: {cell!r} is no number") from None
 
 
-def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+def figure(panels: int, title: str, *, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """`panels` axes side by side below a title; height in inches."""
     # No pyplot: it keeps global state and looks for a screen.
-    figure = Figure(figsize=(6.4 * panels, 4.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    drawing = Figure(figsize=(6.4 * panels, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(drawing)
+    drawing.suptitle(title)
+    axes = [drawing.add_subplot(1, panels, number + 1) for number in range(panels)]
     for panel in axes:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return drawing, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(drawing: Figure, path: Path) -> None:
+    """Write the picture as PNG, whole or not at all."""
     # Without matplotlib's version inside, the same data gives the same file wherever it is drawn.
     with atomic(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
+        drawing.savefig(file, format="png", metadata={"Software": None})

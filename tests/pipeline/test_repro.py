@@ -9,7 +9,7 @@ import pytest
 
 from clipline.bundle import Bundle
 
-STAGES = ["download", "preprocess", "train", "evaluate", "export", "embed"]
+STAGES = ["download", "preprocess", "train", "evaluate", "export", "embed", "report"]
 
 
 def stages_run(result) -> list[str]:
@@ -48,8 +48,11 @@ def test_the_run_holds_all_stages(finished):
     assert {"train_loss", "val_t2i_r1", "test_t2i_r1", "onnx_t2i_r1", "image_min_cosine"} <= run.data.metrics.keys()
     assert run.data.tags["recipe"] == "scenes_tiny" and len(run.data.tags["git_revision"]) == 40
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"curves.png", "gallery.png", "export.json"} <= artifacts
-    assert len(run.outputs.model_outputs) == 2  # both ONNX graphs
+    pictures = {f"{name}.png" for name in ("curves", "gallery", "failures", "recall", "similarity", "words")}
+    assert pictures | {"export.json", "index.html", "model_card.md"} <= artifacts
+    (output,) = run.outputs.model_outputs  # the exported bundle
+    assert client.get_logged_model(output.model_id).name == "clip"
+    assert run.data.tags["gates"] == "passed"
 
 
 def test_again_does_nothing_at_once(finished):
@@ -62,7 +65,7 @@ def test_again_does_nothing_at_once(finished):
 
 def test_evaluate_params_rerun_evaluate_alone_into_the_same_run(finished):
     finished.edit("params.yaml", **{"evaluate.top": 3})
-    assert stages_run(finished.run("dvc", "repro")) == ["evaluate"]
+    assert stages_run(finished.run("dvc", "repro")) == ["evaluate", "report"]
     client = mlflow.MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'clipline'")
     (run,) = client.search_runs([experiment.experiment_id])

@@ -7,6 +7,8 @@ from requests import HTTPError, Response
 
 from clipline.tracking import outbox
 from clipline.tracking.outbox import Outbox
+from clipline.tracking.receipt import Receipt
+from clipline.tracking.spool import Spool
 
 
 class Sender:
@@ -36,8 +38,13 @@ def sender() -> Sender:
     return Sender()
 
 
-def test_what_failed_is_sent_later_and_in_order(sender, clock, capsys) -> None:
-    box = Outbox(sender, (OSError,), "there")
+@pytest.fixture
+def spool(repo) -> Spool:
+    return Spool(Receipt(run_id="r1", name="x", started=0, params={}, tags={}))
+
+
+def test_what_failed_is_sent_later_and_in_order(sender, spool, clock, capsys) -> None:
+    box = Outbox(sender, (OSError,), "there", spool)
     box.put("m", value=1)
     sender.error = ConnectionError("refused")
     box.put("m", value=2)
@@ -53,38 +60,64 @@ def test_what_failed_is_sent_later_and_in_order(sender, clock, capsys) -> None:
     assert "answers again; the 2 log calls that waited are sent" in lines[1]
 
 
-def test_a_slow_failure_is_seldom_tried_again(sender, clock) -> None:
+def test_a_slow_failure_is_seldom_tried_again(sender, spool, clock) -> None:
     def hang(kind: str, value: int) -> None:
         clock[0] += 10
         sender.tries += 1
         raise TimeoutError("hangs")
 
-    box = Outbox(hang, (OSError,), "there")
+    box = Outbox(hang, (OSError,), "there", spool)
     for value in range(1000):
         clock[0] += 1
         box.put("m", value=value)
     assert sender.tries * 10 <= 0.06 * 1000
 
 
-def test_close_tries_once_more_and_says_what_is_lost(sender, clock, capsys) -> None:
-    box = Outbox(sender, (OSError,), "there")
+def test_close_tries_once_more_and_keeps_the_rest_on_disk(sender, spool, clock, capsys) -> None:
+    box = Outbox(sender, (OSError,), "there", spool)
     sender.error = ConnectionError("refused")
     box.put("m", value=1)
     assert not box.close()
     assert sender.tries == 2
-    assert "1 log calls never reached there (refused)" in capsys.readouterr().err
+    assert f"1 log calls did not reach there (refused): they wait in {spool.folder}" in capsys.readouterr().err
+    sender.error = None
+    assert spool.send(sender) == 1
+    assert sender.sent == [1] and not spool.folder.exists()
 
 
-def test_it_is_bounded_and_counts_what_it_drops(sender, clock, capsys, monkeypatch) -> None:
+def test_a_full_disk_is_said_and_stops_nothing(sender, spool, clock, capsys, monkeypatch) -> None:
+    def refuse(messages):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool, "keep", refuse)
+    box = Outbox(sender, (OSError,), "there", spool)
+    sender.error = ConnectionError("refused")
+    box.put("m", value=1)
+    assert not box.close()
+    assert "1 log calls never reached there, nor the disk (No space left on device)" in capsys.readouterr().err
+
+
+def test_what_waits_on_disk_is_sent_in_order_and_a_failure_keeps_the_rest(sender, spool) -> None:
+    spool.keep([("m", {"value": 1}), ("m", {"value": 2})])
+    spool.keep([("m", {"value": 3})])
+    sender.error = ConnectionError("refused")
+    with pytest.raises(ConnectionError):
+        spool.send(sender)
+    sender.error = None
+    assert spool.send(sender) == 3
+    assert sender.sent == [1, 2, 3]
+
+
+def test_it_is_bounded_and_counts_what_it_drops(sender, spool, clock, capsys, monkeypatch) -> None:
     monkeypatch.setattr(outbox, "MAX_WAITING", 5)
-    box = Outbox(sender, (OSError,), "there")
+    box = Outbox(sender, (OSError,), "there", spool)
     sender.error = ConnectionError("refused")
     for value in range(8):
         box.put("m", value=value)
     sender.error = None
     assert not box.close()
     assert sender.sent == [3, 4, 5, 6, 7]
-    assert "3 log calls never reached there" in capsys.readouterr().err
+    assert "3 log calls were too many to keep, and never reached there" in capsys.readouterr().err
 
 
 def _http(status: int) -> HTTPError:
@@ -94,8 +127,8 @@ def _http(status: int) -> HTTPError:
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), _http(400), _http(413)])
-def test_a_refusal_holds_up_nothing_and_is_said_once(sender, clock, capsys, error) -> None:
-    box = Outbox(sender, (OSError,), "there")
+def test_a_refusal_holds_up_nothing_and_is_said_once(sender, spool, clock, capsys, error) -> None:
+    box = Outbox(sender, (OSError,), "there", spool)
     sender.error = error
     box.put("m", value=1)
     box.put("m", value=2)
@@ -106,8 +139,8 @@ def test_a_refusal_holds_up_nothing_and_is_said_once(sender, clock, capsys, erro
 
 
 @pytest.mark.parametrize("error", [_http(500), _http(503), _http(429)])
-def test_a_server_in_trouble_is_tried_again(sender, clock, error) -> None:
-    box = Outbox(sender, (OSError,), "there")
+def test_a_server_in_trouble_is_tried_again(sender, spool, clock, error) -> None:
+    box = Outbox(sender, (OSError,), "there", spool)
     sender.error = error
     box.put("m", value=1)
     sender.error = None
@@ -115,7 +148,7 @@ def test_a_server_in_trouble_is_tried_again(sender, clock, error) -> None:
     assert sender.sent == [1]
 
 
-def test_other_errors_are_ours_and_come_through(sender) -> None:
+def test_other_errors_are_ours_and_come_through(sender, spool) -> None:
     sender.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
-        Outbox(sender, (OSError,), "there").put("m", value=1)
+        Outbox(sender, (OSError,), "there", spool).put("m", value=1)

@@ -19,6 +19,9 @@ RECEIPT = Path("models/run.json")
 HISTORY = Path("reports/train.csv")
 PARAMS = {f"train.p{i}": i for i in range(130)}  # more than one batch
 TAGS = {"recipe": "vit_scratch"}
+DATASET = tracking.DatasetFacts(
+    name="flickr8k", digest="ab" * 32, source="data/flickr8k.zip", profile={"train": {"images": 3, "captions": 15}}
+)
 ROWS = [
     {"step": 10, "epoch": 1, "train_loss": 2.5, "val_loss": None},
     {"step": 20, "epoch": 2, "train_loss": 0.1 + 0.2, "val_loss": 1.5},
@@ -40,7 +43,8 @@ def history(root: Path, run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 def train(**options) -> str:
-    settings = {"name": "vit_scratch", "params": PARAMS, "tags": TAGS, "system_metrics": False, **options}
+    settings = {"name": "vit_scratch", "params": PARAMS, "tags": TAGS, "dataset": DATASET, "system_metrics": False}
+    settings |= options
     with tracking.start(RECEIPT, experiment=EXPERIMENT, **settings) as run:
         for row in ROWS:
             run.log_row(row)
@@ -64,6 +68,9 @@ def check_is_whole(root: Path, run_id: str) -> None:
     assert run.data.tags["recipe"] == "vit_scratch"
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "vit_scratch"
+    (learned,) = [each.dataset for each in run.inputs.dataset_inputs]
+    assert (learned.name, learned.digest) == ("flickr8k", DATASET.digest[:36])
+    assert json.loads(learned.profile) == DATASET.profile
     assert history(root, run_id, "train_loss") == [(10, 2.5), (20, 0.1 + 0.2)]
     assert history(root, run_id, "val_loss") == [(20, 1.5)]
     assert history(root, run_id, "test_t2i_r1") == [(0, 61.25)]

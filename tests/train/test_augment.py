@@ -18,7 +18,6 @@ from clipline.train.augment import (
     Augmentation,
     change_images,
     draw_changes,
-    drop_tokens,
     names_a_side,
 )
 
@@ -295,15 +294,6 @@ def test_one_knob_does_not_move_what_another_draws(change):
 # ---------------------------------------------------------------- texts
 
 
-def test_tokens_close_up_between_their_first_and_last():
-    ids = torch.tensor([[1, 11, 12, 13, 2, 0], [1, 21, 2, 0, 0, 0], [1, 31, 32, 33, 34, 2]])
-    drop = torch.tensor([[1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
-    found, mask = drop_tokens(ids, (ids > 0).long(), drop, pad=0)
-    assert found.tolist() == [[1, 11, 13, 2, 0, 0], [1, 2, 0, 0, 0, 0], [1, 31, 32, 33, 34, 2]]
-    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
-    assert found.dtype == mask.dtype == torch.int64
-
-
 def test_words_are_dropped_with_their_probability(split):
     augmentation = Augmentation(settings(word_dropout=0.3), split, 0)
     ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens != PAD).long()
@@ -317,25 +307,6 @@ def test_words_are_dropped_with_their_probability(split):
             assert (found[row, len(after) :] == PAD).all()
             left, total = left + len(after) - 2, total + len(before) - 2
     assert left / total == pytest.approx(0.7, abs=0.02)
-
-
-def test_the_towers_see_only_what_is_left(split, prepared, make_recipe):
-    """A caption with dropped tokens embeds as the shorter caption does."""
-    from clipline.model.clip import build_model
-
-    data = Prepared(prepared)
-    train = data.split("train")
-    torch.manual_seed(0)
-    model = build_model(make_recipe(), data.vocab_size).eval()
-    ids, length = torch.from_numpy(train.tokens[:1]).long(), int(train.lengths[0])
-    mask = (torch.arange(ids.shape[1]) < length).long()[None]
-    drop = torch.zeros_like(ids).bool()
-    drop[0, 2] = True
-    short = torch.cat([ids[:, :2], ids[:, 3:length]], dim=1)
-    with torch.inference_mode():
-        found = model.encode_text(*drop_tokens(ids, mask, drop, pad=0))
-        assert torch.allclose(found, model.encode_text(short, torch.ones_like(short)), atol=1e-6)
-        assert not torch.allclose(found, model.encode_text(ids, mask), atol=1e-4)
 
 
 # ---------------------------------------------------------------- captions that name a side
@@ -384,6 +355,13 @@ def test_one_caption_of_an_image_guards_it(prepared):
         ({"colour": {"hue": 0.1}}, "unknown key `hue`"),
         ({"flip": 1.5}, "less than or equal to 1"),
         ({"word_dropout": 1.0}, "less than 1"),
+        ({"synonyms": {"probability": 0.1}}, "synonyms.groups: this key is required"),
+        ({"synonyms": {"groups": []}}, "synonyms.groups: List should have at least 1 item"),
+        ({"synonyms": {"groups": [["child"]]}}, "synonyms.groups.0: List should have at least 2 items"),
+        ({"synonyms": {"groups": [["child", "kid"], ["goat", "kid"]]}}, "'kid' stands there more than once"),
+        ({"synonyms": {"groups": [["child", " kid"]]}}, "' kid' is no word"),
+        ({"synonyms": {"groups": [["child", 7]]}}, "synonyms.groups.0.1: "),
+        ({"synonyms": {"groups": [["child", "kid"]], "probability": 0.0}}, "greater than 0"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(values, words):

@@ -22,6 +22,7 @@ EPOCHS = 20 + 10 * KILLS
 # Measured anew in each process, and nothing of the model.
 TIMES = {
     "images_per_second",
+    "tflops",
     *(f"seconds_{name}" for name in ("data", "forward_backward", "optimizer", "eval", "other")),
 }
 
@@ -52,7 +53,7 @@ def make_folder(prepared, make_recipe, tmp_path):
                 "train.batch_size": 8,
                 "train.captions": "random",
                 "train.ema": 0.9,
-                "train.augment": {"flip": 0.5, "word_dropout": 0.1},
+                "train.augment": {"flip": 0.5, "word_dropout": 0.1, "synonyms": {"groups": [["left", "right", "top"]]}},
                 "train.schedule": {"kind": "cosine"},
                 "head.dropout": 0.2,
             }

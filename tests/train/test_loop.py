@@ -41,6 +41,7 @@ def test_it_learns(make_recipe, prepared, tmp_path):
         "lr_head",
         "temperature",
         "images_per_second",
+        "tflops",
     } <= rows[0].keys()
 
 

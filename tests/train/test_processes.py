@@ -1,4 +1,4 @@
-"""`train.devices: 2`: the stage starts torchrun, and two processes train the model that one does."""
+"""`train.devices: 2`: the stage starts torchrun, and two processes train the model that one does, shared out or not."""
 
 import csv
 import os
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -17,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 def stage(prepared, make_recipe, tmp_path):
     """stage(devices, changes) -> the folder that the train stage ran in."""
 
-    def run(devices: int, changes: dict) -> Path:
-        folder = tmp_path / str(devices)
+    def run(devices: int, changes: dict, *, shard: bool = False) -> Path:
+        folder = tmp_path / f"{devices} {shard}"
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "prepared").symlink_to(prepared)
         recipe = make_recipe({"train.epochs": 3, "train.batch_size": 15, "train.captions": "random"} | changes)
@@ -27,7 +28,7 @@ def stage(prepared, make_recipe, tmp_path):
             (folder / "configs" / kind).mkdir(parents=True)
             (folder / "configs" / kind / "tiny.yaml").write_text(yaml.safe_dump(values))
         params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"data": "tiny", "recipe": "tiny"}
-        params["train"] |= {"device": "cpu", "devices": devices}
+        params["train"] |= {"device": "cpu", "devices": devices, "shard": shard}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
         environment.pop("MLFLOW_TRACKING_URI", None)
@@ -44,13 +45,21 @@ def test_two_processes_train_the_model_of_one(stage, no_dropout):
     changes = no_dropout | {
         "loss": {"kind": "multi_positive"},
         "train.captions_per_image": 2,
-        "train.augment": {"flip": 0.5, "word_dropout": 0.2},
+        "train.augment": {"flip": 0.5, "word_dropout": 0.2, "synonyms": {"groups": [["left", "right", "top"]]}},
     }
-    one, two = stage(1, changes), stage(2, changes)
-    tables = [list(csv.DictReader((folder / "reports" / "train.csv").open())) for folder in (one, two)]
-    for expected, found in zip(*tables, strict=True):
-        for name in ("train_loss", "val_loss", "temperature"):
-            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
-    weights = [load_file(folder / "models" / "checkpoint" / "model.safetensors") for folder in (one, two)]
-    for name, value in weights[0].items():
-        assert (value - weights[1][name]).abs().max() < 1e-3, name
+    one, *several = stage(1, changes), stage(2, changes), stage(2, changes, shard=True)
+    table, weights = results(one)
+    for folder in several:
+        found_table, found = results(folder)
+        for expected, row in zip(table, found_table, strict=True):
+            for name in ("train_loss", "val_loss", "temperature"):
+                assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
+        assert found.keys() == weights.keys()
+        for name, value in weights.items():
+            assert (value - found[name]).abs().max() < 1e-3, name
+
+
+def results(folder: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+    """The rows of reports/train.csv, and the checkpoint's weights."""
+    rows = list(csv.DictReader((folder / "reports" / "train.csv").open()))
+    return rows, load_file(folder / "models" / "checkpoint" / "model.safetensors")

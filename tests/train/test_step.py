@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from clipline.data.prepared import Prepared
+from clipline.train.flops import count
 from clipline.train.loop import Trainer
 from clipline.train.samples import Sampler
 
@@ -153,6 +154,53 @@ def test_augmentation_is_off_at_the_end(trainer, monkeypatch):
     made.step.augment.images = lambda *arguments: (epochs.append(made.epoch), real(*arguments))[1]
     fitted(made)
     assert set(epochs) == {1, 2}
+
+
+def test_moments_come_back_in_the_memory_format_of_their_weights(trainer):
+    """Fused AdamW goes through both in the order of memory."""
+    one, other = trainer({}), trainer({})
+    one.step.begin(1)
+    one.step(*next(one.sampler.epoch()))
+    kept = {name: each.contiguous() for name, each in one.step.tensors().items()}
+    other.step.load(kept, one.step.facts())
+    states = [made.step.optimizer.state[made.model.image_tower.net.patch_embed.proj.weight] for made in (one, other)]
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(states[0][name], states[1][name])
+        assert states[0][name].stride() == states[1][name].stride()
+    assert not states[1]["exp_avg"].is_contiguous()
+
+
+def test_the_text_tower_sees_synonyms_until_augmentation_is_off(trainer, prepared):
+    synonyms = {"groups": [["left", "right", "top"], ["green", "blue"]], "probability": 1.0}
+    made = trainer({"train.augment": {"synonyms": synonyms, "off_last": 1}})
+    seen, real, tokenizer = {1: [], 2: []}, made.step.towers.text, Prepared(prepared).tokenizer
+
+    def spy(inputs):
+        if made.model.training:
+            seen[made.epoch] += [tuple(row[row > 0].tolist()) for row in inputs[0]]
+        return real(inputs)
+
+    made.step.towers.text = spy
+    fitted(made)
+    known = {tuple(row[row > 0].tolist()) for row in made.train.split.tokens}
+    assert all(row in known for row in seen[2])
+    changed = [row for row in seen[1] if row not in known]
+    assert len(seen[1]) == 60 and len(changed) > 30
+    # With one word for each group they are captions again.
+    tokens = [[tokenizer.token_to_id(word) for word in group] for group in synonyms["groups"]]
+    one = {token: group[0] for group in tokens for token in group}
+    plain = {tuple(one.get(token, token) for token in row) for row in known}
+    assert all(tuple(one.get(token, token) for token in row) in plain for row in changed)
+
+
+def test_rows_tell_the_arithmetic_done(trainer):
+    made = trainer({"train.captions_per_image": 2, "loss": {"kind": "multi_positive"}})
+    cost, lengths = count(made.model, made.train), made.train.split.lengths
+    # Every image with both of its captions.
+    work = (60 * cost.image + cost.caption[lengths].sum(axis=0)).sum()
+    for row in fitted(made):
+        assert row["tflops"] == pytest.approx(work / 60 * row["images_per_second"] / 1e12, rel=1e-2, abs=1e-6)
+        assert row["tflops"] > 0 and "mfu" not in row
 
 
 def test_time_by_phase(trainer):

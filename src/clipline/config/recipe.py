@@ -251,10 +251,11 @@ class Recipe(Settings):
             "train.augment: the features of a frozen image tower are computed once, so its images cannot change; "
             "set train.views, the number of changed copies of each",
         )
-        self.require(
-            not augment.word_dropout or self.text.trainable,
-            "train.augment.word_dropout: the features of a frozen text tower are computed once; leave it out",
-        )
+        for name in ("word_dropout", "synonyms"):
+            self.require(
+                not getattr(augment, name) or self.text.trainable,
+                f"train.augment.{name}: the features of a frozen text tower are computed once; leave it out",
+            )
         self.require(
             augment.off_last < self.train.epochs,
             f"train.augment.off_last ({augment.off_last}) must be under train.epochs ({self.train.epochs})",

@@ -98,6 +98,11 @@ class Train(Settings):
     keeps what a pretrained CLIP knew beyond this dataset.
     chunk: images, and captions, that are in memory at once: a batch beyond it still has the whole batch's gradient
     (GradCache, arXiv 2101.06983), for one more forward pass.
+    batch_norm: of trainable towers. `batch` normalises by what is computed at once: the batch, a chunk of it, or the
+    share of one of several processes, whose first one's running statistics are kept. `frozen` keeps the running
+    statistics that the tower came with: neither chunks nor processes change anything, and small batches do no harm;
+    for pretrained towers (its weight and bias still learn). `synchronised` normalises by the whole batch of several
+    GPUs (arXiv 1711.07240).
     grad_checkpointing: towers keep no inner activations and compute them again going back (arXiv 1604.06174).
     precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are float32 always.
     compile: torch.compile the towers; its minutes of compilation pay off in long runs.
@@ -119,11 +124,21 @@ class Train(Settings):
     wise_ft: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     chunk: Positive | None = None
+    batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     grad_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     early_stop: Positive | None = None
     select: Literal["val_r1", "val_loss"] = "val_r1"
+
+    @model_validator(mode="after")
+    def _batch_norm(self) -> Train:
+        self.require(
+            self.batch_norm != "synchronised" or self.chunk is None,
+            "batch_norm: synchronised waits for every process in each chunk, and they may have different numbers of "
+            "chunks; leave out chunk, or take batch_norm: frozen",
+        )
+        return self
 
     @model_validator(mode="after")
     def _captions(self) -> Train:

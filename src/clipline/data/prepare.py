@@ -55,6 +55,7 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
         words.save(str(folder / "tokenizer.json"))
         result = {
             "fingerprint": _fingerprint(images, captions, encoded.tokens),
+            "images_fingerprint": _images_digest(images).hexdigest(),
             "split": dataset.split.model_dump(),
             "inputs": {name: getattr(inputs, name) for name in ("image_size", "resize", "max_length")},
             "splits": report.sizes(images, captions),
@@ -118,11 +119,17 @@ def _write(folder: Path, images: Images, captions: Sequence[Caption], encoded: E
 
 
 def _fingerprint(images: Images, captions: Sequence[Caption], tokens: np.ndarray) -> str:
-    """SHA-256 over names, splits, pixels (by their own digests), captions and tokens."""
-    digest = hashlib.sha256()
-    for image in images.rows:
-        digest.update(f"{image.name}\0{images.split[image.name]}\0".encode() + image.digest)
+    """SHA-256 over names, splits, pixels, captions and tokens."""
+    digest = _images_digest(images)
     for caption in captions:
         digest.update(f"{caption.image}\0{caption.text}\0".encode())
     digest.update(np.ascontiguousarray(tokens, dtype="<i4"))
     return digest.hexdigest()
+
+
+def _images_digest(images: Images) -> hashlib._Hash:
+    """SHA-256 over names, splits and pixels (by their own digests)."""
+    digest = hashlib.sha256()
+    for image in images.rows:
+        digest.update(f"{image.name}\0{images.split[image.name]}\0".encode() + image.digest)
+    return digest

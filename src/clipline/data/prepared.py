@@ -76,6 +76,11 @@ class Prepared:
         return self.report["fingerprint"]
 
     @property
+    def images_fingerprint(self) -> str:
+        """Hash of the images' names, splits and pixels alone: captions and tokenizers do not change it."""
+        return self.report["images_fingerprint"]
+
+    @property
     def image_size(self) -> int:
         """Side S of the images, in pixels."""
         return int(self._pixels.shape[1])

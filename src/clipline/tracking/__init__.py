@@ -1,10 +1,11 @@
-"""One MLflow run per trained model, over all stages. Only stages import this package.
+"""One MLflow run per trained model, over all stages. Of ours, only stages and commands import this package.
 
 The train stage calls `start`: it creates the run and writes a receipt (models/run.json, an out of the stage).
 Later stages take the receipt as a dependency and `resume` the run that it names. If that run is gone (deleted
 store, deleted run, another store), they share a new one that carries the tag `receipt=<old id>`, with the
 params and the curves logged again. So restored caches, deleted stores and single stages run again all end in
-one run.
+one run. A server that does not answer stops no stage: what is logged waits in .cache/tracking, for the next stage of
+that run or for `sync`.
 
     with tracking.start(Path("models/run.json"), experiment="clipline", name="vit_scratch",
                         params=tracking.flatten(settings), tags=tracking.base_tags(...)) as run:
@@ -19,8 +20,9 @@ MLflow is imported when a run opens, never before: the import takes seconds.
 
 from clipline.tracking.messages import TrackingError
 from clipline.tracking.names import flatten
+from clipline.tracking.receipt import DatasetFacts
 from clipline.tracking.run import Run
-from clipline.tracking.session import resume, start
+from clipline.tracking.session import resume, start, sync
 from clipline.tracking.tags import base_tags
 
-__all__ = ["Run", "TrackingError", "base_tags", "flatten", "resume", "start"]
+__all__ = ["DatasetFacts", "Run", "TrackingError", "base_tags", "flatten", "resume", "start", "sync"]

@@ -12,6 +12,10 @@ class TrackingError(CliplineError):
     """The tracking store cannot be used, or was given something that it cannot hold."""
 
 
+class StoreSilentError(TrackingError):
+    """The tracking server does not answer, or is in trouble: later it may be well again."""
+
+
 def say(message: str) -> None:
     """One line on stderr, where the stages' own output goes."""
     print(f"tracking: {message}", file=sys.stderr, flush=True)  # noqa: T201
@@ -34,3 +38,14 @@ def cause(error: BaseException) -> str:
     text = getattr(found, "strerror", None) or reason(found)
     file = getattr(found, "filename", None)
     return f"{text}: {file}" if file else text
+
+
+def is_final(error: Exception) -> bool:
+    """Whether sending again cannot help: the store understood and refused, or a file to send is gone."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    if hasattr(error, "get_http_status_code"):
+        status = error.get_http_status_code()
+    else:
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+    return 400 <= status < 500 and status not in (408, 429)

@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from clipline.tracking.messages import cause, say
+from clipline.tracking.messages import cause, is_final, say
+from clipline.tracking.spool import Message, Spool
 
-# kind ("metrics", "tags", ...) and keyword arguments of the sender's method for it.
-Message = tuple[str, dict[str, Any]]
 MAX_WAITING = 10_000
 # After a failure, wait at least this many times as long as the failed attempt took: a store that hangs costs
 # training at most 5 %.
@@ -24,11 +23,13 @@ class Outbox:
     """Messages on their way to the store.
 
     send: delivers one message; raises one of `errors` where it cannot.
-    where: the store's address, for messages to people.
+    where: the store's address, for messages to people. spool: takes what is still waiting in the end.
     """
 
-    def __init__(self, send: Callable[..., None], errors: tuple[type[Exception], ...], where: str) -> None:
-        self._send, self._errors, self._where = send, errors, where
+    def __init__(
+        self, send: Callable[..., None], errors: tuple[type[Exception], ...], where: str, spool: Spool
+    ) -> None:
+        self._send, self._errors, self._where, self._spool = send, errors, where, spool
         self._waiting: deque[Message] = deque()
         self._dropped = 0
         self._down = False
@@ -46,15 +47,21 @@ class Outbox:
             self._flush()
 
     def close(self) -> bool:
-        """Try once more. Returns whether everything was sent; if not, says how much was not."""
+        """Try once more, and keep on disk what cannot be sent. Returns whether everything was sent."""
         self._flush()
-        lost = len(self._waiting) + self._dropped
-        if lost:
-            say(
-                f"{lost} log calls never reached {self._where} ({self._last}): the run is incomplete there. "
-                "What this stage wrote to disk is complete"
-            )
-        return not lost
+        if self._dropped:
+            say(f"{self._dropped} log calls were too many to keep, and never reached {self._where}")
+        if self._waiting:
+            try:
+                self._spool.keep(self._waiting)
+            except OSError as error:
+                say(f"{len(self._waiting)} log calls never reached {self._where}, nor the disk ({cause(error)})")
+            else:
+                say(
+                    f"{len(self._waiting)} log calls did not reach {self._where} ({self._last}): they wait in "
+                    f"{self._spool.folder}. The next stage sends them, or: clipline sync"
+                )
+        return not (self._waiting or self._dropped)
 
     def _flush(self) -> None:
         waited = len(self._waiting) - 1
@@ -64,7 +71,7 @@ class Outbox:
             try:
                 self._send(kind, **arguments)
             except self._errors as error:
-                if not _is_final(error):
+                if not is_final(error):
                     self._pause(error, time.monotonic() - began)
                     return
                 self._refuse(kind, error)
@@ -84,14 +91,3 @@ class Outbox:
         if cause(error) not in self._refused:
             self._refused.add(cause(error))
             say(f"{self._where} refuses {kind} for good, left out: {cause(error)}")
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether sending again cannot help: the store understood and refused, or a file to send is gone."""
-    if isinstance(error, FileNotFoundError):
-        return True
-    if hasattr(error, "get_http_status_code"):
-        status = error.get_http_status_code()
-    else:
-        status = getattr(getattr(error, "response", None), "status_code", 500)
-    return 400 <= status < 500 and status not in (408, 429)

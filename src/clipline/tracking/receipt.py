@@ -10,6 +10,17 @@ from clipline.atomic import atomic
 from clipline.errors import UsageError
 
 
+class DatasetFacts(BaseModel):
+    """What a model learned from, as MLflow shows datasets. digest: its fingerprint. profile: counts of each split."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    digest: str
+    source: str
+    profile: dict[str, dict[str, int]]
+
+
 class Receipt(BaseModel):
     """started: when the run was created, in milliseconds since 1970.
 
@@ -19,10 +30,12 @@ class Receipt(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     run_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,256}$")
+    experiment: str = "clipline"
     name: str
     started: int
     params: dict[str, str]
     tags: dict[str, str]
+    dataset: DatasetFacts | None = None
 
     def write(self, path: Path) -> None:
         """Write atomically."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipline.tracking.messages import TrackingError
-from clipline.tracking.names import check_metrics, check_name, check_params, check_tags
+from clipline.tracking.messages import TrackingError, cause, is_final, say
+from clipline.tracking.names import check_metrics, check_params, check_tags
 from clipline.tracking.outbox import Outbox
+from clipline.tracking.receipt import Receipt
+from clipline.tracking.spool import Spool
 from clipline.tracking.store import Store, now, patience
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # MLflow's limits.
 PARAMS_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
+MAX_DIGEST = 36
 # One point of a curve: name, value, step, timestamp in milliseconds since 1970.
 Point = tuple[str, float, int, int]
 
@@ -26,21 +27,30 @@ Point = tuple[str, float, int, int]
 class Run:
     """A run of MLflow. Open one with `start` or `resume`.
 
-    receipt: what `start` takes to go on with this run after a kill; it sets it.
+    receipt: what the run is made again from, and under whose id waits what could not be sent; run_id: where another
+    run has taken its place, that one's id.
     once: leave out points (name, step, value) that the run's history holds already. For stages that may run
     again: MLflow would append them, and it cannot delete or replace a point.
     """
 
-    def __init__(self, store: Store, run_id: str, *, once: bool) -> None:
+    def __init__(self, store: Store, receipt: Receipt, *, run_id: str | None = None, once: bool) -> None:
         from mlflow.exceptions import MlflowException
 
-        self.id = run_id
-        self.receipt: dict[str, Any] = {}
+        self.id = run_id or receipt.run_id
+        self.receipt = receipt
         self._store = store
         self._once = once
         self._known: dict[str, set[tuple[int, str]]] = {}
         # requests' own errors, from file transfers, are OSErrors.
-        self._outbox = Outbox(self._send, (MlflowException, OSError), store.uri)
+        self._errors = (MlflowException, OSError)
+        self._spool = Spool(receipt)
+        self._outbox = Outbox(self._send, self._errors, store.uri, self._spool)
+
+    def log_settings(self) -> None:
+        """Log what the receipt holds: params, and the dataset."""
+        self.log_params(self.receipt.params)
+        if self.receipt.dataset:
+            self._outbox.put("dataset", **self.receipt.dataset.model_dump())
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat params. The same may be logged again; MLflow refuses to change one."""
@@ -77,23 +87,42 @@ class Run:
         _require(path)
         self._outbox.put("artifact", path=str(path), folder=folder)
 
-    def log_onnx(self, path: Path, name: str, example: Mapping[str, np.ndarray] | None = None) -> None:
-        """Log one ONNX graph as the MLflow model `name`, with the signature that the graph itself declares.
+    def log_bundle(self, path: Path, tags: Mapping[str, Any]) -> None:
+        """Log the exported model in the folder `path` as the run's MLflow model `clip`.
 
-        It takes the place of the run's earlier model of that name. example: a small input, by input name.
+        tags: of that model, beside what its manifest says. It takes the place of the run's earlier one, which stays
+        only if it is registered.
         """
-        _require(path)
-        self._outbox.put("onnx", path=str(path), name=check_name(name, "model"), example=dict(example or {}))
+        _require(path / "manifest.json")
+        self._outbox.put("bundle", path=str(path), tags=check_tags(tags))
 
     def end(self, status: str, when: int) -> None:
         """Set the run's status and end time, in milliseconds since 1970."""
         self._outbox.put("end", status=status, when=when)
 
-    def close(self) -> None:
-        """Send what still waits, and say what could not be sent."""
-        self._outbox.close()
+    def send_kept(self) -> None:
+        """Send what an earlier stage could not; what still cannot be sent goes on waiting on disk."""
+        try:
+            if count := self._spool.send(self._send_or_refuse):
+                say(f"{count} log calls that had waited on disk are sent to {self._store.uri}")
+        except self._errors as error:
+            say(f"what waits in {self._spool.folder} could not be sent ({cause(error)}): it waits on")
+
+    def close(self) -> bool:
+        """Send what still waits. Returns whether all was sent; says what was not, and keeps it on disk."""
+        return self._outbox.close()
+
+    def _send_or_refuse(self, kind: str, **arguments: Any) -> None:
+        try:
+            self._send(kind, **arguments)
+        except self._errors as error:
+            if not is_final(error):
+                raise
+            say(f"{self._store.uri} refuses {kind} for good, left out: {cause(error)}")
 
     def _send(self, kind: str, **arguments: Any) -> None:
+        if not self._store.client:
+            raise ConnectionError("it did not answer when this stage began")
         getattr(self, f"_send_{kind}")(**arguments)
 
     def _send_params(self, params: dict[str, str]) -> None:
@@ -101,6 +130,12 @@ class Run:
 
         for batch in _batches([Param(name, value) for name, value in params.items()], PARAMS_PER_BATCH):
             self._store.client.log_batch(self.id, params=batch)
+
+    def _send_dataset(self, name: str, digest: str, source: str, profile: dict[str, dict[str, int]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        facts = Dataset(name, digest[:MAX_DIGEST], "local", source, profile=json.dumps(profile))
+        self._store.client.log_inputs(self.id, [DatasetInput(facts, [InputTag("mlflow.data.context", "training")])])
 
     def _send_metrics(self, points: list[Point]) -> None:
         from mlflow.entities import Metric
@@ -131,12 +166,12 @@ class Run:
         with patience():
             self._store.client.log_artifact(self.id, path, folder)
 
-    def _send_onnx(self, path: str, name: str, example: dict[str, np.ndarray]) -> None:
-        from clipline.tracking.onnx_model import log_onnx
+    def _send_bundle(self, path: str, tags: dict[str, str]) -> None:
+        from clipline.tracking.clip_model import log_bundle
 
         self._store.client.get_run(self.id)
         with patience():
-            log_onnx(self._store.client, self.id, Path(path), name, example)
+            log_bundle(self._store.client, self.id, Path(path), tags)
 
     def _send_end(self, status: str, when: int) -> None:
         self._store.client.set_terminated(self.id, status, when)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from clipline.config.base import repository_root
 from clipline.errors import missing_extra
-from clipline.tracking.messages import TrackingError, cause
+from clipline.tracking.messages import StoreSilentError, TrackingError, cause, is_final
 from clipline.tracking.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 SQLITE = "sqlite:///"
+SERVERS = ("http:", "https:")
 REQUEST_SECONDS = "5"
 LOCK_SECONDS = 120
 # Unless the user says otherwise. A server that is down must cost seconds (MLflow's own defaults: 120 s and 7
@@ -41,11 +42,11 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Store:
-    """A store that answered, with the experiment in it."""
+    """A store with the experiment in it. client: None where the server did not answer."""
 
     uri: str
-    client: MlflowClient
-    experiment_id: str
+    client: MlflowClient | None
+    experiment_id: str = ""
 
     def create(self, name: str, tags: dict[str, str], started: int) -> str:
         """Create a run, status RUNNING. Returns its id."""
@@ -80,7 +81,8 @@ def opened(experiment: str) -> Iterator[Store]:
     """The store, for as long as a run is found or created in it; one process at a time, for two reasons.
 
     A new SQLite store is set up by migrations that fail when two processes run them, and two stages that miss
-    the same run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used.
+    the same run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used, and of
+    these StoreSilentError where it is a server that does not answer.
     """
     uri = tracking_uri()
     for name, value in ENVIRONMENT.items():
@@ -103,7 +105,10 @@ def opened(experiment: str) -> Iterator[Store]:
             client = MlflowClient(uri)
             yield Store(uri, client, _experiment(client, experiment, _artifacts(uri)))
     except (MlflowException, SQLAlchemyError, OSError, ImportError, sqlite3.Error) as error:
-        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
+        # What a person must mend stops a stage before it works; a server may be back before it ends.
+        silent = uri.startswith(SERVERS) and not is_final(error)
+        kind = StoreSilentError if silent else TrackingError
+        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
 
 
 @contextmanager
@@ -162,14 +167,14 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 def _artifacts(uri: str) -> str | None:
     """Where a new experiment keeps files: beside an SQLite file, else in the repository; a server decides."""
-    if uri.startswith(("http:", "https:", "databricks")):
+    if uri.startswith((*SERVERS, "databricks")):
         return None
     path = _sqlite_path(uri)
     return ((path.parent if path else repository_root().resolve()) / "mlartifacts").as_uri()
 
 
 def _mend(uri: str) -> str:
-    if uri.startswith(("http:", "https:")):
+    if uri.startswith(SERVERS):
         return "Mend: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
     if uri.startswith(SQLITE):
         return f"Mend: make {uri.removeprefix(SQLITE)} writable, or move it away to begin a new store"

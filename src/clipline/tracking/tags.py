@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def base_tags(*, recipe: str, dataset: str, fingerprint: str, device: str) -> di
         if os.environ.get(variable):
             tags[tag] = os.environ[variable]
     return tags
+
+
+def lock_tag() -> dict[str, str]:
+    """`dvc_lock`: the SHA-256 of dvc.lock here, which names every input and output of the stages that are done."""
+    path = Path("dvc.lock")
+    return {"dvc_lock": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
 def _is_dirty() -> bool:

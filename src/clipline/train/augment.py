@@ -13,10 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from clipline.config.augment import Augment
 from clipline.data.prepared import Split
+from clipline.train.augment_text import drop_tokens, swap_table, swap_tokens
 from clipline.train.batches import Inputs
 
 # Words that a mirrored image would belie; `left-hand` begins with one. `left` is also what somebody did: an image too
@@ -42,13 +44,18 @@ class Augmentation:
     batch, so that it is changed alike however many they are, and all keep the same state.
     """
 
-    def __init__(self, config: Augment, split: Split, seed: int) -> None:
+    def __init__(self, config: Augment, split: Split, seed: int, tokenizer: Tokenizer | None = None) -> None:
+        """tokenizer: the one that made the split's tokens; `texts` needs it where `config` has synonyms.
+
+        Raises UsageError where it knows none of the synonyms.
+        """
         self.config = config
         self.generator = torch.Generator().manual_seed(seed)
         self._no_flip = torch.from_numpy(names_a_side(split))
         self._longest = split.tokens.shape[1]
         # Behind the shortest caption stands padding, unless all fill their rows: then any token will do.
         self._pad = int(split.tokens[split.lengths.argmin(), -1])
+        self._swaps = swap_table(config.synonyms.groups, tokenizer) if config.synonyms and tokenizer else None
 
     @torch.no_grad()
     def images(self, pixels: Tensor, rows: np.ndarray, first: int = 0, total: int | None = None) -> Tensor:
@@ -64,13 +71,25 @@ class Augmentation:
 
     @torch.no_grad()
     def texts(self, inputs: Inputs, first: int = 0, total: int | None = None) -> Inputs:
-        """ids and mask, int64 [T, L] -> the same with fewer tokens; features [T, F] come back as they are."""
-        if not isinstance(inputs, tuple) or not self.config.word_dropout:
+        """ids and mask, int64 [T, L] -> the same with other or fewer tokens; features [T, F] come back as they are."""
+        if not isinstance(inputs, tuple) or not self.config.texts:
             return inputs
         ids_TL, mask_TL = inputs
-        # For the longest caption of all: what is drawn must not depend on how this batch was cut.
-        random = self._draw(self._longest, len(ids_TL), first, total)[:, : ids_TL.shape[1]]
-        return drop_tokens(ids_TL, mask_TL, _to(random < self.config.word_dropout, ids_TL.device), self._pad)
+        if self.config.synonyms:
+            if self._swaps is None:
+                raise ValueError("synonyms: give Augmentation the tokenizer")
+            self._swaps = self._swaps.to(ids_TL.device)
+            # Divided here: a GPU may round otherwise, and take another word.
+            chance = self._draw_texts(ids_TL, first, total) / self.config.synonyms.probability
+            ids_TL = swap_tokens(ids_TL, _to(chance, ids_TL.device), self._swaps)
+        if self.config.word_dropout:
+            drop = self._draw_texts(ids_TL, first, total) < self.config.word_dropout
+            ids_TL, mask_TL = drop_tokens(ids_TL, mask_TL, _to(drop, ids_TL.device), self._pad)
+        return ids_TL, mask_TL
+
+    def _draw_texts(self, ids_TL: Tensor, first: int, total: int | None) -> Tensor:
+        """float32 [T, L]. For the longest caption of all: what is drawn must not depend on how this batch was cut."""
+        return self._draw(self._longest, len(ids_TL), first, total)[:, : ids_TL.shape[1]]
 
     def _draw(self, count: int, own: int, first: int, total: int | None) -> Tensor:
         """float32 [own, count], 0 to below 1, on the CPU."""
@@ -199,25 +218,6 @@ def _erase(pixels: Tensor, box_B4: Tensor) -> Tensor:
     gone_BHR = rows_BH[:, :, None] & columns_BW.repeat_interleave(3, dim=1)[:, None, :]
     fill_R = _to(torch.tensor(FILL, dtype=torch.uint8), device).repeat(size)
     return torch.where(gone_BHR, fill_R, pixels.flatten(2)).view_as(pixels)
-
-
-# ---------------------------------------------------------------- texts
-
-
-def drop_tokens(ids_TL: Tensor, mask_TL: Tensor, drop_TL: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Leave out tokens: ids and mask int64 [T, L], drop bool [T, L] -> ids and mask of what is left, same shapes.
-
-    The first and the last token of each text stay (start and end, where the tokenizer has them), so that none is
-    empty. The others close up to the left; `pad` stands behind. Source: word dropout, Iyyer et al., "Deep Unordered
-    Composition Rivals Syntactic Methods for Text Classification", ACL 2015, section 4.
-    """
-    place_L = torch.arange(ids_TL.shape[1], device=ids_TL.device)
-    last_T1 = mask_TL.sum(dim=1, keepdim=True) - 1
-    keep_TL = ((place_L == 0) | (place_L == last_T1) | ~drop_TL) & (place_L <= last_T1)
-    # False sorts before True, and a stable sort keeps the words' order.
-    order_TL = (~keep_TL).sort(dim=1, stable=True).indices
-    kept_TL = place_L < keep_TL.sum(dim=1, keepdim=True)
-    return ids_TL.gather(1, order_TL).where(kept_TL, pad), kept_TL.to(mask_TL.dtype)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from clipline.train.shard import own
+
 Weights = dict[str, Tensor]
 
 
@@ -27,7 +29,8 @@ class Average:
         """After step `step` (from 1)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         # As torch.optim.swa_utils does it: one call for all tensors.
-        torch._foreach_lerp_(list(self.weights.values()), list(self._parameters.values()), 1 - decay)
+        weights, parameters = ([own(each) for each in some.values()] for some in (self.weights, self._parameters))
+        torch._foreach_lerp_(weights, parameters, 1 - decay)
 
 
 @torch.no_grad()
@@ -39,12 +42,12 @@ def interpolated(start: Weights, end: Weights, share: float) -> Weights:
 @contextmanager
 def applied(weights: Weights, parameters: dict[str, nn.Parameter]) -> Iterator[None]:
     """The parameters hold `weights` while the block runs, and their own values afterwards."""
-    own = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     copy(weights, parameters)
     try:
         yield
     finally:
-        copy(own, parameters)
+        copy(before, parameters)
 
 
 @torch.no_grad()

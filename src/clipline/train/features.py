@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from clipline.atomic import atomic
-from clipline.data.prepared import Split
+from clipline.data.prepared import Prepared, Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
 from clipline.progress import Bar
-from clipline.train.augment import Augmentation
+from clipline.train.augment import Augmentation, names_a_side
 
 BATCH = 64
 
@@ -56,54 +56,61 @@ def encode_texts(encode: Callable[..., Tensor], split: Split, device: torch.devi
         return split.map_captions(one, BATCH)
 
 
-def cached_features(
-    model: CLIP, split: Split, data_fingerprint: str, cache: Path, device: torch.device
-) -> dict[str, Tensor]:
-    """The features of the frozen towers on `split`: `image` [n, F] and `text` [c, F], each only if frozen.
+def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch.device) -> dict[str, Tensor]:
+    """The features of the frozen towers on a split of `data`: `image` [n, F] and `text` [c, F], each only if frozen.
 
     Of the training split's images, where the recipe asks for views, [n, 1 + views, F]: first of each as it is.
     cache: folder of the feature files, kept between runs.
     """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[str, Tensor] = {}
-    data = f"{data_fingerprint}/{split.name}"
     if model.image_tower in model.frozen:
-        encoders = {"": model.image_tower}
-        if split.name == "train":
-            encoders |= _views(model, split)
-        arrays = [
-            _cached(model, "image", split, data + name, cache, partial(encode_images, encoder, split, device))
-            for name, encoder in encoders.items()
-        ]
+        encoders = {"": model.image_tower} | (_views(model, split) if split.name == "train" else {})
+        arrays = []
+        for view, encoder in encoders.items():
+            title = f"image features, {split.name}{', view ' * bool(view)}{view.split('/')[0]}"
+            # Not of captions and tokens: another tokenizer changes nothing here.
+            path = _path(model, "image", split, cache, f"{data.images_fingerprint}/{view}")
+            arrays.append(_cached(path, partial(encode_images, encoder, split, device, title)))
         found["image"] = torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
     if model.text_tower in model.frozen:
-        array = _cached(model, "text", split, data, cache, partial(encode_texts, model.text_tower, split, device))
+        path = _path(model, "text", split, cache, data.fingerprint)
+        title = f"text features, {split.name}"
+        array = _cached(path, partial(encode_texts, model.text_tower, split, device, title))
         found["text"] = torch.from_numpy(array).to(device)
     return found
 
 
 def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Encoders of changed images, in the split's order: view v is what augmentation makes of them all from seed v."""
-    augment, starts = model.recipe.train.augment, range(0, len(split.image_rows), BATCH)
+    """Encoders of changed images, in the split's order: view v is what augmentation makes of them all from seed v.
+
+    By a name that begins with v and holds all that decides what the images become.
+    """
+    config = model.recipe.train
+    if not config.views:
+        return {}
+    augment, starts = config.augment, range(0, len(split.image_rows), BATCH)
 
     def view(seed: int) -> Callable[[Tensor], Tensor]:
         changed = Augmentation(augment, split, seed)
         rows = iter([np.arange(len(split.image_rows))[start : start + BATCH] for start in starts])
         return lambda pixels: model.image_tower(changed.images(pixels, next(rows)))
 
-    return {f"/view {seed}/{augment.model_dump_json()}": view(seed) for seed in range(model.recipe.train.views)}
+    settings = augment.model_dump_json(include={"crop", "flip", "colour", "grey", "erase"})
+    sides = hashlib.sha256(names_a_side(split)).hexdigest()
+    return {f"{seed}/{settings}/{sides}": view(seed) for seed in range(config.views)}
 
 
-def _cached(
-    model: CLIP, kind: str, split: Split, data: str, cache: Path, compute: Callable[[str], np.ndarray]
-) -> np.ndarray:
-    """What `compute(title)` gives, from the cache where it is there: by the tower, its settings, and `data`."""
+def _path(model: CLIP, kind: str, split: Split, cache: Path, data: str) -> Path:
+    """The file of a tower's features: by its weights, its settings, and `data`."""
     config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
     tower = model.image_tower if kind == "image" else model.text_tower
-    path = cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}')}.npy"
+    return cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}')}.npy"
+
+
+def _cached(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     if not path.exists():
-        view = f", {data.split('/')[-2]}" if "/view " in data else ""
-        features = compute(f"{kind} features, {split.name}{view}")
+        features = compute()
         with atomic(path) as file:
             np.save(file, features)
     return np.load(path)

@@ -2,7 +2,8 @@
 
 Each process computes its share of the loss from its own rows against everyone's (`losses`). The shares add up to the
 loss of the whole batch, and the sums of their gradients are its gradients: to get them, sum over processes and divide
-by nothing (`sum_gradients`; torch's DDP divides by the processes: multiply the share by `world_size` under it).
+by nothing (`sum_gradients`; torch's DDP divides by the processes: multiply the share by `world_size` under it; `shard`
+has FSDP2 sum its own).
 """
 
 from __future__ import annotations
@@ -134,4 +135,4 @@ def _sum_together(parameters: list[nn.Parameter]) -> None:
         if parameter.grad is not None:
             parameter.grad.copy_(total.view_as(parameter))
         elif count:
-            parameter.grad = total.view_as(parameter).clone()
+            parameter.grad = torch.empty_like(parameter).copy_(total.view_as(parameter))

@@ -7,8 +7,9 @@ The second time a chunk drops the same units as the first, so the gradient is th
 Batch norm in training mode normalises each chunk by the chunk's own mean and variance: embeddings, loss and gradient
 are those of chunks, not of one large batch. That is so in either pass, and in one graph of the same chunks too. Its
 running statistics follow the chunks, and would do so twice: `backward` holds them still in the first pass. With
-several processes each normalises its own chunks; SyncBatchNorm is right only where all have as many chunks, since it
-waits for the others in each.
+several processes each normalises its own chunks. `train.batch_norm: frozen` makes all of this indifferent: embeddings,
+loss and gradient are those of the large batch, for chunks of any size. `synchronised` is refused with chunks: it waits
+for the others in each, and they may have another number of them (`batch_norm`).
 """
 
 from __future__ import annotations

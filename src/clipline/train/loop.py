@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.model.clip import build_model
 from clipline.progress import Bar
-from clipline.train.average import applied, interpolated
 from clipline.train.batches import Batches
+from clipline.train.best import Best
 from clipline.train.features import cached_features
+from clipline.train.flops import Flops
 from clipline.train.gather import rank, world_size
 from clipline.train.interrupt import Interrupt
 from clipline.train.phases import Phases
@@ -38,6 +38,8 @@ OnRow = Callable[[Row, int], None]
 class Trainer:
     """Trains one model; `fit` gives the best epoch's weights back in `model`.
 
+    shard: of several processes each keeps a share of the trainable towers' weights; `model` then ends whole and on the
+    CPU in the first of them, and is of no use in the others. One process keeps everything.
     keeper: where the state is kept; None keeps none. state: of a training that was killed, which this one goes on with.
     save_every: steps; the state is saved after each epoch too, and when a signal asks for an end.
     notes: what the caller wants to find in the state again.
@@ -51,6 +53,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         cache: Path,
+        shard: bool = False,
         keeper: Keeper | None = None,
         state: State | None = None,
         save_every: int = 1000,
@@ -62,14 +65,19 @@ class Trainer:
         splits = {name: data.split(name) for name in ("train", "val")}
         with first_alone():
             self.train, self.val = (
-                Batches(split, cached_features(self.model, split, data.fingerprint, cache, device), device)
+                Batches(split, cached_features(self.model, split, data, cache, device), device)
                 for split in splits.values()
             )
         config = self.config
         self.sampler = Sampler(splits["train"], config.captions, config.batch_size, seed, config.captions_per_image)
         self.phases = Phases(device)
-        self.step = Step(self.model, recipe, self.train, self.sampler.steps * config.epochs, self.phases, seed)
-        self._start = {name: each.detach().clone() for name, each in self.step.parameters.items()}
+        # Before Step, which wraps towers and lets them compute things twice.
+        self.flops = Flops(self.model, self.train, config)
+        steps, self._shard = self.sampler.steps * config.epochs, shard and world_size() > 1
+        self.step = Step(
+            self.model, recipe, self.train, steps, self.phases, seed, shard=self._shard, tokenizer=data.tokenizer
+        )
+        self._weights = Best(self.step, config.wise_ft)
         self._keeper, self._save_every, self._notes = keeper, save_every, notes or {}
         # position: steps done in this epoch, whose losses these are; drawn: what it was drawn from.
         self.epoch, self.position, self._drawn = 1, 0, self.sampler.state
@@ -78,7 +86,6 @@ class Trainer:
         self._times: list[int] = []
         self._told = 0
         self.best: Row = {}
-        self._best: dict[str, Tensor] = {}
         if rank():
             torch.manual_seed(seed + rank())  # the same weights, but another dropout
         if state:
@@ -92,9 +99,8 @@ class Trainer:
         raised again once the step is done and its state is saved.
         """
         self._tell(on_row)
-        steps = self.config.epochs * self.sampler.steps
-        with Interrupt() as interrupt, Bar("training", steps, "steps") as bar:
-            bar.advance((self.epoch - 1) * self.sampler.steps + self.position)
+        steps, done = self.config.epochs * self.sampler.steps, (self.epoch - 1) * self.sampler.steps + self.position
+        with Interrupt() as interrupt, Bar("training", steps, "steps", done=done) as bar:
             while self.epoch <= self.config.epochs and not self._early():
                 self._epoch(bar, interrupt, on_row)
                 if self._asked(interrupt, now=True):
@@ -104,7 +110,7 @@ class Trainer:
             raise CliplineError("training was interrupted")  # only where a handler of the caller's took the signal
         if self._keeper:
             self._keeper.settle(wait=True)
-        self.model.load_state_dict(self._best, strict=False)
+        self.model = self._weights.model()
         return self.best
 
     def _epoch(self, bar: Bar, interrupt: Interrupt, on_row: OnRow) -> None:
@@ -113,6 +119,7 @@ class Trainer:
         begun, first = time.perf_counter(), self.position
         for images, captions in self.sampler.epoch(skip=self.position):
             self._losses.append(self.step(images, captions))
+            self.flops.add(self.epoch, images, captions)
             self.position += 1
             if len(self._losses) % CHECK_EVERY == 0:
                 self._check_finite(self._losses[-CHECK_EVERY:])
@@ -125,26 +132,28 @@ class Trainer:
             bar.advance(1, self._words())
         self._check_finite(self._losses[-CHECK_EVERY:])
         samples = (self.position - first) * min(config.batch_size, self.sampler.samples)
-        self._finish_epoch(samples / (time.perf_counter() - begun))
+        seconds = time.perf_counter() - begun
+        self._finish_epoch({"images_per_second": samples / seconds, **self.flops.row(seconds)})
         self._save(on_row)
 
-    def _finish_epoch(self, images_per_second: float) -> None:
+    def _finish_epoch(self, speed: Row) -> None:
         """Validate as it would be shipped, and see whether it is the best."""
         rates = self.step.learning_rates()
-        with self.phases("eval"), self._as_shipped():
+        with self.phases("eval"), self._weights.as_shipped():
             row = {
                 "step": self.step.number,
                 "epoch": self.epoch,
                 "train_loss": total(torch.stack(self._losses)).mean().item(),
-                **of_first(self._validate() if not rank() else {}),
+                # Of a shared model everyone's part is needed.
+                **of_first(self._validate() if self._shard or not rank() else {}),
                 **rates,
                 "temperature": 1 / self.model.temperature().item(),
-                "images_per_second": images_per_second,
+                **speed,
             }
             row = _rounded(row)
             better = not self.best or self._score(row) > self._score(self.best)
             if better:
-                self._best = {name: value.detach().to("cpu", copy=True) for name, value in self._learned().items()}
+                self._weights.keep()
         row |= _rounded(self.phases.row())
         self.best = row if better else self.best
         self.step.scheduler.epoch(row["val_loss"])
@@ -161,19 +170,6 @@ class Trainer:
         if world_size() > 1 and not (now or self.step.number % CHECK_EVERY == 0):
             return False
         return any(all_values(interrupt.received is not None))
-
-    def _as_shipped(self):
-        """The model with the weights that would be shipped now: averaged over steps, and with its first ones."""
-        parameters = self.step.parameters
-        weights = self.step.average.weights if self.step.average else None
-        if share := self.config.wise_ft:
-            weights = interpolated(self._start, weights or parameters, share)
-        return applied(weights, parameters) if weights else nullcontext()
-
-    def _learned(self) -> dict[str, Tensor]:
-        """Weights and buffers, but for those of frozen towers, which the recipe has."""
-        frozen = {id(each) for tower in self.model.frozen for each in (*tower.parameters(), *tower.buffers())}
-        return {name: value for name, value in self.model.state_dict(keep_vars=True).items() if id(value) not in frozen}
 
     def _score(self, row: Row) -> float:
         if self.config.select == "val_loss":
@@ -203,15 +199,15 @@ class Trainer:
 
     def _save(self, on_row: OnRow) -> None:
         everyone = all_values(random_state())
+        losses = total(torch.stack(self._losses)) if self._losses else None
+        # Where weights are shared out they come together here, for which every process is needed.
+        tensors = self._weights.tensors() | self.step.tensors() if self._shard or self._keeper else {}
         if not self._keeper:
             self._tell(on_row)
             return
-        tensors = {f"model.{name}": value for name, value in self._learned().items()}
-        tensors |= {f"best.{name}": value for name, value in self._best.items()}
         tensors |= {f"random.{n}.{name}": each for n, states in enumerate(everyone) for name, each in states.items()}
-        tensors |= self.step.tensors()
-        if self._losses:
-            tensors["losses"] = torch.stack(self._losses)
+        if losses is not None:
+            tensors["losses"] = losses
         facts = {
             "epoch": self.epoch,
             "position": self.position,
@@ -228,10 +224,11 @@ class Trainer:
         tensors, facts = state.tensors, state.facts
         self.epoch, self.position, self._drawn = facts["epoch"], facts["position"], facts["sampler"]
         self.rows, self._times, self.best = facts["rows"], facts["times"], facts["best"]
-        self._best = {name.removeprefix("best."): each for name, each in tensors.items() if name.startswith("best.")}
-        learned = {name.removeprefix("model."): each for name, each in tensors.items() if name.startswith("model.")}
-        self.model.load_state_dict(learned, strict=False)
-        self._losses = list(tensors["losses"].to(self.device)) if "losses" in tensors else []
+        self._weights.load(tensors)
+        if "losses" in tensors:
+            # They are everyone's sum, and will be summed once more.
+            losses = tensors["losses"] if not rank() else torch.zeros_like(tensors["losses"])
+            self._losses = list(losses.to(self.device))
         self.sampler.state = self._drawn
         self.step.load(tensors, facts["step"])
         prefix = f"random.{rank()}."

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from clipline.config.recipe import Recipe
 from clipline.model.clip import CLIP
-from clipline.train import grad_cache
+from clipline.train import batch_norm, grad_cache
 from clipline.train.augment import Augmentation
 from clipline.train.average import Average
 from clipline.train.batches import Batches, Inputs
@@ -19,22 +22,50 @@ from clipline.train.gather import rank, sum_gradients, world_size
 from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
 from clipline.train.phases import Phases
+from clipline.train.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
 from clipline.train.towers import Towers, chunks
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's images and captions of a batch. start: where they stand in it; most: the most of any process."""
+
+    images: np.ndarray
+    captions: np.ndarray
+    start: tuple[int, int]
+    most: tuple[int, int]
 
 
 class Step:
     """Call it with a batch's image and caption indices. number: steps done. parameters: all that may learn, by name.
 
-    In several processes each takes its share of the batch, and all take the same step.
+    In several processes each takes its share of the batch, and all take the same step. shard: they also share out the
+    towers' weights; shell is then a copy of the model without any. tokenizer: what
+    synonyms in the recipe need. Raises UsageError for settings that do not go
+    together with the device or with `shard`.
     """
 
-    def __init__(self, model: CLIP, recipe: Recipe, data: Batches, steps: int, phases: Phases, seed: int) -> None:
+    def __init__(
+        self,
+        model: CLIP,
+        recipe: Recipe,
+        data: Batches,
+        steps: int,
+        phases: Phases,
+        seed: int,
+        *,
+        shard: bool = False,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.model, self.config, self.data, self.phases = model, recipe.train, data, phases
         self.number = 0
+        batch_norm.prepare(model, self.config, data.device)
+        self.towers = (EvenTowers if shard else Towers)(model, self.config, data.device)
+        self.shell = share_out(model, self.config, data.device) if shard else None
         self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
-        self.towers = Towers(model, self.config, data.device)
         self.objective = Objective(model)
-        self.augment = Augmentation(self.config.augment, data.split, seed) if self.config.augment else None
+        augment = self.config.augment
+        self.augment = Augmentation(augment, data.split, seed, tokenizer) if augment else None
         self.optimizer = build_optimizer(model, self.config.optimizer, data.device)
         self.scheduler = Scheduler(self.optimizer, self.config, steps)
         self.average = Average(self.parameters, self.config.ema) if self.config.ema else None
@@ -42,28 +73,30 @@ class Step:
 
     def begin(self, epoch: int) -> None:
         """Make ready for an epoch (from 1): training mode, frozen layers, augmentation off at the end."""
-        self.model.train()
+        batch_norm.set_training(self.model, self.config)
         set_frozen(self.model, self.config.freeze, epoch)
         self._augments = self.augment is not None and epoch <= self.config.epochs - self.config.augment.off_last
 
     def __call__(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
         """Indices int64 [b] and int64 [t] into the split -> the loss, detached, on the device."""
         with self.phases("data"):
-            own, start = self._share(images, captions)
-            inputs = self.data.images(own[0]), self.data.texts(own[1])
+            own = self._share(images, captions)
+            inputs = self.data.images(own.images), self.data.texts(own.captions)
             if self._augments:
                 # Of its rows in the whole batch: what is drawn is the same in however many processes.
-                pixels = self.augment.images(inputs[0], own[0], start[0], len(images))
-                inputs = pixels, self.augment.texts(inputs[1], start[1], len(captions))
-            owners = self.data.split.caption_image[own[1]]
-            ids = [torch.from_numpy(each).to(self.data.device) for each in (own[0], owners)]
+                pixels = self.augment.images(inputs[0], own.images, own.start[0], len(images))
+                inputs = pixels, self.augment.texts(inputs[1], own.start[1], len(captions))
+            owners = self.data.split.caption_image[own.captions]
+            ids = [torch.from_numpy(each).to(self.data.device) for each in (own.images, owners)]
         with self.phases("forward_backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(inputs, ids, start)
-            sum_gradients(self.parameters.values())
+            loss = self._backward(inputs, ids, own)
+            # Those of shares are sums already.
+            sum_gradients(each for each in self.parameters.values() if not isinstance(each, DTensor))
         with self.phases("optimizer"):
             if self.config.grad_clip:
-                clip_grad_norm_(list(self.parameters.values()), self.config.grad_clip)
+                clip = clip_gradients if self.shell else clip_grad_norm_
+                clip(list(self.parameters.values()), self.config.grad_clip)
             self.optimizer.step()
             self.scheduler.step()
             self.model.temperature.clamp_()
@@ -76,10 +109,10 @@ class Step:
         """See `optim.learning_rates`."""
         return learning_rates(self.optimizer)
 
-    def _share(self, images: np.ndarray, captions: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[int, int]]:
-        """This process's images and their captions, and where they stand in the whole batch."""
+    def _share(self, images: np.ndarray, captions: np.ndarray) -> Share:
+        """This process's images and their captions."""
         if world_size() == 1:
-            return (images, captions), (0, 0)
+            return Share(images, captions, (0, 0), (len(images), len(captions)))
         bounds = np.linspace(0, len(images), world_size() + 1).astype(int)
         if len(images) == len(captions):  # pairs
             limits = bounds
@@ -88,18 +121,27 @@ class Step:
             owner = np.argsort(images)[np.searchsorted(np.sort(images), self.data.split.caption_image[captions])]
             limits = np.searchsorted(owner, bounds)
         i, j = (slice(*each[rank() : rank() + 2]) for each in (bounds, limits))
-        return (images[i], captions[j]), (int(i.start), int(j.start))
+        most = int(np.diff(bounds).max()), int(np.diff(limits).max())
+        return Share(images[i], captions[j], (int(i.start), int(j.start)), most)
 
-    def _backward(self, inputs: tuple[Tensor, Inputs], ids: list[Tensor], start: tuple[int, int]) -> Tensor:
+    def _backward(self, inputs: tuple[Tensor, Inputs], ids: list[Tensor], own: Share) -> Tensor:
         """Add this process's part of the gradient. Returns its part of the loss, detached."""
 
         def loss_of(image_BD: Tensor, text_TD: Tensor) -> Tensor:
-            return self.objective.share(image_BD, text_TD, *ids, start)
+            return self.objective.share(image_BD, text_TD, *ids, own.start)
+
+        def loss_of_own(image_BD: Tensor, text_TD: Tensor) -> Tensor:
+            # Behind the own rows may stand those that make the chunks even.
+            return loss_of(image_BD[: len(own.images)], text_TD[: len(own.captions)])
 
         towers = self.towers
         if size := self.config.chunk:
-            pixels, texts = (chunks(each, size) for each in inputs)
-            return grad_cache.backward(pixels, texts, towers.image, towers.text, loss_of, model=self.model)
+            if self.shell:
+                pixels, texts = (even_chunks(each, size, most) for each, most in zip(inputs, own.most, strict=True))
+            else:
+                pixels, texts = (chunks(each, size) for each in inputs)
+            loss = loss_of_own if self.shell else loss_of
+            return grad_cache.backward(pixels, texts, towers.image, towers.text, loss, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
         loss.backward()
         return loss.detach()
@@ -107,7 +149,10 @@ class Step:
     # ------------------------------------------------------------ what is kept for a restart
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments, the averages, and what augmentation draws from."""
+        """The optimiser's moments, the averages, and what augmentation draws from; whole, in the first process.
+
+        Where weights are shared out every process must call it, and the others get nothing.
+        """
         found = {
             f"optimizer.{index}.{key}": value
             for index, moments in self.optimizer.state_dict()["state"].items()
@@ -117,7 +162,7 @@ class Step:
             found |= {f"average.{name}": value for name, value in self.average.weights.items()}
         if self.augment:
             found["augment"] = self.augment.generator.get_state()
-        return found
+        return whole(found) if self.shell else found
 
     def facts(self) -> dict[str, Any]:
         """Counters and rates."""
@@ -128,13 +173,16 @@ class Step:
         """Go on from `tensors` and `facts`."""
         self.number = facts["number"]
         state = self.optimizer.state_dict()
+        # In the order in which the optimiser counts them. Fused AdamW takes moments to lie in memory as weights do.
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
                 index, key = rest.split(".")
-                state["state"].setdefault(int(index), {})[key] = value
+                moments = state["state"].setdefault(int(index), {})
+                moments[key] = value if key == "step" else like(value, parameters[int(index)])
             elif kind == "average":
-                self.average.weights[rest].copy_(value)
+                self.average.weights[rest].copy_(like(value, self.parameters[rest]))
         self.optimizer.load_state_dict(state)
         for group, rate in zip(self.optimizer.param_groups, facts["rates"], strict=True):
             group["lr"] = rate

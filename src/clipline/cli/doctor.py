@@ -1,0 +1,47 @@
+"""`clipline doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipline.cli.options import PrecisionName, ProviderName, ProviderOption, ThreadsOption, model_option
+
+EXAMPLES = (
+    "**Examples**\n\n"
+    "clipline doctor\n\n"
+    "clipline doctor --model models/onnx --provider cuda\n\n"
+    "clipline doctor photos --model models/onnx\n\n"
+    "**Exit codes**: 0 all right, 1 something is broken, 2 bad usage"
+)
+
+
+def doctor(
+    images: Annotated[
+        str | None,
+        typer.Argument(metavar="[IMAGES]", help="Photos to measure with: a folder, or what else embed takes."),
+    ] = None,
+    *,
+    model: Annotated[Path | None, model_option("Of which files are checked, and where its nodes run.")] = None,
+    provider: ProviderOption = ProviderName.auto,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the model that is measured.")] = PrecisionName.fp32,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is installed, what really runs, and with IMAGES how many of them each stage does per second."""
+    import json
+
+    from clipline.doctor.report import examine
+    from clipline.embed.sources import open_source
+
+    source = open_source(images) if images else None
+    report = examine(source, model, provider=provider.value, precision=precision.value, threads=threads)
+    if as_json:
+        typer.echo(json.dumps(report.json(), indent=2, ensure_ascii=False))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+    if report.problems:
+        raise typer.Exit(1)

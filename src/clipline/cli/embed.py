@@ -1,0 +1,130 @@
+"""`clipline embed`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipline.cli.options import (
+    DtypeName,
+    EngineName,
+    PrecisionName,
+    ProviderName,
+    ProviderOption,
+    ThreadsOption,
+    model_option,
+)
+from clipline.errors import UsageError
+
+EXAMPLES = (
+    "**Examples**\n\n"
+    "clipline embed photos --model models/onnx --out embeddings\n\n"
+    "clipline embed photos --model models/onnx --out embeddings --prune --max-errors 100\n\n"
+    "clipline embed files.parquet --column path --model models/onnx --out embeddings\n\n"
+    "clipline embed 'shards/{000..099}.tar' --model models/onnx --out embeddings\n\n"
+    "clipline embed s3://bucket/photos --include '2024/**' --model models/onnx --out embeddings\n\n"
+    "clipline embed s3://bucket/photos --engine ray --ray-address auto --model /shared/onnx --out embeddings\n\n"
+    "**Exit codes**: 0 done, 1 failed, 2 bad usage, 3 done but more errors than --max-errors"
+)
+
+
+def embed(
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder; a list of paths (.txt); a table with a column of paths (.parquet, .csv, .tsv); tar shards "
+            "(.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
+        ),
+    ],
+    *,
+    model: Annotated[Path, model_option("The exported model: models/onnx, or MLflow's models:/clipline@champion.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: parquet parts, errors.parquet, manifest.json.")],
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only these images, such as '*.png' or '2024/**'; may be repeated.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
+    column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,
+    root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Images in one call of the model; auto finds the fastest.",
+            show_default="16 on the CPU, 256 on CUDA",
+        ),
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
+    ] = PrecisionName.fp32,
+    dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.float16,
+    max_errors: Annotated[int, typer.Option(min=0, help="More failed images than this end in exit 3.")] = 0,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = ProviderName.auto,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: what a kill may cost.")] = 1000,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
+    ] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="local, or Ray Data: nodes see model and images under the same paths, or URLs.")
+    ] = EngineName.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto", help="The Ray cluster.", show_default="RAY_ADDRESS, else one on this machine"
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
+    ] = None,
+) -> None:
+    """Embed images into parquet files; run it again to go on, or to bring them up to date.
+
+    Unchanged images are passed over, changed ones embedded anew, images with the same bytes embedded once. Images are
+    files ending in .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .heic .heif, in any case; names that start with a
+    dot are passed over. errors.parquet lists what could not be embedded, and why.
+    """
+    from clipline.embed.batch_size import choose
+    from clipline.embed.manifest import MANIFEST, read
+    from clipline.embed.ray_cluster import Cluster
+    from clipline.embed.ray_engine import RayEngine
+    from clipline.embed.run import Options
+    from clipline.embed.run import embed as embed_source
+    from clipline.embed.sources import open_source
+    from clipline.runtime import USUAL_BATCH, OnnxModel
+
+    if engine == EngineName.local and (ray_address or ray_workers):
+        raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
+    cluster = None
+    if engine == EngineName.ray:
+        cluster = Cluster(ray_address, provider=provider.value, threads=threads, workers=ray_workers)
+    source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
+    chosen = precision.value
+    if chosen == "auto" and not overwrite and (out / MANIFEST).is_file():
+        chosen = read(out).precision  # of one folder's vectors all are of one precision
+    if cluster and "auto" in (chosen, batch_size):
+        raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
+    if cluster and not batch_size:
+        batch_size = str(USUAL_BATCH["cuda" if provider == ProviderName.cuda else "cpu"])
+    # With a cluster the provider is its workers': this machine may have no GPU.
+    here = "cpu" if cluster else provider.value
+    opened = OnnxModel(model, provider=here, precision=chosen, threads=threads, bulk=True)
+    if chosen == "auto":
+        typer.echo(f"--precision auto: {opened.precision_words}", err=True)
+    options = Options(
+        batch_size=choose(opened, batch_size, lambda line: typer.echo(line, err=True)),
+        dtype=dtype.value,
+        threads=threads,
+        part_rows=part_rows,
+        prune=prune,
+        overwrite=overwrite,
+        engine=partial(RayEngine, cluster=cluster) if cluster else None,
+    )
+    summary = embed_source(source, opened, out, options)
+    typer.echo(str(summary))
+    summary.enforce(max_errors)

@@ -1,0 +1,71 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ProviderName(StrEnum):
+    """What onnxruntime runs on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class PrecisionName(StrEnum):
+    """Which image graph runs."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class EngineName(StrEnum):
+    """Where the pipeline runs."""
+
+    local = "local"
+    ray = "ray"
+
+
+class DtypeName(StrEnum):
+    """How vectors are stored."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+ProviderOption = Annotated[
+    ProviderName,
+    typer.Option(help="What runs the model: auto takes CUDA where it starts, cuda fails where it does not."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores that this process may use")
+]
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a model: `model` itself, or where MLflow's model of that name lies once it is fetched."""
+    if not model.startswith(("models:", "runs:")):
+        return Path(model)
+    from clipline.registry.fetch import fetch
+
+    return fetch(model)
+
+
+def model_option(words: str, **settings):  # what typer.Option returns has no public name
+    """An option that takes a model's folder or its name in MLflow, and gives a Path."""
+    return typer.Option(parser=model_folder, metavar="MODEL", help=words, **settings)
+
+
+def usual_experiment() -> str:
+    """The MLflow experiment that params.yaml of this folder names; `clipline` where there is none."""
+    from clipline.config.run import Params
+
+    params = Path("params.yaml")
+    return Params.from_yaml(params).tracking.experiment if params.is_file() else "clipline"

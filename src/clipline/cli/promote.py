@@ -1,0 +1,38 @@
+"""`clipline promote`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipline.cli.options import usual_experiment
+
+EXAMPLES = (
+    "**Examples**\n\n"
+    "clipline promote\n\n"
+    "clipline promote 5d1f0c36a9d14d7c8f2be0a41b7c93e2 --margin 1 --dry-run\n\n"
+    "clipline embed photos --model models:/clipline@champion --out embeddings\n\n"
+    "**Exit codes**: 0 it is the champion, 1 refused, 2 bad usage"
+)
+
+
+def promote(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Id of the MLflow run; by default that of models/run.json.")
+    ] = None,
+    *,
+    name: Annotated[str, typer.Option(help="The registered model.")] = "clipline",
+    margin: Annotated[float, typer.Option(min=0, help="Points of mean R@1 by which it must be better.")] = 0.5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+) -> None:
+    """Register a run's exported model and make it the champion, if it is better than the present one.
+
+    It must have passed its gates, be measured on the champion's test images and captions, and its R@1 (the mean of
+    both directions, of the exported graphs) must be higher by the margin. Otherwise nothing is changed.
+    """
+    from clipline.registry.promote import promote as promote_run
+
+    receipt, experiment = Path("models/run.json"), usual_experiment()
+    typer.echo(promote_run(run, receipt=receipt, experiment=experiment, name=name, margin=margin, dry_run=dry_run))

@@ -1,0 +1,1 @@
+"""Models in MLflow: what serves one, which is the champion, and how one gets to this machine."""

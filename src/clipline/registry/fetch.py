@@ -1,0 +1,89 @@
+"""The bundle of a model in MLflow, as a folder on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipline.bundle import Bundle
+from clipline.config.base import repository_root
+from clipline.errors import CliplineError, UsageError
+from clipline.registry.find import find, reading
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+PARTIAL = ".partial."
+
+
+def fetch(model: str) -> Path:
+    """The folder of the MLflow model that `model` names, such as `models:/clipline@champion`.
+
+    A model is fetched once, into `cache()`, and its graphs are compared with the hashes in manifest.json: what MLflow
+    keeps under one id never changes. Raises UsageError where there is no such model, and CliplineError where it cannot
+    be fetched or is damaged.
+    """
+    with reading() as client:
+        logged = find(client, model)
+        if not re.fullmatch(r"[\w-]+", logged.model_id):
+            raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")
+        folder = cache() / logged.model_id
+        if not folder.is_dir():
+            try:
+                _download(client, logged, folder)
+            except CliplineError as error:
+                raise type(error)(f"{model}: {error}") from error
+    return folder
+
+
+def cache() -> Path:
+    """Where fetched models stay: in the repository, as all else that can be had again, or with the user's caches."""
+    root = repository_root()
+    if (root / "dvc.yaml").is_file():
+        return root / ".cache" / "models"
+    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(usual) / "clipline" / "models"
+
+
+def verify(folder: Path) -> None:
+    """Raises CliplineError where a graph in `folder` is not the one that manifest.json names."""
+    manifest = Bundle(folder).manifest
+    for graph in (*manifest.image.values(), *manifest.text.values()):
+        with (folder / graph.file).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != graph.sha256:
+            raise CliplineError(
+                f"{graph.file} has sha256 {found[:12]}… where manifest.json says {graph.sha256[:12]}…: damaged in "
+                "the store, or changed there. Mend: dvc repro --force --single-item export, and promote it again"
+            )
+
+
+def _download(client: MlflowClient, logged: LoggedModel, folder: Path) -> None:
+    """Fetch, verify, and only then give it its name; another process may do the same at once."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=PARTIAL) as scratch:
+        try:
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{logged.artifact_location}/artifacts", dst_path=scratch, tracking_uri=client.tracking_uri
+            )
+        except MlflowException as error:
+            raise CliplineError(f"cannot be fetched: {str(error).splitlines()[0]}") from error
+        bundles = [manifest.parent for manifest in Path(scratch).glob("**/manifest.json")]
+        if len(bundles) != 1:
+            raise UsageError("not a model that clipline's export stage logged")
+        verify(bundles[0])
+        try:
+            bundles[0].rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(bundles[0])

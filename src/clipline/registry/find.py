@@ -1,0 +1,124 @@
+"""An MLflow model by its name: `models:/clipline@champion`, `models:/clipline/3`, `runs:/<id>/clip`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from clipline.errors import CliplineError, UsageError, missing_extra
+from clipline.tracking.clip_model import logged_id, logged_models
+from clipline.tracking.messages import cause
+from clipline.tracking.store import ENVIRONMENT, SQLITE, patience, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/clip"
+ADDRESS = re.compile(
+    r"models:/(?P<name>[^/:@']+)(@(?P<alias>[^/:@']+)|/(?P<version>[0-9]+))"
+    r"|runs:/(?P<run>[A-Za-z0-9_-]+)/(?P<model>[^/:@']+)"
+)
+T = TypeVar("T")
+
+
+def find(client: MlflowClient, text: str) -> LoggedModel:
+    """The model that `text` names. Raises UsageError, which says what there is, where it names none."""
+    address = ADDRESS.fullmatch(text)
+    if not address:
+        raise UsageError(f"--model {text}: an MLflow model is named as {FORMS}")
+    if address["run"]:
+        return _of_run(client, address["run"], address["model"])
+    return _of_version(client, _version(client, address["name"], address["alias"], address["version"]))
+
+
+def existing_store() -> str:
+    """The store's address. Raises UsageError where it is an SQLite file that MLflow would have to create."""
+    uri = tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise UsageError(f"{uri}: no MLflow store here. Mend: set MLFLOW_TRACKING_URI, or go to the repository")
+    return uri
+
+
+@contextmanager
+def reading() -> Iterator[MlflowClient]:
+    """A client of the store, to read alone, without its lock.
+
+    Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
+    """
+    uri = existing_store()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "mlflow", "pipeline") from None
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # else a line for each retry
+    try:
+        with patience():
+            yield MlflowClient(uri)
+    except (MlflowException, OSError) as error:
+        raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
+
+
+def _version(client: MlflowClient, name: str, alias: str | None, number: str | None) -> ModelVersion:
+    registered = _or_none(client.get_registered_model, name)
+    if registered is None:
+        known = sorted(model.name for model in client.search_registered_models(max_results=20))
+        raise UsageError(f"no registered model {name}; the store has {_list(known)}")
+    if alias:
+        number = registered.aliases.get(alias)
+        if number is None:
+            known = sorted(f"{one} (version {version})" for one, version in registered.aliases.items())
+            raise UsageError(f"{name} has no alias {alias}; it has {_list(known)}")
+    versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
+    if str(number) not in versions:
+        raise UsageError(f"{name} has no version {number}; it has {_list(sorted(versions, key=int))}")
+    return versions[str(number)]
+
+
+def _of_version(client: MlflowClient, version: ModelVersion) -> LoggedModel:
+    where = f"{version.name}, version {version.version}"
+    model = logged_id(version)
+    if not model:
+        raise UsageError(f"{where}: not a model that clipline's export stage logged")
+    logged = _or_none(client.get_logged_model, model)
+    if logged is None:
+        raise UsageError(f"{where}: its model was deleted from the store. Mend: name another version")
+    return logged
+
+
+def _of_run(client: MlflowClient, run: str, name: str) -> LoggedModel:
+    found = _or_none(logged_models, client, run, None)
+    if found is None:
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        known = [one.info.run_id for one in client.search_runs(experiments, max_results=5)]
+        raise UsageError(f"no run {run}; the newest in the store: {_list(known)}")
+    whole = [one for one in found if one.status == "READY"]
+    for one in whole:
+        if one.name == name:
+            return one
+    raise UsageError(f"the run {run} has no model {name}; it has {_list(sorted({one.name for one in whole}))}")
+
+
+def _or_none(call: Callable[..., T], *arguments: object) -> T | None:
+    """What MLflow answers; None where it knows no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*arguments)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) or "none"

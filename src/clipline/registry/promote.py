@@ -1,0 +1,183 @@
+"""Which registered version is the champion: `clipline promote`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipline.errors import CliplineError, UsageError
+from clipline.registry.find import existing_store
+from clipline.tracking.clip_model import logged_id, logged_models
+from clipline.tracking.receipt import Receipt
+from clipline.tracking.store import Store, opened
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "champion"
+EXPORT_AGAIN = "Mend: dvc repro --force --single-item export"
+NEEDED = ("onnx_i2t_r1", "onnx_t2i_r1", "test_fingerprint")
+# Of the run, for the version: so that it says where it comes from even when the run is gone.
+RUN_TAGS = ("git_revision", "git_dirty")
+
+
+class Refusal(CliplineError):
+    """The model does not become the champion; the message says why. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model. where: `run 1a2b…` or `version 3`. logged: MLflow's id of it. tags: its facts."""
+
+    where: str
+    logged: str
+    tags: Mapping[str, str]
+
+    @property
+    def recalls(self) -> tuple[float, float]:
+        """R@1 of the exported graphs on the test split, in percent: image to text, text to image."""
+        return float(self.tags["onnx_i2t_r1"]), float(self.tags["onnx_t2i_r1"])
+
+    @property
+    def mean(self) -> float:
+        """Of both."""
+        return sum(self.recalls) / 2
+
+    @property
+    def data(self) -> str:
+        """What it was measured on, in words."""
+        return f"{self.tags.get('dataset', '?')} (test split {self.tags['test_fingerprint']})"
+
+    def __str__(self) -> str:
+        i2t, t2i = self.recalls
+        return f"{self.where}, mean R@1 {self.mean:.2f} (i2t {i2t:.2f}, t2i {t2i:.2f})"
+
+
+def promote(
+    run_id: str | None, *, receipt: Path, experiment: str, name: str, margin: float, dry_run: bool = False
+) -> str:
+    """Make a run's exported model the champion of the registered model `name`, if it is better. What was done.
+
+    run_id: None takes that of `receipt`. The model must have passed its gates; where there is a champion, it must be
+    measured on the same test images and captions, and its mean R@1 must be at least `margin` points higher. Raises
+    Refusal where one of these fails; nothing is changed then, nor with `dry_run`.
+
+    The store's lock is held meanwhile, so of two promotions the later one meets the earlier one's champion. The lock
+    is a file: on a server, promotions from two machines at once are not kept apart (MLflow's alias has no
+    compare-and-set).
+    """
+    if not re.fullmatch(r"[\w. -]+", name):
+        raise UsageError(f"--name {name!r}: should be of letters, digits, spaces and _ . -")
+    if not margin >= 0:
+        raise UsageError(f"--margin {margin:g}: should be 0 or more points")
+    asked = Receipt.read(receipt) if run_id is None else _as_receipt(run_id)
+    existing_store()
+    with opened(experiment) as store:
+        candidate = _candidate(store, asked)
+        champion = _champion(store.client, name)
+        if champion and champion.logged == candidate.logged:
+            return f"{name}: the champion already: {champion}"
+        decide(candidate, champion, margin)
+        old = f"; before it: {champion}" if champion else "; the first one"
+        if dry_run:
+            return f"{name}: would become the champion: {candidate}{old}. Nothing is changed (--dry-run)"
+        version = _register(store.client, name, candidate)
+        store.client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"{name}: the champion now: version {version.version}, from {candidate}{old}"
+
+
+def decide(candidate: Exported, champion: Exported | None, margin: float) -> None:
+    """Raises Refusal where `candidate` should not take the champion's place."""
+    if champion is None:
+        return
+    if candidate.tags["test_fingerprint"] != champion.tags["test_fingerprint"]:
+        raise Refusal(
+            f"not promoted: {candidate.where} is measured on {candidate.data}, the champion, {champion.where}, on "
+            f"{champion.data}: their R@1 cannot be compared. Mend: promote it under another --name"
+        )
+    gain = candidate.mean - champion.mean
+    if not gain >= margin - 1e-9:
+        raise Refusal(
+            f"not promoted: {candidate}, is {gain:+.2f} points from the champion: {champion}. "
+            f"The margin is {margin:g} points"
+        )
+
+
+def _as_receipt(run_id: str) -> Receipt:
+    """What `Store.find` takes; it looks at the id alone."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", run_id):
+        raise UsageError(f"{run_id!r} is not the id of an MLflow run")
+    return Receipt.model_construct(run_id=run_id)
+
+
+def _candidate(store: Store, asked: Receipt) -> Exported:
+    """The run's exported model, which passed its gates."""
+    run = store.find(asked)
+    if run is None:
+        raise UsageError(f"no run {asked.run_id} in {store.uri}. Mend: name one that `make ui` shows")
+    where, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
+    if gates not in (None, "passed"):
+        raise Refusal(f"not promoted: {where} did not pass its gates: {gates}")
+    whole = [model for model in logged_models(store.client, run.info.run_id) if model.status == "READY"]
+    if gates is None or not whole:
+        raise Refusal(f"not promoted: {where} has no exported model in {store.uri}. {EXPORT_AGAIN}")
+    kept = {tag: run.data.tags[tag] for tag in RUN_TAGS if tag in run.data.tags}
+    found = Exported(where, whole[0].model_id, {**whole[0].tags, **kept, "run_id": run.info.run_id})
+    return _checked(found, EXPORT_AGAIN)
+
+
+def _champion(client: MlflowClient, name: str) -> Exported | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_registered_model(name).aliases.get(ALIAS)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    if version is None:
+        return None
+    found = client.get_model_version(name, version)
+    mend = f"Mend: promote under another --name, or take the alias {ALIAS} away from it"
+    return _checked(Exported(f"version {found.version}", logged_id(found) or "", found.tags), mend)
+
+
+def _checked(model: Exported, mend: str) -> Exported:
+    """`model`, if its tags hold what is compared; another program may have registered it."""
+    missing = [tag for tag in NEEDED if tag not in model.tags]
+    if missing:
+        raise Refusal(f"not promoted: {model.where} does not say how good it is: no tag {', '.join(missing)}. {mend}")
+    return model
+
+
+def _register(client: MlflowClient, name: str, model: Exported) -> ModelVersion:
+    """The version of `model`: the one that exists, else a new one."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = client.search_model_versions(f"name = '{name}' AND run_id = '{model.tags['run_id']}'")
+    for version in versions:
+        if logged_id(version) == model.logged:
+            return version
+    made = client.create_model_version(
+        name,
+        f"models:/{model.logged}",
+        run_id=model.tags["run_id"],
+        tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")},
+        model_id=model.logged,
+    )
+    # As `mlflow.register_model` does: by this tag the pages of the run and of its model show the version.
+    others = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    known = json.dumps([*others, {"name": name, "version": made.version}])
+    client.set_logged_model_tags(model.logged, {MLFLOW_MODEL_VERSIONS: known})
+    return made

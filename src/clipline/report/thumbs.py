@@ -1,0 +1,47 @@
+"""Pictures as data URIs: the page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clipline.errors import CliplineError
+from clipline.image import ImageError, open_rgb
+
+SIDE = 220  # pixels of a thumbnail's long side: sharp on the screen of a phone, 10 kB
+
+
+def of_png(path: Path) -> str:
+    """A PNG file as it is. Raises CliplineError where it is missing."""
+    try:
+        return _uri(path.read_bytes(), "png")
+    except FileNotFoundError:
+        raise CliplineError(f"{path}: no such file. Mend: dvc repro evaluate") from None
+
+
+def of_image(path: Path) -> str:
+    """A thumbnail of an image file. Raises CliplineError where it cannot be read."""
+    try:
+        return _thumbnail(open_rgb(path))
+    except ImageError as error:
+        raise CliplineError(f"{path}: {error}") from error
+
+
+def of_pixels(pixels: np.ndarray) -> str:
+    """A thumbnail of uint8 [H, W, 3]."""
+    return _thumbnail(Image.fromarray(pixels))
+
+
+def _thumbnail(image: Image.Image) -> str:
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=82, optimize=True)
+    return _uri(data.getvalue(), "jpeg")
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

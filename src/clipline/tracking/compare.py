@@ -1,0 +1,127 @@
+"""Runs side by side: what differs between them, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from clipline.errors import UsageError
+from clipline.tracking.store import opened
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+# Of the tags, those that say what a run was made from; others only tell when and where.
+TAGS = ("recipe", "dataset", "dataset_fingerprint", "git_revision", "git_dirty", "device")
+# Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
+METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run. settings: params and tags, as text. metrics: the last value of each."""
+
+    id: str
+    name: str
+    started: datetime
+    status: str
+    settings: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a setting or a metric of each run, None where it has none. best: their indices."""
+
+    name: str
+    values: Sequence[str | float | None]
+    best: Sequence[int] = ()
+
+
+def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> list[Summary]:
+    """The runs whose ids begin with `ids`, in that order; without any, the last `count`, the latest first.
+
+    Raises UsageError where an id fits no run or several, or there is no run at all; TrackingError as `start` does.
+    """
+    with opened(experiment) as store:
+        if not ids:
+            found = store.client.search_runs([store.experiment_id], max_results=count, order_by=["start_time DESC"])
+            if not found:
+                raise UsageError(f"{store.uri}: no run in the experiment {experiment} yet. Mend: dvc repro")
+            return [_summary(run) for run in found]
+        known = _all(store)
+        return [_summary(_one(known, prefix, store.uri)) for prefix in ids]
+
+
+def compare(runs: Sequence[Summary]) -> list[Row]:
+    """What differs between `runs`: settings by name, then metrics that any of them has. One run: all of it."""
+    return _settings(runs) + _metrics(runs)
+
+
+def as_json(runs: Sequence[Summary]) -> list[dict[str, Any]]:
+    """`runs` for machines: id, name, started (ISO 8601), status, and of settings and metrics what `compare` shows."""
+    settings, metrics = _settings(runs), _metrics(runs)
+    return [
+        {
+            "id": run.id,
+            "name": run.name,
+            "started": run.started.isoformat(),
+            "status": run.status,
+            "settings": {row.name: row.values[index] for row in settings},
+            "metrics": {row.name: row.values[index] for row in metrics},
+        }
+        for index, run in enumerate(runs)
+    ]
+
+
+def _settings(runs: Sequence[Summary]) -> list[Row]:
+    names = sorted({name for run in runs for name in run.settings})
+    rows = [Row(name, [run.settings.get(name) for run in runs]) for name in names]
+    return [row for row in rows if len(runs) == 1 or len(set(row.values)) > 1]
+
+
+def _metrics(runs: Sequence[Summary]) -> list[Row]:
+    names = sorted({name for run in runs for name in run.metrics if name.startswith(METRICS)}, key=_order)
+    rows = []
+    for name in names:
+        values = [run.metrics.get(name) for run in runs]
+        top = max(value for value in values if value is not None)
+        best = [index for index, value in enumerate(values) if value == top] if "_r1" in name else []
+        rows.append(Row(name, values, best if len(best) < len(runs) else ()))
+    return rows
+
+
+def _order(name: str) -> tuple[int, str]:
+    return next(index for index, start in enumerate(METRICS) if name.startswith(start)), name
+
+
+def _all(store) -> list[MlflowRun]:
+    found, token = [], None
+    while True:
+        page = store.client.search_runs([store.experiment_id], max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _one(known: Sequence[MlflowRun], prefix: str, uri: str) -> MlflowRun:
+    fits = [run for run in known if run.info.run_id.startswith(prefix)]
+    if len(fits) != 1:
+        what = f"{len(fits)} runs begin with {prefix}: write more of it" if fits else f"no run begins with {prefix}"
+        raise UsageError(f"{uri}: {what} (clipline runs lists them)")
+    return fits[0]
+
+
+def _summary(run: MlflowRun) -> Summary:
+    tags = {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
+    return Summary(
+        run.info.run_id,
+        run.info.run_name,
+        datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
+        run.info.status,
+        {**run.data.params, **tags},
+        run.data.metrics,
+    )

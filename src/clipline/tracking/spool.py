@@ -1,0 +1,69 @@
+"""What a stage could not send to the store, on disk until a later stage can."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from clipline.atomic import atomic
+from clipline.config.base import repository_root
+from clipline.tracking.receipt import Receipt
+
+# kind ("metrics", "tags", ...) and keyword arguments of the sender's method for it.
+Message = tuple[str, dict[str, Any]]
+RECEIPT = "receipt"
+
+
+class Spool:
+    """The messages of one run, in order, each a JSON file; files that they name are copied beside them.
+
+    receipt: of the run; it stands there too, so that a run that its store has never seen can be made.
+    DVC's outs may change before a message is sent, hence the copies.
+    """
+
+    def __init__(self, receipt: Receipt) -> None:
+        self.receipt = receipt
+        self.folder = _root() / receipt.run_id
+
+    def keep(self, messages: Iterable[Message]) -> None:
+        """Add messages behind those that are there. Raises OSError where the disk refuses."""
+        last = max((int(path.stem) for path in self._files()), default=-1)
+        self.receipt.write(self.folder / RECEIPT)
+        for number, (kind, arguments) in enumerate(messages, start=last + 1):
+            copied = {"path": self._copied(Path(arguments["path"]), number)} if "path" in arguments else {}
+            with atomic(self.folder / f"{number:06d}.json") as file:
+                file.write(json.dumps([kind, arguments | copied]).encode())
+
+    def send(self, send: Callable[..., None]) -> int:
+        """Give each message to `send`, in order, and forget it; what `send` raises ends it. Returns how many."""
+        files = self._files()
+        for path in files:
+            kind, arguments = json.loads(path.read_text(encoding="utf-8"))
+            send(kind, **arguments)
+            path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return len(files)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def _copied(self, path: Path, number: int) -> str:
+        copy = self.folder / "files" / str(number) / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, copy, dirs_exist_ok=True)
+        elif path.exists():  # else it is gone, as the sender will find
+            shutil.copy(path, copy)
+        return str(copy)
+
+
+def spools() -> list[Spool]:
+    """Those of all runs of this repository that have messages waiting."""
+    return [Spool(Receipt.read(path)) for path in sorted(_root().glob(f"*/{RECEIPT}"))]
+
+
+def _root() -> Path:
+    return repository_root() / ".cache" / "tracking"

@@ -1,0 +1,184 @@
+"""One MLflow run per trained model, whatever DVC does and whatever becomes of the store: `make test-pipeline`.
+
+Real DVC, a real SQLite store, real kills. The tests share one repository and stand in the order in which they run;
+each looks only at what it changes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import mlflow
+import pytest
+
+RECIPE = "configs/recipe/scenes_tiny.yaml"
+RATE = f"{RECIPE}:train.optimizer.lr.head"
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def trained(repository):
+    """The repository after `dvc repro evaluate`, with nothing uncommitted that experiments would take along."""
+    repository.edit(RECIPE, **{"train.epochs": EPOCHS})
+    repository.run("dvc", "repro", "evaluate")
+    repository.run("git", "add", "-A")
+    repository.run("git", "commit", "-qm", "trained")
+    return repository
+
+
+def client(repo) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{repo.folder}/mlflow.db")
+
+
+def runs(repo) -> dict:
+    """The active runs, by id."""
+    (experiment,) = client(repo).search_experiments(filter_string="name = 'clipline'")
+    return {run.info.run_id: run for run in client(repo).search_runs([experiment.experiment_id])}
+
+
+def receipt(repo) -> str:
+    return json.loads((repo.folder / "models/run.json").read_text())["run_id"]
+
+
+def rate(run) -> float:
+    return float(run.data.params["recipe.train.optimizer.lr.head"])
+
+
+def check_is_whole(repo, run, epochs: int = EPOCHS) -> None:
+    """Training and evaluation are in it, each point once."""
+    assert run.info.status == "FINISHED"
+    assert run.data.params["recipe.train.epochs"] == str(epochs)
+    history = client(repo).get_metric_history(run.info.run_id, "epoch")
+    assert [point.value for point in sorted(history, key=lambda point: point.step)] == list(range(1, epochs + 1))
+    assert len(client(repo).get_metric_history(run.info.run_id, "test_t2i_r1")) == 1
+    assert run.data.tags["stage.evaluate"] == "FINISHED"
+    assert "gallery.png" in {file.path for file in client(repo).list_artifacts(run.info.run_id)}
+
+
+def test_fresh(trained):
+    (run,) = runs(trained).values()
+    assert run.info.run_id == receipt(trained)
+    check_is_whole(trained, run)
+
+
+def test_evaluate_alone(trained):
+    trained.edit("params.yaml", **{"evaluate.top": 3})
+    trained.run("dvc", "repro", "evaluate")
+    (run,) = runs(trained).values()
+    check_is_whole(trained, run)
+    trained.run("git", "checkout", "-q", "params.yaml")
+    trained.run("dvc", "repro", "evaluate")
+
+
+def test_an_experiment_in_a_temporary_folder(trained):
+    before, own = runs(trained), receipt(trained)
+    trained.run("dvc", "exp", "run", "--temp", "-n", "temporary", "-S", f"{RATE}=5e-4", "evaluate")
+    (run,) = [run for name, run in runs(trained).items() if name not in before]
+    check_is_whole(trained, run)
+    assert rate(run) == 5e-4 and run.data.tags["dvc_exp"] == "temporary"
+    assert receipt(trained) == own
+
+
+def test_a_queue_with_two_workers(trained):
+    before = runs(trained)
+    for value in ("6e-4", "7e-4"):
+        trained.run("dvc", "exp", "run", "--queue", "-n", f"rate-{value}", "-S", f"{RATE}={value}", "evaluate")
+    trained.run("dvc", "queue", "start", "--jobs", "2")
+    deadline = time.monotonic() + 240
+    while any(state in trained.run("dvc", "queue", "status").stdout for state in ("Queued", "Running")):
+        assert time.monotonic() < deadline, trained.run("dvc", "queue", "status").stdout
+        time.sleep(2)
+    made = [run for name, run in runs(trained).items() if name not in before]
+    assert {rate(run): run.data.tags["dvc_exp"] for run in made} == {6e-4: "rate-6e-4", 7e-4: "rate-7e-4"}
+    for run in made:
+        check_is_whole(trained, run)
+    shown = trained.run("dvc", "exp", "show", "--json").stdout
+    assert "rate-6e-4" in shown and "rate-7e-4" in shown
+
+
+def test_a_restored_model_finds_its_run(trained):
+    own = receipt(trained)
+    trained.edit(RECIPE, **{"train.optimizer.lr.head": 8e-4})
+    trained.run("dvc", "repro", "evaluate")
+    other = receipt(trained)
+    assert other != own
+    before = runs(trained)
+    trained.run("git", "checkout", "-q", RECIPE)
+    restored = trained.run("dvc", "repro", "evaluate").stdout
+    assert "Running stage 'train'" not in restored
+    assert receipt(trained) == own and runs(trained).keys() == before.keys()
+    trained.run("dvc", "repro", "--force", "--single-item", "evaluate")
+    assert runs(trained).keys() == before.keys()
+    check_is_whole(trained, runs(trained)[own])
+
+
+def test_a_training_that_is_forced_is_another_model(trained):
+    before = runs(trained)
+    trained.run("dvc", "repro", "--force", "--single-item", "train")
+    trained.run("dvc", "repro", "evaluate")
+    (run,) = [run for name, run in runs(trained).items() if name not in before]
+    assert run.info.run_id == receipt(trained)
+
+
+def test_a_run_that_is_deleted_in_the_ui_is_replaced_once(trained):
+    client(trained).delete_run(receipt(trained))
+    before = runs(trained)
+    for _ in range(2):
+        trained.run("dvc", "repro", "--force", "--single-item", "evaluate")
+    (run,) = [run for name, run in runs(trained).items() if name not in before]
+    assert run.data.tags["receipt"] == receipt(trained)
+    check_is_whole(trained, run)
+
+
+def test_a_killed_training_goes_on_in_its_run(trained):
+    epochs = 30
+    trained.edit(RECIPE, **{"train.epochs": epochs})
+    before = runs(trained)
+    table = trained.folder / "reports/train.csv"
+    process = subprocess.Popen(
+        ["dvc", "repro", "evaluate"], cwd=trained.folder, env=trained.env, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (table.exists() and 4 < len(table.read_text().splitlines()) < epochs):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = trained.run("dvc", "repro", "evaluate")
+    assert "going on after epoch" in again.stdout + again.stderr
+    (run,) = [run for name, run in runs(trained).items() if name not in before]
+    check_is_whole(trained, run, epochs)
+    trained.run("git", "checkout", "-q", RECIPE)
+
+
+def test_a_server_that_is_down_stops_nothing(trained):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    before = runs(trained)
+    trained.edit(RECIPE, **{"train.optimizer.lr.head": 9e-4})
+    trained.env["MLFLOW_TRACKING_URI"] = address
+    done = trained.run("dvc", "repro", "evaluate")
+    assert "the work goes on" in done.stdout + done.stderr and "clipline sync" in done.stdout + done.stderr
+    del trained.env["MLFLOW_TRACKING_URI"]
+    assert runs(trained).keys() == before.keys()
+    trained.run("clipline", "sync")
+    (run,) = [run for name, run in runs(trained).items() if name not in before]
+    check_is_whole(trained, run)
+    assert rate(run) == 9e-4
+    trained.run("git", "checkout", "-q", RECIPE)
+
+
+def test_a_deleted_store_gets_the_run_again(trained):
+    trained.run("dvc", "repro", "evaluate")
+    (trained.folder / "mlflow.db").unlink()
+    shutil.rmtree(trained.folder / "mlartifacts")
+    trained.run("dvc", "repro", "--force", "--single-item", "evaluate")
+    (run,) = runs(trained).values()
+    assert run.data.tags["receipt"] == receipt(trained)
+    check_is_whole(trained, run)

@@ -1,0 +1,91 @@
+"""What the export stage leaves in the run for `clipline promote`: the model and whether it passed its gates."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from clipline import tracking
+from clipline.data.prepared import Prepared
+from clipline.errors import CliplineError
+from clipline.model.clip import build_model
+from clipline.onnx import export
+from clipline.registry.promote import Refusal, promote
+from clipline.tracking.store import tracking_uri
+from clipline.train import checkpoint
+from stages import export as stage
+from tests.registry.conftest import EXPERIMENT, RECEIPT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(repo, raw, prepared, make_recipe) -> Path:
+    """The repository as the train stage leaves it, of a tiny model; fp32 alone is exported."""
+    shutil.copytree(ROOT / "configs", repo / "configs")
+    shutil.copytree(raw, repo / "data/raw")
+    shutil.copytree(prepared, repo / "data/prepared")
+    shutil.copy(ROOT / "params.yaml", repo)
+    edit(repo, precisions=[])
+    data = Prepared(repo / "data/prepared")
+    torch.manual_seed(0)
+    model, recipe = build_model(make_recipe(), data.vocab_size), make_recipe()
+    info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
+    checkpoint.save(repo / "models/checkpoint", model, recipe, data.vocab_size, info)
+    with tracking.start(RECEIPT, experiment=EXPERIMENT, name="tiny", params={}, tags={}, system_metrics=False):
+        pass
+    return repo
+
+
+def edit(folder: Path, **changes) -> None:
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["export"].update(changes)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def tags() -> dict[str, str]:
+    (run,) = MlflowClient(tracking_uri()).search_runs(["1"])
+    return run.data.tags
+
+
+def test_gates(project, monkeypatch):
+    stage.main()
+    assert tags()["gates"] == "passed"
+    assert "the champion now: version 1" in promoted()
+
+    # The graphs of the first time: to make them takes long, and the gates see no difference.
+    graphs = shutil.copytree(stage.ONNX, project / "graphs")
+    monkeypatch.setattr(
+        export, "_write_graphs", lambda model, folder, *_: [shutil.copy(one, folder) for one in graphs.glob("*.onnx")]
+    )
+    edit(project, max_abs=1e-12)
+    with pytest.raises(CliplineError, match=r"image\.onnx"):
+        stage.main()
+    assert tags()["gates"].startswith("failed: image.onnx: ")
+    assert tags()["stage.export"].startswith("FAILED: image.onnx: ")
+    with pytest.raises(Refusal, match=r"did not pass its gates: failed: image\.onnx: "):
+        promoted(name="other")
+
+
+def test_the_fingerprint_is_that_of_the_test_split_alone(project):
+    data, images = Prepared(project / "data/prepared"), project / "data/raw/images"
+    split = data.split("test")
+    before = stage.fingerprint(split, images)
+    train = images / data.split("train").image_names[0]
+    train.write_bytes(train.read_bytes() + b"\0")
+    assert stage.fingerprint(split, images) == before
+    test = images / split.image_names[0]
+    test.write_bytes(test.read_bytes() + b"\0")
+    changed = stage.fingerprint(split, images)
+    split.captions[0] += "!"
+    assert len({before, changed, stage.fingerprint(split, images)}) == 3
+
+
+def promoted(name: str = "clipline") -> str:
+    return promote(None, receipt=RECEIPT, experiment=EXPERIMENT, name=name, margin=0.5)

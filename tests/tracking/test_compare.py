@@ -1,0 +1,77 @@
+"""Runs side by side, from a real store."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clipline import tracking
+from clipline.cli.runs import table
+from clipline.errors import UsageError
+from clipline.tracking.compare import as_json, compare, find_runs
+
+EXPERIMENT = "test"
+
+
+def trained(name: str, rate: float, recall: float, **tags: str) -> str:
+    params = {"train.lr": rate, "train.epochs": 3, "loss.kind": "infonce [mean]"}
+    with tracking.start(
+        Path("models/run.json"),
+        experiment=EXPERIMENT,
+        name=name,
+        params=params,
+        tags={"recipe": name, "mlflow.user": name, **tags},
+        system_metrics=False,
+    ) as run:
+        run.log_metrics({"test_i2t_r1": recall, "test_t2i_r1": 20.0, "train_loss": 1.0}, step=0)
+    return run.id
+
+
+def test_only_what_differs_is_shown(repo: Path) -> None:
+    first, second = trained("a", 1e-3, 30.25), trained("a", 3e-4, 28.0)
+    found = find_runs(EXPERIMENT)
+    assert [run.id for run in found] == [second, first]  # the latest first
+    rows = {row.name: row for row in compare(found)}
+    # Not the epochs, which are the same; of the metrics what came of it, not each loss.
+    assert set(rows) == {"train.lr", "test_i2t_r1", "test_t2i_r1"}
+    assert rows["train.lr"].values == ["0.0003", "0.001"]
+    assert (rows["test_i2t_r1"].values, rows["test_i2t_r1"].best) == ([28.0, 30.25], [1])
+    assert rows["test_t2i_r1"].best == ()  # all alike
+
+
+def test_one_run_is_shown_whole(repo: Path) -> None:
+    run = trained("a", 1e-3, 30.0)
+    names = {row.name for row in compare(find_runs(EXPERIMENT, [run[:8]]))}
+    assert {"train.lr", "train.epochs", "recipe", "test_i2t_r1"} <= names
+    assert "mlflow.user" not in names
+
+
+def test_a_setting_that_a_run_lacks_differs(repo: Path) -> None:
+    trained("a", 1e-3, 30.0)
+    trained("b", 1e-3, 30.0, device="cuda")
+    rows = {row.name: row.values for row in compare(find_runs(EXPERIMENT))}
+    assert rows["device"] == ["cuda", None] and rows["recipe"] == ["b", "a"]
+    assert [run["settings"]["device"] for run in as_json(find_runs(EXPERIMENT))] == ["cuda", None]
+
+
+def test_the_table_shows_figures_and_text_as_they_are(repo: Path) -> None:
+    run = trained("a", 1e-3, 30.25)
+    out = io.StringIO()
+    Console(file=out, width=120).print(table(find_runs(EXPERIMENT)))
+    assert all(text in out.getvalue() for text in (run[:8], "30.25", "infonce [mean]", "train.lr"))
+
+
+@pytest.mark.parametrize(("ids", "message"), [(["zz"], "no run begins with zz"), ([""], "2 runs begin with")])
+def test_an_id_must_name_one_run(repo: Path, ids: list[str], message: str) -> None:
+    trained("a", 1e-3, 30.0)
+    trained("b", 1e-3, 30.0)
+    with pytest.raises(UsageError, match=message):
+        find_runs(EXPERIMENT, ids)
+
+
+def test_an_empty_store_says_what_to_do(repo: Path) -> None:
+    with pytest.raises(UsageError, match="dvc repro"):
+        find_runs(EXPERIMENT)

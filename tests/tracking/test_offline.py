@@ -1,0 +1,120 @@
+"""A tracking server that is down when stages begin: they go on, and the next one that finds it well sends all."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from clipline import tracking
+from clipline.tracking.store import ENVIRONMENT
+
+EXPERIMENT = "test"
+RECEIPT = Path("models/run.json")
+PICTURE = Path("reports/curves.png")
+
+
+def train() -> str:
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_bytes(b"first")
+    with tracking.start(
+        RECEIPT, experiment=EXPERIMENT, name="x", params={"lr": 1e-3}, tags={"recipe": "x"}, system_metrics=False
+    ) as run:
+        for step in (1, 2):
+            run.log_row({"step": step, "loss": 3.0 - step})
+        run.log_artifact(PICTURE)
+    return run.id
+
+
+def evaluate() -> str:
+    with tracking.resume(RECEIPT, experiment=EXPERIMENT, stage="evaluate") as run:
+        run.log_metrics({"test_t2i_r1": 20.0}, step=0)
+    return run.id
+
+
+def check_is_whole(client: MlflowClient, run_id: str, folder: Path) -> None:
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "x")
+    assert run.data.params == {"lr": "0.001"} and run.data.tags["recipe"] == "x"
+    assert [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    # As it was when it was logged, though its file has changed since.
+    assert Path(client.download_artifacts(run_id, PICTURE.name, str(folder))).read_bytes() == b"first"
+
+
+@pytest.fixture
+def down(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a server that is not there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    return url
+
+
+def test_the_next_stage_sends_what_waits(down, repo, server, monkeypatch, capsys, tmp_path) -> None:
+    began = time.monotonic()
+    offline = train()
+    assert time.monotonic() - began < 15
+    said = capsys.readouterr().err
+    assert "start that server, or unset MLFLOW_TRACKING_URI" in said and "the work goes on" in said
+    assert f"wait in {repo / '.cache' / 'tracking' / offline}" in said
+    evaluate()  # still down
+    PICTURE.write_bytes(b"second")
+
+    if server.process is None:
+        server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    online, again = evaluate(), evaluate()
+    assert online == again
+    client = MlflowClient(server.url)
+    check_is_whole(client, online, tmp_path)
+    run = client.get_run(online)
+    assert run.data.tags["receipt"] == offline and run.data.tags["stage.evaluate"] == "FINISHED"
+    # Of three evaluations with the same result one point.
+    assert len(client.get_metric_history(online, "test_t2i_r1")) == 1
+    assert not (repo / ".cache" / "tracking" / offline).exists()
+
+
+def test_sync_sends_what_waits_without_a_stage(down, repo, migrated, monkeypatch, tmp_path) -> None:
+    train()
+    with pytest.raises(tracking.TrackingError, match="start that server"):
+        tracking.sync()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # from now on the file in the repository
+    (run,) = tracking.sync()
+    check_is_whole(MlflowClient(f"sqlite:///{repo}/mlflow.db"), run, tmp_path)
+    assert tracking.sync() == []
+
+
+def test_a_training_that_is_killed_and_goes_on_without_a_server(down, repo, monkeypatch) -> None:
+    settings = {"experiment": EXPERIMENT, "name": "x", "params": {}, "tags": {}, "system_metrics": False}
+    with pytest.raises(KeyboardInterrupt), tracking.start(RECEIPT, **settings) as run:
+        run.log_row({"step": 1, "loss": 2.0})
+        kept = run.receipt.model_dump()
+        raise KeyboardInterrupt
+    with tracking.start(RECEIPT, **settings, again=kept) as run:
+        for step in (1, 2):  # the first again: a training that goes on tells all its rows
+            run.log_row({"step": step, "loss": 3.0 - step})
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (whole,) = tracking.sync()
+    client = MlflowClient(f"sqlite:///{repo}/mlflow.db")
+    assert [(point.step, point.value) for point in client.get_metric_history(whole, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert client.get_run(whole).info.status == "FINISHED"
+
+
+def test_a_server_that_hangs_costs_seconds(repo: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    tries = 1 + int(ENVIRONMENT["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    assert int(ENVIRONMENT["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * tries <= 10
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        began = time.monotonic()
+        train()
+    assert time.monotonic() - began < 1 * tries + 3
+    assert "timed out" in capsys.readouterr().err
+    shutil.rmtree(repo / ".cache")

@@ -1,0 +1,119 @@
+"""What `train.batch_norm` does to a tower with batch norms, and that it leaves others alone.
+
+Several processes and chunks: tests/train/test_shard.py.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clipline.data.prepared import Prepared
+from clipline.errors import UsageError
+from clipline.model.clip import build_model
+from clipline.train import batch_norm
+from clipline.train.loop import Trainer
+
+CPU = torch.device("cpu")
+# timm's own norms with an activation, and torch's.
+NAMES = ["test_efficientnet.r160_in1k", "test_resnet.r160_in1k"]
+PLAIN = {"train.epochs": 1, "train.batch_size": 20, "train.captions": "random"}
+
+
+def cnn(name, **changes):
+    return {"image": {"tower": "timm", "name": name, "weights": "random", "trainable": True} | changes}
+
+
+def norms(module):
+    return {name: each for name, each in module.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
+
+
+@pytest.fixture
+def trainer(make_recipe, prepared, tmp_path):
+    def make(changes):
+        return Trainer(make_recipe(PLAIN | changes), Prepared(prepared), seed=0, device=CPU, cache=tmp_path)
+
+    return make
+
+
+def trained(made):
+    """The image tower's weights and buffers before and after an epoch, whose best is the only one."""
+    before = {name: each.clone() for name, each in made.model.image_tower.state_dict().items()}
+    made.fit(lambda row, when: None)
+    return before, made.model.image_tower.state_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_norms_keep_their_statistics_and_learn_their_weights(trainer, name):
+    made = trainer(cnn(name) | {"train.batch_norm": "frozen"})
+    own = norms(made.model.image_tower)
+    before, after = trained(made)
+    assert len(own) > 5
+    for norm in own:
+        for kept in ("running_mean", "running_var", "num_batches_tracked"):
+            assert torch.equal(after[f"{norm}.{kept}"], before[f"{norm}.{kept}"]), norm
+    learned = [norm for norm in own if not torch.equal(after[f"{norm}.weight"], before[f"{norm}.weight"])]
+    assert len(learned) == len(own)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norms_of_the_batch_follow_it(trainer, name):
+    made = trainer(cnn(name))
+    before, after = trained(made)
+    for norm in norms(made.model.image_tower):
+        assert not torch.equal(after[f"{norm}.running_mean"], before[f"{norm}.running_mean"]), norm
+        assert after[f"{norm}.num_batches_tracked"] == 3
+
+
+@pytest.mark.parametrize(("choice", "alone"), [("batch", False), ("frozen", True)])
+def test_an_embedding_depends_on_the_batch_only_where_norms_do(trainer, choice, alone):
+    made = trainer(cnn(NAMES[1]) | {"train.batch_norm": choice})
+    made.step.begin(1)
+    with torch.no_grad():
+        eight, two = (made.step.towers.image(made.train.images(np.arange(count))) for count in (8, 2))
+    assert torch.allclose(eight[:2], two, rtol=1e-4, atol=1e-5) == alone
+
+
+def test_all_else_trains_on(trainer):
+    made = trainer(cnn(NAMES[1]) | {"train.batch_norm": "frozen", "head.dropout": 0.1})
+    made.step.begin(1)
+    held = {id(each) for each in norms(made.model).values()}
+    assert held and all(each.training != (id(each) in held) for each in made.model.modules())
+    made.model.eval()
+    made.step.begin(1)  # as after each validation
+    assert all(each.training != (id(each) in held) for each in made.model.modules())
+
+
+def test_towers_without_batch_norm_do_not_change(trainer):
+    rows = []
+    for choice in ("batch", "frozen"):
+        made = trainer({"train.batch_norm": choice})
+        made.fit(lambda row, when: rows.append((row["train_loss"], row["val_loss"])))
+        assert not norms(made.model)
+    assert rows[0] == rows[1]
+
+
+def test_synchronised_is_for_gpus(trainer):
+    with pytest.raises(UsageError, match="works between GPUs, and this training is on the CPU"):
+        trainer(cnn(NAMES[1]) | {"train.batch_norm": "synchronised"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_synchronised_norms_stand_in_the_places_of_others(make_recipe, monkeypatch, name):
+    """Only where there are several processes, and in trainable towers."""
+    recipe = make_recipe(PLAIN | cnn(name) | {"train.batch_norm": "synchronised"})
+    cuda = torch.device("cuda")
+    model = build_model(recipe, 100)
+    parameters = dict(model.named_parameters())
+    batch_norm.prepare(model, recipe.train, cuda)
+    assert not any(isinstance(each, nn.SyncBatchNorm) for each in model.modules())
+    monkeypatch.setattr(batch_norm, "world_size", lambda: 2)
+    count = len(norms(model))
+    batch_norm.prepare(model, recipe.train, cuda)
+    assert len(norms(model)) == count
+    assert all(isinstance(each, nn.SyncBatchNorm) for each in norms(model).values())
+    assert all(each is parameters[key] for key, each in model.named_parameters())
+    assert model.state_dict().keys() == build_model(recipe, 100).state_dict().keys()
+    frozen = build_model(make_recipe(PLAIN | cnn(name, trainable=False)), 100)
+    batch_norm.prepare(frozen, recipe.train, cuda)
+    assert not any(isinstance(each, nn.SyncBatchNorm) for each in frozen.modules())
