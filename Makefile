@@ -55,5 +55,5 @@ lock: ## renew requirements.lock from pyproject.toml (universal, hashed, no addr
 
 ui: $(STAMP) ## open the MLflow UI on this repository's runs
 	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning  (Ctrl-C stops)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 		--backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}

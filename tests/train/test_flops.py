@@ -41,7 +41,7 @@ def make(make_recipe, prepared, tmp_path):
         torch.manual_seed(0)
         model = build_model(recipe, data.vocab_size)
         split = data.split("train")
-        return model, Batches(split, cached_features(model, split, data.fingerprint, tmp_path, CPU), CPU), recipe
+        return model, Batches(split, cached_features(model, split, data, tmp_path, CPU), CPU), recipe
 
     return build
 
