@@ -101,7 +101,7 @@ def test_what_is_computed_twice_or_compiled_counts_once(make):
 
 
 def test_layers_that_wait_cost_no_backward_until_they_learn(make):
-    model, data, recipe = make({"train.epochs": 3, "train.freeze": {"text": {"share": 1.0, "epochs": 2}}})
+    model, data, recipe = make({"train.epochs": 3, "train.freeze": {"text": [{"share": 0.99, "epochs": 2}]}})
     learns = [each.requires_grad for each in model.parameters()]
     flops = Flops(model, data, recipe.train)
     forward = sum(layer(length, 32) for length in data.split.lengths[:5])
@@ -109,6 +109,14 @@ def test_layers_that_wait_cost_no_backward_until_they_learn(make):
         assert work(flops, epoch, [], range(5))[0] == pytest.approx(forward + 5 * 2 * HEAD)
     assert work(flops, 3, [], range(5))[0] == pytest.approx(3 * (forward + 5 * HEAD))
     assert [each.requires_grad for each in model.parameters()] == learns
+
+
+def test_a_tower_that_rests_costs_nothing_until_it_wakes(make):
+    model, data, recipe = make({"train.epochs": 3, "train.freeze": {"text": [{"share": 1.0, "epochs": 2}]}})
+    flops = Flops(model, data, recipe.train)
+    forward = sum(layer(length, 32) for length in data.split.lengths[:5])
+    assert work(flops, 2, [], range(5))[0] == pytest.approx(5 * 2 * HEAD)
+    assert work(flops, 3, [], range(5))[0] == pytest.approx(3 * (forward + 5 * HEAD))
 
 
 def test_a_step_costs_its_images_and_its_real_tokens(make):

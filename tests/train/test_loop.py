@@ -11,6 +11,7 @@ from clipline.model.device import pick_device
 from clipline.model.image_tower import ImageTower
 from clipline.train import checkpoint
 from clipline.train.loop import Trainer
+from clipline.train.state import Keeper
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,52 @@ def test_a_frozen_tower_runs_once_on_each_image_over_epochs_and_runs(make_recipe
     for _ in range(2):
         fit(recipe, prepared, tmp_path)
     assert sum(seen) == 70  # 60 train and 10 validation images, in two runs of three epochs
+
+
+RESTING = {"train.freeze": {tower: [{"share": 1.0, "epochs": 2}] for tower in ("image", "text")}}
+
+
+def test_towers_that_rest_are_frozen_ones_until_they_wake(make_recipe, prepared, tmp_path, monkeypatch):
+    views = {"train.views": 1, "train.augment": {"flip": 0.5}, "train.epochs": 2}
+    frozen = fit(make_recipe(LEARN | views | {"image.trainable": False, "text.trainable": False}), prepared, tmp_path)[
+        2
+    ]
+    seen, forward = [], ImageTower.forward
+    monkeypatch.setattr(ImageTower, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+    rows, runs, changed = [], [], []
+    made = trainer(make_recipe(LEARN | views | RESTING | {"train.epochs": 4}), prepared, tmp_path)
+    first = {name: each.clone() for name, each in made.model.image_tower.state_dict().items()}
+    seen.clear()
+
+    def on_row(row, when):
+        rows.append(row)
+        runs.append(sum(seen))
+        now = made.model.image_tower.state_dict()
+        changed.append(sum(not torch.equal(each, first[name]) for name, each in now.items()))
+
+    made.fit(on_row)
+    # Nothing but the learning rates of the longer training tells its first two epochs from the frozen towers'.
+    assert rows[0]["train_loss"] == pytest.approx(frozen[0]["train_loss"], rel=0.05)
+    assert runs == [0, 0, 70, 140]  # 60 images and 10 of validation in each epoch that they are awake
+    assert changed[:2] == [0, 0] and min(changed[2:]) > 0  # weights and batch norm's statistics
+
+
+def test_a_training_goes_on_where_towers_have_just_woken(make_recipe, prepared, tmp_path):
+    recipe = make_recipe(LEARN | RESTING | {"train.epochs": 4})
+    whole = fit(recipe, prepared, tmp_path)[2]
+    keeper = Keeper(tmp_path / "state")
+    made = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, keeper=keeper)
+
+    def stop(row, when):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(stop)
+    rows = []
+    again = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, state=keeper.newest())
+    again.fit(lambda row, when: rows.append(row))
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in whole]
 
 
 def test_other_weights_use_no_stale_features(make_recipe, prepared, tmp_path):

@@ -49,7 +49,7 @@ PLAIN = {
     # Some gradients are zero but for rounding (attention does not need a bias of keys): AdamW should not enlarge them.
     "train.optimizer.eps": 1e-3,
 }
-THAWING = {"image": {"share": 0.5, "epochs": 1}, "text": {"share": 1.0, "epochs": 1}}
+THAWING = {"image": [{"share": 0.5, "epochs": 1}], "text": [{"share": 1.0, "epochs": 1}]}
 # A CNN from scratch has running statistics of 0 and 1: a frozen norm is then a mere scale, which is enough here.
 NORMS = {"image": {"tower": "timm", "name": "test_resnet.r160_in1k", "weights": "random", "trainable": True}}
 FROZEN = NORMS | {"train.batch_norm": "frozen"}
@@ -151,7 +151,7 @@ TRAINED = {
     "train.wise_ft": 0.7,
     "train.grad_clip": 1.0,
     "train.schedule": {"kind": "cosine"},
-    "train.freeze": {"image": {"share": 0.5, "epochs": 1}},
+    "train.freeze": {"image": [{"share": 0.5, "epochs": 1}]},
     "head.dropout": 0.0,
 }
 

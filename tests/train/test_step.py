@@ -87,7 +87,7 @@ def test_sigmoid_loss_begins_at_the_share_of_positives_and_learns_its_bias(train
 
 
 def test_frozen_layers_wait(trainer):
-    made = trainer({"image.depth": 3, "train.freeze": {"image": {"share": 0.5, "epochs": 1}}})
+    made = trainer({"image.depth": 3, "train.freeze": {"image": [{"share": 0.5, "epochs": 1}]}})
     start = {name: each.detach().clone() for name, each in made.model.image_tower.named_parameters()}
     found = []
     real = made._validate
@@ -107,7 +107,7 @@ def test_frozen_layers_wait(trainer):
 
 
 def test_layers_that_are_frozen_for_ever_never_learn(trainer):
-    made = trainer({"train.freeze": {"text": {"share": 1.0}}})
+    made = trainer({"train.freeze": {"text": [{"share": 1.0}]}})
     start = {name: each.detach().clone() for name, each in made.model.text_tower.named_parameters()}
     fitted(made)
     assert all(torch.equal(each, start[name]) for name, each in made.model.text_tower.named_parameters())

@@ -241,8 +241,12 @@ class Recipe(Settings):
     def _check_augment(self) -> None:
         augment, views = self.train.augment, self.train.views
         self.require(
-            not views or not (self.image.trainable or augment is None or not augment.images),
-            "train.views: needs a frozen image tower, and changes to its images in train.augment",
+            not views or not (augment is None or not augment.images),
+            "train.views: needs changes to images in train.augment",
+        )
+        self.require(
+            not views or not self.image.trainable or self.train.rests("image", 1),
+            "train.views: needs an image tower that is frozen, or rests (train.freeze.image: a share of 1)",
         )
         if augment is None:
             return

@@ -66,7 +66,9 @@ Schedule = Annotated[Constant | Cosine | Plateau, Field(discriminator="kind")]
 class FrozenLayers(Settings):
     """The first layers of a trainable tower that learn nothing: a `share` of them, for the first `epochs`.
 
-    null epochs: for ever. What new heads send down at first is noise to pretrained layers (arXiv 1801.06146).
+    null epochs: for ever. What new heads send down at first is noise to pretrained layers (arXiv 1801.06146). With a
+    share of 1 the tower rests: meanwhile its features come from the cache, as a frozen tower's do, and the heads that
+    it meets when it wakes are good ones already (arXiv 2202.10054).
     """
 
     share: Annotated[float, Field(gt=0, le=1)]
@@ -74,10 +76,15 @@ class FrozenLayers(Settings):
 
 
 class Freeze(Settings):
-    """Of each tower."""
+    """Of each tower; of several entries that hold in an epoch, the one with the largest share counts."""
 
-    image: FrozenLayers | None = None
-    text: FrozenLayers | None = None
+    image: list[FrozenLayers] = []
+    text: list[FrozenLayers] = []
+
+    def share(self, kind: Literal["image", "text"], epoch: int) -> float:
+        """The share of the tower's layers that learns nothing in `epoch` (from 1)."""
+        entries: list[FrozenLayers] = getattr(self, kind)
+        return max((each.share for each in entries if each.epochs is None or epoch <= each.epochs), default=0.0)
 
 
 class Train(Settings):
@@ -130,6 +137,10 @@ class Train(Settings):
     compile: bool = False
     early_stop: Positive | None = None
     select: Literal["val_r1", "val_loss"] = "val_r1"
+
+    def rests(self, kind: Literal["image", "text"], epoch: int) -> bool:
+        """Whether all layers of a trainable tower wait in `epoch` (from 1)."""
+        return self.freeze.share(kind, epoch) == 1
 
     @model_validator(mode="after")
     def _batch_norm(self) -> Train:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,20 +20,29 @@ Inputs = Tensor | tuple[Tensor, Tensor]
 
 
 class Batches:
-    """Inputs by row. features: of frozen towers, on the device: `image` [n, F], or [n, views, F] of which
-    each call draws one, and `text` [c, F].
+    """Inputs by row. features: of towers that are frozen or rest, on the device: `image` [n, F], or [n, views, F] of
+    which each call draws one, and `text` [c, F]; those in use, once `use` has been called.
     """
 
     def __init__(self, split: Split, features: dict[str, Tensor], device: torch.device) -> None:
         self.split, self.features, self.device = split, features, device
-        self._pixels = None if "image" in features else PixelStore(split, device)
-        if "text" not in features:
-            self._tokens = torch.from_numpy(split.tokens).to(device)
-            self._lengths = torch.from_numpy(split.lengths).to(device)
+        self._cached = features
+
+    def use(self, kinds: Collection[str]) -> None:
+        """From now on give features of these towers, and to the others what they are fed."""
+        self.features = {kind: each for kind, each in self._cached.items() if kind in kinds}
+
+    @cached_property
+    def _pixels(self) -> PixelStore:
+        return PixelStore(self.split, self.device)
+
+    @cached_property
+    def _tokens(self) -> tuple[Tensor, Tensor]:
+        return tuple(torch.from_numpy(each).to(self.device) for each in (self.split.tokens, self.split.lengths))
 
     def images(self, rows: np.ndarray) -> Tensor:
         """Indices int64 [b] -> features [b, F], or pixels uint8 [b, S, S, 3]."""
-        return self._features("image", rows) if self._pixels is None else self._pixels(rows)
+        return self._features("image", rows) if "image" in self.features else self._pixels(rows)
 
     def texts(self, rows: np.ndarray) -> Inputs:
         """Indices int64 [t] -> features [t, F], or ids and mask int64 [t, L], cut to the longest."""
@@ -39,8 +51,8 @@ class Batches:
         longest = int(self.split.lengths[rows].max())
         if self.device.type == "cuda":
             longest = min(-(-longest // ROUND) * ROUND, self.split.tokens.shape[1])
-        index = torch.from_numpy(rows).to(self.device)
-        return trim(self._tokens[index], self._lengths[index], longest)
+        (tokens, lengths), index = self._tokens, torch.from_numpy(rows).to(self.device)
+        return trim(tokens[index], lengths[index], longest)
 
     def _features(self, kind: str, rows: np.ndarray) -> Tensor:
         features, index = self.features[kind], torch.from_numpy(rows).to(self.device)

@@ -1,4 +1,4 @@
-"""Features of frozen towers, computed once and kept on disk.
+"""Features of towers that learn nothing, or nothing yet, computed once and kept on disk.
 
 A frozen tower gives the same features for the same pixels or tokens for ever: its output is cached under a
 fingerprint of its weights and the data, so that neither a second epoch nor a second run computes it again.
@@ -57,14 +57,16 @@ def encode_texts(encode: Callable[..., Tensor], split: Split, device: torch.devi
 
 
 def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch.device) -> dict[str, Tensor]:
-    """The features of the frozen towers on a split of `data`: `image` [n, F] and `text` [c, F], each only if frozen.
+    """The features on a split of `data` of towers that learn nothing at first: `image` [n, F] and `text` [c, F].
 
     Of the training split's images, where the recipe asks for views, [n, 1 + views, F]: first of each as it is.
     cache: folder of the feature files, kept between runs.
     """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[str, Tensor] = {}
-    if model.image_tower in model.frozen:
+    kinds = resting(model, 1)
+    model.eval()  # a tower that only rests drops units in training
+    if "image" in kinds:
         encoders = {"": model.image_tower} | (_views(model, split) if split.name == "train" else {})
         arrays = []
         for view, encoder in encoders.items():
@@ -73,12 +75,18 @@ def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, devi
             path = _path(model, "image", split, cache, f"{data.images_fingerprint}/{view}")
             arrays.append(_cached(path, partial(encode_images, encoder, split, device, title)))
         found["image"] = torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
-    if model.text_tower in model.frozen:
+    if "text" in kinds:
         path = _path(model, "text", split, cache, data.fingerprint)
         title = f"text features, {split.name}"
         array = _cached(path, partial(encode_texts, model.text_tower, split, device, title))
         found["text"] = torch.from_numpy(array).to(device)
     return found
+
+
+def resting(model: CLIP, epoch: int) -> set[str]:
+    """Whose features can come from the cache in `epoch` (from 1): of `image` and `text`, what is frozen or rests."""
+    towers = {"image": model.image_tower, "text": model.text_tower}
+    return {kind for kind, tower in towers.items() if tower in model.frozen or model.recipe.train.rests(kind, epoch)}
 
 
 def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipline.config.training import Train
 from clipline.model.clip import CLIP
 from clipline.train.batches import Batches
+from clipline.train.features import resting
 from clipline.train.gather import world_size
 from clipline.train.grad_cache import frozen_statistics
 from clipline.train.optim import set_frozen
@@ -49,14 +50,19 @@ class Flops:
     """
 
     def __init__(self, model: CLIP, data: Batches, config: Train) -> None:
-        self._split, runs = data.split, {"image", "text"} - data.features.keys()
-        self._costs = {epoch: count(model, data) for epoch in _stages(model, config)}
-        self._peaks = peaks(data.device, config.precision if runs else "fp32")
-        self.done = np.zeros(2)
+        self._split = data.split
+        self._costs: dict[int, Cost] = {}
+        self._peaks: dict[int, np.ndarray | None] = {}
+        for epoch in _stages(model, config):
+            data.use(kinds := resting(model, epoch))
+            self._costs[epoch] = count(model, data)
+            self._peaks[epoch] = peaks(data.device, config.precision if len(kinds) < 2 else "fp32")
+        self.done, self._stage = np.zeros(2), 1
 
     def add(self, epoch: int, images: np.ndarray, captions: np.ndarray) -> None:
         """A step of `epoch` is done with these rows of all processes together, int64 [b] and [t]."""
-        cost = self._costs[max(first for first in self._costs if first <= epoch)]
+        self._stage = max(first for first in self._costs if first <= epoch)
+        cost = self._costs[self._stage]
         self.done += cost.image * len(images) + cost.caption[self._split.lengths[captions]].sum(axis=0)
 
     def row(self, seconds: float) -> dict[str, float]:
@@ -65,9 +71,9 @@ class Flops:
         No mfu where the peak is not known. seconds: that they took.
         """
         found = {"tflops": float(self.done.sum()) / seconds / 1e12}
-        if self._peaks is not None:
+        if (most := self._peaks[self._stage]) is not None:
             # The time that it takes at the peak, by the time that it took.
-            found["mfu"] = float((self.done / self._peaks).sum()) / 1e12 / world_size() / seconds
+            found["mfu"] = float((self.done / most).sum()) / 1e12 / world_size() / seconds
         self.done = np.zeros(2)
         return found
 
@@ -131,7 +137,7 @@ def _convolution_backward(grad_shape: Any, x_shape: Any, weight_shape: Any, *res
 def _stages(model: CLIP, config: Train) -> Iterator[int]:
     """The epochs from which on another part of the towers learns, with the model as it is from then on."""
     learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    limits = [each.epochs for each in (config.freeze.image, config.freeze.text) if each and each.epochs]
+    limits = [each.epochs for each in (*config.freeze.image, *config.freeze.text) if each.epochs]
     try:
         for epoch in sorted({1, *(limit + 1 for limit in limits if limit < config.epochs)}):
             set_frozen(model, config.freeze, epoch)

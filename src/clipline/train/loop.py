@@ -18,7 +18,7 @@ from clipline.model.clip import build_model
 from clipline.progress import Bar
 from clipline.train.batches import Batches
 from clipline.train.best import Best
-from clipline.train.features import cached_features
+from clipline.train.features import cached_features, resting
 from clipline.train.flops import Flops
 from clipline.train.gather import rank, world_size
 from clipline.train.interrupt import Interrupt
@@ -116,6 +116,8 @@ class Trainer:
     def _epoch(self, bar: Bar, interrupt: Interrupt, on_row: OnRow) -> None:
         config = self.config
         self.step.begin(self.epoch)
+        for batches in (self.train, self.val):
+            batches.use(resting(self.model, self.epoch))
         begun, first = time.perf_counter(), self.position
         for images, captions in self.sampler.epoch(skip=self.position):
             self._losses.append(self.step(images, captions))

@@ -50,12 +50,10 @@ def set_frozen(model: CLIP, freeze: Freeze, epoch: int) -> None:
     still follow the data, as in a tower that trains, unless `train.batch_norm` is frozen.
     """
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
-        config = getattr(freeze, name)
-        if config is None or tower in model.frozen:
+        if not getattr(freeze, name) or tower in model.frozen:
             continue
         layer = depths(tower)
-        waits = config.epochs is None or epoch <= config.epochs
-        first = math.ceil(config.share * (max(layer.values()) + 1)) if waits else 0
+        first = math.ceil(freeze.share(name, epoch) * (max(layer.values()) + 1))
         for key, parameter in tower.named_parameters():
             parameter.requires_grad_(layer.get(key, first) >= first)
 
