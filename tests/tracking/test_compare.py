@@ -58,10 +58,11 @@ def test_a_setting_that_a_run_lacks_differs(repo: Path) -> None:
 
 
 def test_the_table_shows_figures_and_text_as_they_are(repo: Path) -> None:
-    run = trained("a", 1e-3, 30.25)
+    run = trained("a", 1e-3, 30.25, dataset_fingerprint="0123456789ab" + "c" * 52)
     out = io.StringIO()
     Console(file=out, width=120).print(table(find_runs(EXPERIMENT)))
-    assert all(text in out.getvalue() for text in (run[:8], "30.25", "infonce [mean]", "train.lr"))
+    assert all(text in out.getvalue() for text in (run[:8], "30.25", "infonce [mean]", "train.lr", "0123456789ab"))
+    assert "0123456789abc" not in out.getvalue()
 
 
 @pytest.mark.parametrize(("ids", "message"), [(["zz"], "no run begins with zz"), ([""], "2 runs begin with")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from clipline.tracking.compare import Row, Summary
 
+# Of a commit or of data: its beginning tells it apart.
+HASH = re.compile(r"[0-9a-f]{40,64}")
 EXAMPLES = (
     "**Examples**\n\n"
     "clipline runs\n\n"
@@ -57,7 +60,7 @@ def table(runs: list[Summary]) -> Table:
     from clipline.tracking.compare import compare
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
-    drawn.add_column("run")
+    drawn.add_column("run", overflow="fold")
     for run in runs:
         drawn.add_column(f"{run.name}\n{run.id[:8]}", justify="right", overflow="fold")
     drawn.add_row("started", *(f"{run.started:%Y-%m-%d %H:%M}" for run in runs))
@@ -70,10 +73,14 @@ def table(runs: list[Summary]) -> Table:
 
 
 def _cell(row: Row, index: int) -> str:
+    from rich.markup import escape
+
     value = row.values[index]
     if value is None:
         return "-"
     if isinstance(value, float):
         text = f"{value:,.6g}"
         return f"[green]{text}[/green]" if index in row.best else text
-    return value.replace("[", r"\[")
+    if HASH.fullmatch(value):
+        value = value[:12]
+    return escape(value)
