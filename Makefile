@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # In a process of their own: Ray takes over signals and threads of the process that starts it, for good.
 RAY_TESTS := tests/embed/test_ray.py
-# Minutes of real `dvc` commands.
-MATRIX := tests/pipeline/matrix
+# Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
+SLOW := tests/pipeline/matrix tests/browser
 # Stages run the first `python` on PATH: it must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -29,14 +29,14 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
 test: $(STAMP) ## run the tests
-	python -m pytest tests --ignore=tests/install --ignore=$(MATRIX) --ignore=$(RAY_TESTS)
+	python -m pytest tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(RAY_TESTS)
 	python -m pytest $(RAY_TESTS)
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install
 
-test-pipeline: $(STAMP) ## one MLflow run per model: experiments, queues, kills, deleted stores, a server that is down
-	python -m pytest $(MATRIX)
+test-pipeline: $(STAMP) ## one run per model through all that DVC and MLflow do; remotes; MLflow's pages in a browser
+	python -m pytest --timeout 900 $(SLOW)
 
 test-faults: $(STAMP) ## kill `clipline embed` 100 times and training 30 times, and compare with runs that were not
 	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -109,13 +111,15 @@ def _tracked(
     )
     settings = {
         "seed": run.params.train.seed,
-        "data": run.dataset.model_dump(mode="json"),
-        "recipe": run.recipe.model_dump(mode="json"),
+        # What the files set: seventy defaults beside it would hide it.
+        "data": run.dataset.model_dump(mode="json", exclude_unset=True),
+        "recipe": run.recipe.model_dump(mode="json", exclude_unset=True),
     }
     return tracking.start(
         RECEIPT,
         experiment=run.params.tracking.experiment,
-        name=run.params.recipe,
+        # Several runs of one recipe stand side by side in MLflow's lists and legends.
+        name=os.environ.get("DVC_EXP_NAME") or f"{run.params.recipe} {datetime.now():%m-%d %H:%M}",
         params=tracking.flatten(settings),
         tags=tags,
         dataset=tracking.DatasetFacts(

@@ -25,7 +25,7 @@ class Repository:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         result = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600, check=False
         )
         if check:
             assert result.returncode == 0, f"{command}:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"

@@ -11,7 +11,7 @@ from rich.console import Console
 from clipline import tracking
 from clipline.cli.runs import table
 from clipline.errors import UsageError
-from clipline.tracking.compare import as_json, compare, find_runs
+from clipline.tracking.compare import as_json, compare, find_runs, page
 
 EXPERIMENT = "test"
 
@@ -40,6 +40,15 @@ def test_only_what_differs_is_shown(repo: Path) -> None:
     assert rows["train.lr"].values == ["0.0003", "0.001"]
     assert (rows["test_i2t_r1"].values, rows["test_i2t_r1"].best) == ([28.0, 30.25], [1])
     assert rows["test_t2i_r1"].best == ()  # all alike
+
+
+def test_the_page_in_mlflow_is_named(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = trained("a", 1e-3, 30.0), trained("b", 3e-4, 28.0)
+    runs = find_runs(EXPERIMENT)
+    tail = f'/#/compare-runs?runs=["{second}","{first}"]&experiments=["1"]'
+    assert page(runs) == f"http://127.0.0.1:5000{tail}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracker/")
+    assert page(runs) == f"https://tracker{tail}"
 
 
 def test_one_run_is_shown_whole(repo: Path) -> None:

@@ -44,13 +44,15 @@ def runs(
     """
     from rich.console import Console
 
-    from clipline.tracking.compare import as_json, find_runs
+    from clipline.tracking.compare import as_json, find_runs, page
 
     found = find_runs(experiment or usual_experiment(), ids or (), count=count)
     if wanted_json:
         typer.echo(json.dumps(as_json(found), indent=2, ensure_ascii=False))
         return
     Console().print(table(found))
+    if len(found) > 1:
+        typer.echo(f"curves and pictures: make ui, then {page(found)}", err=True)
 
 
 def table(runs: list[Summary]) -> Table:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clipline.errors import UsageError
-from clipline.tracking.store import opened
+from clipline.tracking.store import SERVERS, opened, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
 # Of the tags, those that say what a run was made from; others only tell when and where.
 TAGS = ("recipe", "dataset", "dataset_fingerprint", "git_revision", "git_dirty", "device")
 # Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
+UI = "http://127.0.0.1:5000"
 METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One run. settings: params and tags, as text. metrics: the last value of each."""
+    """One run. experiment: its id. settings: params and tags, as text. metrics: the last value of each."""
 
     id: str
+    experiment: str
     name: str
     started: datetime
     status: str
@@ -76,6 +79,13 @@ def as_json(runs: Sequence[Summary]) -> list[dict[str, Any]]:
     ]
 
 
+def page(runs: Sequence[Summary]) -> str:
+    """The address of MLflow's page that compares `runs`: on the server in use, or on `make ui`'s."""
+    server = tracking_uri() if tracking_uri().startswith(SERVERS) else UI
+    listed = json.dumps([run.id for run in runs], separators=(",", ":"))
+    return f'{server.rstrip("/")}/#/compare-runs?runs={listed}&experiments=["{runs[0].experiment}"]'
+
+
 def _settings(runs: Sequence[Summary]) -> list[Row]:
     names = sorted({name for run in runs for name in run.settings})
     rows = [Row(name, [run.settings.get(name) for run in runs]) for name in names]
@@ -119,6 +129,7 @@ def _summary(run: MlflowRun) -> Summary:
     tags = {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
     return Summary(
         run.info.run_id,
+        run.info.experiment_id,
         run.info.run_name,
         datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
         run.info.status,
