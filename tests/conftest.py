@@ -263,3 +263,30 @@ def _colour_tokenizer():
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     tokenizer.enable_truncation(8)
     return tokenizer
+
+
+@pytest.fixture
+def one_thread():
+    """Many small tensors: torch's threads would only wait for one another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def use_repository():
+    """use_repository(root, patch): tracking works in `root` alone, and what it sets is undone with `patch`."""
+    from clipline.tracking import store
+
+    def use(root: Path, patch: pytest.MonkeyPatch) -> None:
+        for name in [*os.environ, *store.ENVIRONMENT]:
+            if name.startswith(("MLFLOW_", "DVC_")):
+                patch.setenv(name, "")  # so that what the code under test sets is undone as well
+                patch.delenv(name)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.chdir(root)
+
+    return use

@@ -21,7 +21,6 @@ from ruamel.yaml import YAML
 
 from clipline import gallery, plots, tracking
 from clipline.config.run import load_run
-from clipline.tracking import store
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -50,7 +49,7 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Two:
+def two(tmp_path_factory: pytest.TempPathFactory, raw: Path, use_repository) -> Two:
     """Two runs of the default recipe, logged through the tracking package as the stages log them."""
     folder = tmp_path_factory.mktemp("ui") / "my repo"
     folder.mkdir()
@@ -59,12 +58,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Two:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_")) and k not in TESTING}
     made = Two(folder, {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_ROOT": str(folder)})
     with pytest.MonkeyPatch.context() as patch:
-        for name in [*os.environ, *store.ENVIRONMENT]:
-            if name.startswith(("MLFLOW_", "DVC_")):
-                patch.setenv(name, "")  # so that what the code under test sets is undone as well
-                patch.delenv(name)
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.chdir(folder)
+        use_repository(folder, patch)
         for number, rate in enumerate(RATES, start=1):
             _log(made, number, rate, raw)
     return made

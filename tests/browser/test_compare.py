@@ -83,6 +83,7 @@ def test_all_curves_are_one_click_from_the_link(page, ui, two, tmp_path: Path) -
     page.goto(ui.link)
     page.locator("label:has(input[name='runs-view-mode'][value='CHART'])").click()
     wait_for_curves(page, two)
+    assert page.locator(".js-plotly-plot .scatterlayer .trace").first.is_visible()
     page.screenshot(path=tmp_path / "charts.png")
 
 

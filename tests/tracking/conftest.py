@@ -27,31 +27,22 @@ def _clean_environment(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(tmp_path_factory: pytest.TempPathFactory, use_repository: Callable) -> Path:
     """An empty, migrated database: to copy it is quicker than to run the migrations again."""
     folder = tmp_path_factory.mktemp("migrated")
     with pytest.MonkeyPatch.context() as patch:
-        _use(folder, patch)
+        use_repository(folder, patch)
         # No experiment in it: that would bring the path of its own artifacts along.
         MlflowClient(store.tracking_uri()).search_experiments()
     return folder / "mlflow.db"
 
 
-def _use(root: Path, patch: pytest.MonkeyPatch) -> None:
-    for name in [*os.environ, *store.ENVIRONMENT]:
-        if name.startswith(("MLFLOW_", "DVC_")):
-            patch.setenv(name, "")  # so that what the code under test sets is undone as well
-            patch.delenv(name)
-    patch.setenv("DVC_ROOT", str(root))
-    patch.chdir(root)
-
-
 @pytest.fixture
-def empty_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_repository: Callable) -> Path:
     """An empty folder that is the repository root, without a store."""
     root = tmp_path / "my repo"
     root.mkdir()
-    _use(root, monkeypatch)
+    use_repository(root, monkeypatch)
     return root
 
 

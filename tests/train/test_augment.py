@@ -24,12 +24,7 @@ from clipline.train.augment import (
 IMAGES, SIZE, LONGEST, PAD = 64, 40, 10, 0
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(**values):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from clipline.errors import CliplineError, UsageError, missing_extra
+from clipline.errors import CliplineError, UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
 from clipline.tracking.messages import cause
-from clipline.tracking.store import ENVIRONMENT, SQLITE, patience, tracking_uri
+from clipline.tracking.store import SQLITE, patience, ready_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,14 +51,10 @@ def reading() -> Iterator[MlflowClient]:
     Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
     """
     uri = existing_store()
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "mlflow", "pipeline") from None
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # else a line for each retry
+    ready_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     try:
         with patience():
             yield MlflowClient(uri)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Of the tags, those that say what a run was made from; others only tell when and where.
 TAGS = ("recipe", "dataset", "dataset_fingerprint", "git_revision", "git_dirty", "device")
-# Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
+# Where `make ui` listens.
 UI = "http://127.0.0.1:5000"
+# Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
 METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
 
 

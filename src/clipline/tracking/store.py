@@ -85,16 +85,12 @@ def opened(experiment: str) -> Iterator[Store]:
     these StoreSilentError where it is a server that does not answer.
     """
     uri = tracking_uri()
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        import filelock
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "mlflow", "pipeline") from None
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # else a line for each retry
+    ready_mlflow()
+    import filelock
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     path = _sqlite_path(uri)
     lock = Path(f"{path}.lock") if path else repository_root() / ".cache" / "tracking.lock"
     try:
@@ -109,6 +105,19 @@ def opened(experiment: str) -> Iterator[Store]:
         silent = uri.startswith(SERVERS) and not is_final(error)
         kind = StoreSilentError if silent else TrackingError
         raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
+
+
+def ready_mlflow() -> None:
+    """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import filelock  # noqa: F401 - all that the store needs is tried here, once
+        import mlflow  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "mlflow", "pipeline") from None
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # else a line for each retry
 
 
 @contextmanager

@@ -40,9 +40,8 @@ class Step:
     """Call it with a batch's image and caption indices. number: steps done. parameters: all that may learn, by name.
 
     In several processes each takes its share of the batch, and all take the same step. shard: they also share out the
-    towers' weights; shell is then a copy of the model without any. tokenizer: what
-    synonyms in the recipe need. Raises UsageError for settings that do not go
-    together with the device or with `shard`.
+    towers' weights; shell is then a copy of the model without any. tokenizer: what synonyms in the recipe need. Raises
+    UsageError for settings that do not go together with the device or with `shard`.
     """
 
     def __init__(
