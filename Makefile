@@ -29,7 +29,7 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
 test: $(STAMP) ## run the tests
-	python -m pytest tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(RAY_TESTS)
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(RAY_TESTS)
 	python -m pytest $(RAY_TESTS)
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
