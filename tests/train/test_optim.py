@@ -32,11 +32,11 @@ def test_frozen_parameters_are_in_none(make_recipe):
     assert all(p.requires_grad for group in optimizer.param_groups for p in group["params"])
 
 
-def rates(recipe, steps, losses=()):
+def rates(recipe, steps, losses=(), name="lr_head"):
     optimizer = build_optimizer(build_model(recipe, 100), recipe.train.optimizer, CPU)
     scheduler, seen = Scheduler(optimizer, recipe.train, steps), []
     for step in range(steps):
-        seen.append(learning_rates(optimizer)["lr_head"])
+        seen.append(learning_rates(optimizer)[name])
         optimizer.step()
         scheduler.step()
         if losses:
@@ -52,6 +52,22 @@ def test_cosine_warms_up_and_ends_at_its_floor(make_recipe):
     assert seen[55] == pytest.approx(1e-3 * (0.01 + 0.99 * 0.5), rel=1e-6)
     expected_last = 0.01 + 0.99 * (1 + math.cos(math.pi * 89 / 90)) / 2
     assert seen[99] == pytest.approx(1e-3 * expected_last) and seen[99] < 1.1e-5
+
+
+def test_a_tower_that_rests_has_its_whole_cosine_once_it_wakes(make_recipe):
+    recipe = make_recipe(
+        {
+            "train.epochs": 5,
+            "train.schedule": {"kind": "cosine", "warmup": 0.1},
+            "train.freeze": {"image": [{"share": 1.0, "epochs": 3}, {"share": 0.5}], "text": [{"share": 1.0}]},
+        }
+    )
+    seen = rates(recipe, 100, name="lr_image")
+    assert seen[:60] == [0.0] * 60
+    alone = rates(make_recipe({"train.schedule": {"kind": "cosine", "warmup": 0.1}}), 40, name="lr_image")
+    assert seen[60:] == alone and max(alone) == 1e-3
+    assert rates(recipe, 100) == rates(make_recipe({"train.schedule": {"kind": "cosine", "warmup": 0.1}}), 100)
+    assert set(rates(recipe, 100, name="lr_text")) == {0.0}
 
 
 def test_constant(make_recipe):

@@ -45,7 +45,10 @@ class Constant(Settings):
 
 
 class Cosine(Settings):
-    """Linear warm-up over a fraction of all steps, then a cosine down to `floor` times the rate."""
+    """Linear warm-up over a fraction of all steps, then a cosine down to `floor` times the rate.
+
+    A tower that rests at first (see FrozenLayers) has its whole schedule in the steps from its waking on.
+    """
 
     kind: Literal["cosine"]
     warmup: Probability = 0.1
@@ -141,6 +144,12 @@ class Train(Settings):
     def rests(self, kind: Literal["image", "text"], epoch: int) -> bool:
         """Whether all layers of a trainable tower wait in `epoch` (from 1)."""
         return self.freeze.share(kind, epoch) == 1
+
+    def wakes(self, kind: Literal["image", "text", "head"]) -> int:
+        """Epochs that a tower rests before it learns anything; 0 for the heads."""
+        if kind == "head":
+            return 0
+        return next((epoch for epoch in range(self.epochs) if not self.rests(kind, epoch + 1)), self.epochs)
 
     @model_validator(mode="after")
     def _batch_norm(self) -> Train:

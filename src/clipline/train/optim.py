@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.optim import AdamW
@@ -65,7 +66,8 @@ class Scheduler:
         self._by_step, self._by_epoch = None, None
         match config.schedule:
             case Cosine(warmup=warmup, floor=floor):
-                self._by_step = _cosine(optimizer, steps, round(warmup * steps), floor)
+                begins = [config.wakes(group["name"]) * steps // config.epochs for group in optimizer.param_groups]
+                self._by_step = LambdaLR(optimizer, [_cosine(steps - begin, begin, warmup, floor) for begin in begins])
             case Plateau(factor=factor, patience=patience):
                 self._by_epoch = ReduceLROnPlateau(optimizer, factor=factor, patience=patience)
             case Constant():
@@ -95,13 +97,19 @@ class Scheduler:
             schedule.__dict__.update(state)
 
 
-def _cosine(optimizer: AdamW, steps: int, warmup: int, floor: float) -> LambdaLR:
-    """Linear warm-up, then a cosine from each group's rate down to `floor` times it (torch's has one floor for all)."""
+def _cosine(steps: int, begin: int, warmup: float, floor: float) -> Callable[[int], float]:
+    """Of a group that learns for `steps` from step `begin` on: step -> the factor of its rate.
+
+    Linear warm-up over the share `warmup` of its steps, then a cosine down to `floor` (torch's has one floor for all).
+    """
+    rising = round(warmup * steps)
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+        if step < begin:
+            return 0.0
+        if step < begin + rising:
+            return (step - begin + 1) / rising
+        progress = min((step - begin - rising) / max(steps - rising, 1), 1.0)
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
-    return LambdaLR(optimizer, factor)
+    return factor
