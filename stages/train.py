@@ -21,7 +21,6 @@ from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared
 from clipline.lock import locked
 from clipline.model.device import pick_device
-from clipline.revision import git_revision
 from clipline.train import checkpoint
 from clipline.train.gather import rank
 from clipline.train.loop import Trainer
@@ -31,6 +30,9 @@ from clipline.train.validate import Row
 from stages.common import run_stage, say
 
 CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"), Path("reports/train.csv")
+# Of an epoch's row, what is the model's. How fast it went does not go into the checkpoint, nor does the commit, which
+# models/run.json has: the same training must give the same hash.
+OF_THE_MODEL = ("step", "epoch", "train_loss")
 BUSY = "another process trains this very recipe on these data. Mend: wait for that one"
 
 
@@ -97,15 +99,14 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
             return
         if state:
             say(f"going on after epoch {len(state.facts['rows'])}, step {state.facts['step']['number']} ({folder})")
-        with _tracked(run, data, device, state) as tracked:
+        with opened(run, data, device, state) as tracked:
             trainer = make(keeper=keeper, notes={"receipt": tracked.receipt.model_dump()})
-            _fit(trainer, run, data, tracked)
+            fit(trainer, run, data, tracked)
         keeper.clear()
 
 
-def _tracked(
-    run: Run, data: Prepared, device: torch.device, state: State | None
-) -> AbstractContextManager[tracking.Run]:
+def opened(run: Run, data: Prepared, device: torch.device, state: State | None) -> AbstractContextManager[tracking.Run]:
+    """The MLflow run of this training: a new one, or that of the training that `state` goes on with."""
     tags = tracking.base_tags(
         dataset=run.params.data, fingerprint=data.fingerprint, recipe=run.params.recipe, device=device.type
     )
@@ -132,7 +133,8 @@ def _tracked(
     )
 
 
-def _fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> None:
+def fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> None:
+    """Train to the end; each epoch goes to `HISTORY` and into the run, and the best one's weights to `CHECKPOINT`."""
     history, known = History(HISTORY), len(trainer.rows)
 
     def on_row(row: Row, when: int) -> None:
@@ -151,8 +153,7 @@ def _fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> N
         "dataset_fingerprint": data.fingerprint,
         "recipe": run.params.recipe,
         "seed": run.params.train.seed,
-        "git_revision": git_revision(Path()),
-        "best": best,
+        "best": {name: value for name, value in best.items() if name in OF_THE_MODEL or name.startswith("val_")},
     }
     checkpoint.save(CHECKPOINT, trainer.model, run.recipe, data.vocab_size, info)
     final = {f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}

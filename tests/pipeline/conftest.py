@@ -25,7 +25,7 @@ class Repository:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         result = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=1500, check=False
         )
         if check:
             assert result.returncode == 0, f"{command}:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
@@ -47,7 +47,11 @@ class Repository:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
     """The project with 90 scenes and one epoch, committed, nothing run yet."""
-    folder = tmp_path_factory.mktemp("clone") / "clipline"
+    return make_repository(tmp_path_factory.mktemp("clone") / "clipline")
+
+
+def make_repository(folder: Path) -> Repository:
+    """See `repository`."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

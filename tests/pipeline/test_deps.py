@@ -12,6 +12,8 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 # Modules that cannot change what a stage makes; editing them must not retrain a model.
 EXEMPT = {
     "src/clipline/errors.py": "words of errors",
+    "src/clipline/redact.py": "takes secrets out of words",
+    "src/clipline/graph_file.py": "refuses files, and changes nothing in others",
     "src/clipline/progress.py": "what is printed while waiting",
     "src/clipline/plots.py": "pictures beside the figures",
     "src/clipline/revision.py": "names the commit",
@@ -33,6 +35,11 @@ EXEMPT = {
 EXEMPT |= {str(file.relative_to(ROOT)): "MLflow only records" for file in (ROOT / "src/clipline/tracking").glob("*.py")}
 
 
+# What `import clipline...` runs of the package itself comes to nothing; what it gives by name comes from elsewhere.
+PACKAGE = ROOT / "src/clipline/__init__.py"
+LAZY = {"clipline.Clip": "clipline.api"}
+
+
 def module_file(name: str) -> Path | None:
     base = ROOT / ("src" if name.split(".", maxsplit=1)[0] == "clipline" else "") / Path(*name.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
@@ -50,6 +57,7 @@ def imports(file: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{file}: relative import"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found |= {LAZY[name] for name in found & LAZY.keys()}
     names = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
     return {path for name in names if name.split(".")[0] in {"clipline", "stages"} and (path := module_file(name))}
 
@@ -60,13 +68,13 @@ def closure(start: Path) -> set[str]:
         file = todo.pop()
         if file not in seen:
             seen.add(file)
-            todo += imports(file)
+            todo += imports(file) if file != PACKAGE else ()
     return {str(file.relative_to(ROOT)) for file in seen if has_code(file)}
 
 
 def has_code(file: Path) -> bool:
-    """False for a package's __init__ that holds a docstring only; stages/__init__.py sets the path, no result."""
-    if file == ROOT / "stages" / "__init__.py":
+    """False for a package's __init__ that decides no result: it holds a docstring, sets the path, or gives names."""
+    if file in (PACKAGE, ROOT / "stages" / "__init__.py"):
         return False
     return any(not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
 

@@ -91,7 +91,7 @@ def test_models_that_are_none_of_clipline(registered, repo):
 
 
 def test_no_store_is_made_only_to_look_into_it(empty_repo):
-    with pytest.raises(UsageError, match=r"mlflow.db: no MLflow store here\. Mend: set MLFLOW_TRACKING_URI"):
+    with pytest.raises(UsageError, match=r"mlflow.db: no MLflow store here\. Mend: go to the repository"):
         fetch("models:/clipline@champion")
     assert list(empty_repo.iterdir()) == []
 

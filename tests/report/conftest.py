@@ -121,11 +121,11 @@ def _trained(root: Path, data: Prepared) -> None:
         "dataset_fingerprint": data.fingerprint,
         "recipe": "tiny",
         "seed": 7,
-        "git_revision": "0" * 40,
         "best": {"epoch": 2},
     }
     _write(root / "models/checkpoint/config.json", {"recipe": recipe, "info": info})
-    _write(root / "models/run.json", {"started": 0, "params": {}, "tags": {"git_dirty": "true", "device": "cpu"}})
+    tags = {"git_revision": "0" * 40, "git_dirty": "true", "device": "cpu"}
+    _write(root / "models/run.json", {"started": 0, "params": {}, "tags": tags})
 
 
 def _exported(root: Path, figures: dict[str, float]) -> None:

@@ -129,6 +129,9 @@ def test_how_to_make_it_again(shown, found, workspace):
     assert f"git checkout {'0' * 40} dvc exp run -S data=scenes -S recipe=tiny -S train.seed=7" in shown.text
     assert "Code or settings differed from this commit" in shown.text
     assert f"bit for bit: SHA-256 {found.weights}" in shown.text
+    assert "dvc.lock then names them by the same hashes too. models/run.json differs" in shown.text
+    outside = dataclasses.replace(found, tags={**found.tags, "git_revision": "unknown"})
+    assert outside.revision is None and "git checkout" not in wording.commands(outside)
     checked = subprocess.run(
         ["sha256sum", workspace / "models/checkpoint/model.safetensors"], capture_output=True, text=True, check=True
     )

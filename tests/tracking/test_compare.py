@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
+import filelock
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from clipline import tracking
 from clipline.cli.runs import table
-from clipline.errors import UsageError
+from clipline.errors import CliplineError, UsageError
+from clipline.tracking import TrackingError
 from clipline.tracking.compare import as_json, compare, find_runs, page
+from clipline.tracking.store import tracking_uri
 
 EXPERIMENT = "test"
+CLIPLINE = Path(sys.executable).parent / "clipline"
 
 
 def trained(name: str, rate: float, recall: float, **tags: str) -> str:
@@ -82,6 +89,39 @@ def test_an_id_must_name_one_run(repo: Path, ids: list[str], message: str) -> No
         find_runs(EXPERIMENT, ids)
 
 
-def test_an_empty_store_says_what_to_do(repo: Path) -> None:
-    with pytest.raises(UsageError, match="dvc repro"):
+@pytest.mark.parametrize("ids", [[], ["3f2a"]])
+def test_no_run_yet_says_what_to_do(repo: Path, ids: list[str]) -> None:
+    MlflowClient(tracking_uri()).create_experiment("another")
+    with pytest.raises(UsageError, match="no run begins with 3f2a" if ids else "no run in the experiment test yet"):
+        find_runs(EXPERIMENT, ids)
+    assert MlflowClient(tracking_uri()).get_experiment_by_name(EXPERIMENT) is None  # to look makes none
+
+
+def test_no_store_is_made_only_to_look_into_it(empty_repo: Path) -> None:
+    """As a command: one line, exit code 2, and the folder stays empty."""
+    done = subprocess.run([CLIPLINE, "runs"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {empty_repo}/mlflow.db: no MLflow store here. Mend: go to the repository")
+    (empty_repo / "mlflow.db").touch()  # as it lies there while another process sets it up
+    with pytest.raises(UsageError, match="no MLflow store here"):
+        find_runs(EXPERIMENT)
+    assert [(path.name, path.stat().st_size) for path in empty_repo.iterdir()] == [("mlflow.db", 0)]
+
+
+def test_a_file_that_is_no_store(empty_repo: Path) -> None:
+    (empty_repo / "mlflow.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        find_runs(EXPERIMENT)
+
+
+def test_a_stage_at_work_holds_nobody_up(repo: Path) -> None:
+    """The stages' lock keeps writers apart; who only looks does not wait for it."""
+    run = trained("a", 1e-3, 30.0)
+    with filelock.FileLock(repo / "mlflow.db.lock"):
+        assert [found.id for found in find_runs(EXPERIMENT)] == [run]
+
+
+def test_a_server_that_is_down_is_one_line(empty_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(CliplineError, match=r"cannot read from the MLflow store http://127\.0\.0\.1:9: "):
         find_runs(EXPERIMENT)

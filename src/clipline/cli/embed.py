@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from clipline.cli.options import (
 )
 from clipline.errors import UsageError
 
+if TYPE_CHECKING:
+    from clipline.embed.ray_cluster import Cluster
+
 EXAMPLES = (
     "**Examples**\n\n"
     "clipline embed photos --model models/onnx --out embeddings\n\n"
@@ -31,33 +34,54 @@ EXAMPLES = (
 )
 
 
+ImagesArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGES",
+        help="A folder; a list of paths (.txt); a table with a column of paths (.parquet, .csv, .tsv); tar shards "
+        "(.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
+    ),
+]
+IncludeOption = Annotated[
+    list[str] | None, typer.Option(help="Only these images, such as '*.png' or '2024/**'; may be repeated.")
+]
+BatchSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Images in one call of the model; auto finds the fastest.",
+        show_default="16 on the CPU, 256 on CUDA",
+    ),
+]
+EngineOption = Annotated[
+    EngineName, typer.Option(help="local, or Ray Data: nodes see model and images under the same paths, or URLs.")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto", help="The Ray cluster.", show_default="RAY_ADDRESS, else one on this machine"
+    ),
+]
+RayWorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
+]
+
+
 def embed(
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGES",
-            help="A folder; a list of paths (.txt); a table with a column of paths (.parquet, .csv, .tsv); tar shards "
-            "(.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
-        ),
-    ],
+    images: ImagesArgument,
     *,
     model: Annotated[Path, model_option("The exported model: models/onnx, or MLflow's models:/clipline@champion.")],
     out: Annotated[Path, typer.Option(help="Folder to write: parquet parts, errors.parquet, manifest.json.")],
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only these images, such as '*.png' or '2024/**'; may be repeated.")
-    ] = None,
+    include: IncludeOption = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
     column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,
     root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
-    batch_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|auto",
-            help="Images in one call of the model; auto finds the fastest.",
-            show_default="16 on the CPU, 256 on CUDA",
-        ),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     precision: Annotated[
         PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
     ] = PrecisionName.fp32,
@@ -66,22 +90,10 @@ def embed(
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: what a kill may cost.")] = 1000,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
-    ] = False,
-    engine: Annotated[
-        EngineName, typer.Option(help="local, or Ray Data: nodes see model and images under the same paths, or URLs.")
-    ] = EngineName.local,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT|auto", help="The Ray cluster.", show_default="RAY_ADDRESS, else one on this machine"
-        ),
-    ] = None,
-    ray_workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
-    ] = None,
+    overwrite: OverwriteOption = False,
+    engine: EngineOption = EngineName.local,
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
 ) -> None:
     """Embed images into parquet files; run it again to go on, or to bring them up to date.
 
@@ -90,23 +102,15 @@ def embed(
     dot are passed over. errors.parquet lists what could not be embedded, and why.
     """
     from clipline.embed.batch_size import choose
-    from clipline.embed.manifest import MANIFEST, read
-    from clipline.embed.ray_cluster import Cluster
     from clipline.embed.ray_engine import RayEngine
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
     from clipline.runtime import USUAL_BATCH, OnnxModel
 
-    if engine == EngineName.local and (ray_address or ray_workers):
-        raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
-    cluster = None
-    if engine == EngineName.ray:
-        cluster = Cluster(ray_address, provider=provider.value, threads=threads, workers=ray_workers)
+    cluster = _cluster(engine, ray_address, ray_workers, provider, threads)
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
-    chosen = precision.value
-    if chosen == "auto" and not overwrite and (out / MANIFEST).is_file():
-        chosen = read(out).precision  # of one folder's vectors all are of one precision
+    chosen = _precision(precision, out, overwrite=overwrite)
     if cluster and "auto" in (chosen, batch_size):
         raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
     if cluster and not batch_size:
@@ -128,3 +132,25 @@ def embed(
     summary = embed_source(source, opened, out, options)
     typer.echo(str(summary))
     summary.enforce(max_errors)
+
+
+def _cluster(
+    engine: EngineName, address: str | None, workers: int | None, provider: ProviderName, threads: int | None
+) -> Cluster | None:
+    """The Ray cluster that is to do it; None for this machine. Raises UsageError."""
+    if engine == EngineName.local:
+        if address or workers:
+            raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
+        return None
+    from clipline.embed.ray_cluster import Cluster
+
+    return Cluster(address, provider=provider.value, threads=threads, workers=workers)
+
+
+def _precision(wanted: PrecisionName, out: Path, *, overwrite: bool) -> str:
+    """As asked; for `auto`, where `out` is gone on with, that of its vectors: all are of one precision."""
+    from clipline.embed.manifest import MANIFEST, read
+
+    if wanted == PrecisionName.auto and not overwrite and (out / MANIFEST).is_file():
+        return read(out).precision
+    return wanted.value

@@ -12,7 +12,7 @@ from clipline.cli.options import usual_experiment
 EXAMPLES = (
     "**Examples**\n\n"
     "clipline promote\n\n"
-    "clipline promote 5d1f0c36a9d14d7c8f2be0a41b7c93e2 --margin 1 --dry-run\n\n"
+    "clipline promote 3f2a --margin 1 --dry-run\n\n"
     "clipline embed photos --model models:/clipline@champion --out embeddings\n\n"
     "**Exit codes**: 0 it is the champion, 1 refused, 2 bad usage"
 )
@@ -20,7 +20,10 @@ EXAMPLES = (
 
 def promote(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Id of the MLflow run; by default that of models/run.json.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="Id of the MLflow run, or how it begins.", show_default="that of models/run.json"
+        ),
     ] = None,
     *,
     name: Annotated[str, typer.Option(help="The registered model.")] = "clipline",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from clipline.bundle import Bundle
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError, UsageError
-from clipline.registry.find import find, reading
+from clipline.registry.find import find
+from clipline.tracking.store import patience, reading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +30,7 @@ def fetch(model: str) -> Path:
     keeps under one id never changes. Raises UsageError where there is no such model, and CliplineError where it cannot
     be fetched or is damaged.
     """
-    with reading() as client:
+    with reading() as client, patience():
         logged = find(client, model)
         if not re.fullmatch(r"[\w-]+", logged.model_id):
             raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
-from clipline.tracking.messages import cause
-from clipline.tracking.store import SQLITE, patience, ready_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,32 +30,6 @@ def find(client: MlflowClient, text: str) -> LoggedModel:
     if address["run"]:
         return _of_run(client, address["run"], address["model"])
     return _of_version(client, _version(client, address["name"], address["alias"], address["version"]))
-
-
-def existing_store() -> str:
-    """The store's address. Raises UsageError where it is an SQLite file that MLflow would have to create."""
-    uri = tracking_uri()
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise UsageError(f"{uri}: no MLflow store here. Mend: set MLFLOW_TRACKING_URI, or go to the repository")
-    return uri
-
-
-@contextmanager
-def reading() -> Iterator[MlflowClient]:
-    """A client of the store, to read alone, without its lock.
-
-    Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
-    """
-    uri = existing_store()
-    ready_mlflow()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with patience():
-            yield MlflowClient(uri)
-    except (MlflowException, OSError) as error:
-        raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
 
 
 def _version(client: MlflowClient, name: str, alias: str | None, number: str | None) -> ModelVersion:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipline.errors import CliplineError, UsageError
-from clipline.registry.find import existing_store
 from clipline.tracking.clip_model import logged_id, logged_models
+from clipline.tracking.compare import find_runs
 from clipline.tracking.receipt import Receipt
-from clipline.tracking.store import Store, opened
+from clipline.tracking.store import Store, existing_store, opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 EXPORT_AGAIN = "Mend: dvc repro --force --single-item export"
 NEEDED = ("onnx_i2t_r1", "onnx_t2i_r1", "test_fingerprint")
+# Digits of an id of MLflow's own.
+WHOLE_ID = 32
 # Of the run, for the version: so that it says where it comes from even when the run is gone.
 RUN_TAGS = ("git_revision", "git_dirty")
 
@@ -63,9 +65,9 @@ def promote(
 ) -> str:
     """Make a run's exported model the champion of the registered model `name`, if it is better. What was done.
 
-    run_id: None takes that of `receipt`. The model must have passed its gates; where there is a champion, it must be
-    measured on the same test images and captions, and its mean R@1 must be at least `margin` points higher. Raises
-    Refusal where one of these fails; nothing is changed then, nor with `dry_run`.
+    run_id: an id or how it begins; None takes that of `receipt`. The model must have passed its gates; where there is a
+    champion, it must be measured on the same test images and captions, and its mean R@1 must be at least `margin`
+    points higher. Raises Refusal where one of these fails; nothing is changed then, nor with `dry_run`.
 
     The store's lock is held meanwhile, so of two promotions the later one meets the earlier one's champion. The lock
     is a file: on a server, promotions from two machines at once are not kept apart (MLflow's alias has no
@@ -75,8 +77,8 @@ def promote(
         raise UsageError(f"--name {name!r}: should be of letters, digits, spaces and _ . -")
     if not margin >= 0:
         raise UsageError(f"--margin {margin:g}: should be 0 or more points")
-    asked = Receipt.read(receipt) if run_id is None else _as_receipt(run_id)
     existing_store()
+    asked = Receipt.read(receipt) if run_id is None else _as_receipt(experiment, run_id)
     with opened(experiment) as store:
         candidate = _candidate(store, asked)
         champion = _champion(store.client, name)
@@ -108,18 +110,19 @@ def decide(candidate: Exported, champion: Exported | None, margin: float) -> Non
         )
 
 
-def _as_receipt(run_id: str) -> Receipt:
-    """What `Store.find` takes; it looks at the id alone."""
+def _as_receipt(experiment: str, run_id: str) -> Receipt:
+    """What `Store.find` takes; it looks at the id alone. Of an id its beginning is enough, as for `clipline runs`."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", run_id):
         raise UsageError(f"{run_id!r} is not the id of an MLflow run")
-    return Receipt.model_construct(run_id=run_id)
+    whole = run_id if len(run_id) >= WHOLE_ID else find_runs(experiment, [run_id])[0].id
+    return Receipt.model_construct(run_id=whole)
 
 
 def _candidate(store: Store, asked: Receipt) -> Exported:
     """The run's exported model, which passed its gates."""
     run = store.find(asked)
     if run is None:
-        raise UsageError(f"no run {asked.run_id} in {store.uri}. Mend: name one that `make ui` shows")
+        raise UsageError(f"no run {asked.run_id} in {store.uri}. Mend: name one that `clipline runs` shows")
     where, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
     if gates not in (None, "passed"):
         raise Refusal(f"not promoted: {where} did not pass its gates: {gates}")

@@ -70,6 +70,12 @@ class Facts:
         """Name of the dataset's configuration."""
         return self.info["dataset"]
 
+    @property
+    def revision(self) -> str | None:
+        """The commit that was checked out when it was trained; None outside a repository."""
+        found = self.tags.get("git_revision", "unknown")
+        return found if found != "unknown" else None
+
 
 def gather(root: Path, data: Prepared, gates: dict[str, Any]) -> Facts:
     """Read the outs of all stages below `root`. Raises CliplineError where one is missing or damaged.

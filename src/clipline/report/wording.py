@@ -131,11 +131,10 @@ def phases(facts: Facts) -> dict[str, float]:
 
 def commands(facts: Facts) -> str:
     """How to make the model again, as shell lines."""
-    revision = facts.info.get("git_revision")
     seed = facts.info["seed"]
     return "\n".join(
         [
-            *([f"git checkout {revision}"] if revision else []),
+            *([f"git checkout {facts.revision}"] if facts.revision else []),
             f"dvc exp run -S data={facts.dataset} -S recipe={facts.info['recipe']} -S train.seed={seed}",
             "sha256sum models/checkpoint/model.safetensors",
         ]
@@ -148,8 +147,11 @@ def dirty(facts: Facts) -> bool:
 
 
 def determinism(facts: Facts) -> str:
-    """What the same inputs promise."""
+    """What the same inputs promise, and what they do not."""
     return (
-        "The same git revision, settings, data and seed give the same checkpoint on the same type of machine, with "
-        f"the same library versions and as many threads, bit for bit: SHA-256 {facts.weights}."
+        "The same git revision, settings, data and seed give the same checkpoint and the same exported graphs on the "
+        "same type of machine, with the same library versions and as many threads, bit for bit: SHA-256 "
+        f"{facts.weights}. Neither holds a time or a commit, so dvc.lock then names them by the same hashes too. "
+        "models/run.json differs: it holds the id and the start of the MLflow run, and the commit. Times and speeds, "
+        "in reports/train.csv and reports/export.json, differ as well."
     )

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clipline.errors import UsageError
-from clipline.tracking.store import SERVERS, opened, tracking_uri
+from clipline.tracking.store import SERVERS, reading, tracking_uri
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 # Of the tags, those that say what a run was made from; others only tell when and where.
@@ -47,16 +48,19 @@ class Row:
 def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> list[Summary]:
     """The runs whose ids begin with `ids`, in that order; without any, the last `count`, the latest first.
 
-    Raises UsageError where an id fits no run or several, or there is no run at all; TrackingError as `start` does.
+    Raises UsageError where an id fits no run or several, or there is no run or no store at all, and CliplineError where
+    the store does not answer. Nothing is created.
     """
-    with opened(experiment) as store:
-        if not ids:
-            found = store.client.search_runs([store.experiment_id], max_results=count, order_by=["start_time DESC"])
-            if not found:
-                raise UsageError(f"{store.uri}: no run in the experiment {experiment} yet. Mend: dvc repro")
-            return [_summary(run) for run in found]
-        known = _all(store)
-        return [_summary(_one(known, prefix, store.uri)) for prefix in ids]
+    with reading() as client:
+        uri, known = tracking_uri(), client.get_experiment_by_name(experiment)
+        if ids:
+            every = _all(client, known.experiment_id) if known else []
+            return [_summary(_one(every, prefix, uri)) for prefix in ids]
+        latest = {"max_results": count, "order_by": ["start_time DESC"]}
+        found = client.search_runs([known.experiment_id], **latest) if known else []
+        if not found:
+            raise UsageError(f"{uri}: no run in the experiment {experiment} yet. Mend: dvc repro")
+        return [_summary(run) for run in found]
 
 
 def compare(runs: Sequence[Summary]) -> list[Row]:
@@ -108,10 +112,10 @@ def _order(name: str) -> tuple[int, str]:
     return next(index for index, start in enumerate(METRICS) if name.startswith(start)), name
 
 
-def _all(store) -> list[MlflowRun]:
+def _all(client: MlflowClient, experiment: str) -> list[MlflowRun]:
     found, token = [], None
     while True:
-        page = store.client.search_runs([store.experiment_id], max_results=1000, page_token=token)
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
         found += page
         token = page.token
         if not token:

@@ -15,8 +15,8 @@ from clipline.tracking.spool import Message, Spool
 
 MAX_WAITING = 10_000
 # After a failure, wait at least this many times as long as the failed attempt took: a store that hangs costs
-# training at most 5 %.
-PAUSE = 20
+# training at most 2.5 %.
+PAUSE = 40
 
 
 class Outbox:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipline.config.base import repository_root
-from clipline.errors import missing_extra
+from clipline.errors import CliplineError, UsageError, missing_extra
 from clipline.tracking.messages import StoreSilentError, TrackingError, cause, is_final
 from clipline.tracking.receipt import Receipt
 
@@ -107,6 +107,44 @@ def opened(experiment: str) -> Iterator[Store]:
         raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
 
 
+def existing_store() -> str:
+    """The store's address.
+
+    Raises UsageError where it is an SQLite file that is not there, or not yet set up; TrackingError where it is another
+    file.
+    """
+    uri = tracking_uri()
+    path = _sqlite_path(uri)
+    try:
+        there = not path or _is_set_up(path)
+    except sqlite3.Error as error:
+        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
+    if not there:
+        raise UsageError(
+            f"{path}: no MLflow store here. Mend: go to the repository, or dvc repro (the train stage makes one), or "
+            "set MLFLOW_TRACKING_URI"
+        )
+    return uri
+
+
+@contextmanager
+def reading() -> Iterator[MlflowClient]:
+    """A client of the store, to read alone: it creates nothing, and waits for no lock.
+
+    Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
+    """
+    uri = existing_store()
+    ready_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield MlflowClient(uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
+
+
 def ready_mlflow() -> None:
     """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
     for name, value in ENVIRONMENT.items():
@@ -143,6 +181,24 @@ def _sqlite_path(uri: str) -> Path | None:
     if not uri.startswith(SQLITE):
         return None
     return (repository_root() / uri.removeprefix(SQLITE)).resolve()
+
+
+def _is_set_up(path: Path) -> bool:
+    """Whether all migrations of the SQLite file are done: MLflow adds its first experiment after them.
+
+    MLflow would create the file, or run migrations beside the stage that runs them now.
+    """
+    if not path.is_file():
+        return False
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)
+    try:
+        return database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise
+    finally:
+        database.close()
 
 
 def _check_writable(path: Path) -> None:

@@ -20,7 +20,7 @@ from clipline.model.text_tower import text_config
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with what it was made from. info: dataset, fingerprint, git revision, best epoch and its figures."""
+    """A model with what it was made from. info: dataset, fingerprint, seed, best epoch and its figures."""
 
     model: CLIP
     recipe: Recipe
@@ -48,14 +48,17 @@ def load(folder: Path) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         state = load_file(folder / "model.safetensors")
+        recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
+        model = build_model(recipe, config["vocab_size"], text_config=config["text_config"])
+        model.load_state_dict(state)
+        info = dict(config["info"])
     except FileNotFoundError as error:
         raise CliplineError(f"{error.filename}: no such file. A checkpoint is what the train stage writes") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise CliplineError(f"{folder}: damaged checkpoint: {error}. Mend: dvc repro train") from None
-    recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
-    model = build_model(recipe, config["vocab_size"], text_config=config["text_config"])
-    model.load_state_dict(state)
-    return Checkpoint(model.eval(), recipe, config["info"])
+    # ValueError: neither JSON nor UTF-8; RuntimeError: torch's, for weights of another model.
+    except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200].rstrip(":")
+        raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Mend: dvc repro train") from None
+    return Checkpoint(model.eval(), recipe, info)
 
 
 def weights_hash(folder: Path) -> str:

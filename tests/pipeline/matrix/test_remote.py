@@ -13,6 +13,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tests.pipeline.conftest import yaml
+
 RECIPE = "configs/recipe/scenes_tiny.yaml"
 RATE = "train.optimizer.lr.head"
 FIGURES = ("reports/metrics.json", "reports/export.json", "reports/index.html", "reports/model_card.md")
@@ -29,22 +31,14 @@ def commit(repo, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(repository):
-    """The repository after its first `dvc repro`, committed with dvc.lock."""
-    repository.run("dvc", "repro")
-    commit(repository, "trained")
-    return repository
-
-
-@pytest.fixture(scope="module")
-def folder_remote(trained, tmp_path_factory):
+def folder_remote(published, tmp_path_factory):
     """A shared folder, to which all is pushed; the default remote."""
-    trained.run("dvc", "remote", "add", "--default", "shared", str(tmp_path_factory.mktemp("shared")))
-    return _pushed(trained, "shared")
+    published.run("dvc", "remote", "add", "--default", "shared", str(tmp_path_factory.mktemp("shared")))
+    return _pushed(published, "shared")
 
 
 @pytest.fixture(scope="module")
-def s3_remote(trained, tmp_path_factory, request):
+def s3_remote(published, tmp_path_factory, request):
     """A bucket on an S3 server of our own, to which all is pushed; its keys are in the environment, as DVC has it."""
     pytest.importorskip("dvc_s3", reason="dvc-s3 is not installed (extra `pipeline`)")
     moto = pytest.importorskip("moto.server", reason="moto is not installed (extra `dev`)")
@@ -68,10 +62,10 @@ def s3_remote(trained, tmp_path_factory, request):
             patch.setenv(name, value)
         client = boto3.client("s3", endpoint_url=address)
         client.create_bucket(Bucket=BUCKET)
-        trained.env.update(keys)
-        trained.run("dvc", "remote", "add", "bucket", f"s3://{BUCKET}/clipline")
-        trained.run("dvc", "remote", "modify", "bucket", "endpointurl", address)
-        yield _pushed(trained, "bucket")
+        published.env.update(keys)
+        published.run("dvc", "remote", "add", "bucket", f"s3://{BUCKET}/clipline")
+        published.run("dvc", "remote", "modify", "bucket", "endpointurl", address)
+        yield _pushed(published, "bucket")
         assert client.list_objects_v2(Bucket=BUCKET, Prefix="clipline/files/md5/")["KeyCount"] > 0
 
 
@@ -79,21 +73,6 @@ def _pushed(repo, name: str) -> str:
     commit(repo, f"remote {name}")
     repo.run("dvc", "push", "--run-cache", "--remote", name)
     return name
-
-
-@pytest.fixture
-def clone(trained, tmp_path):
-    """clone() -> a git clone of the repository, with an empty cache and no store."""
-
-    def make():
-        folder = tmp_path / "colleague" / "clipline"
-        trained.run("git", "clone", "-q", str(trained.folder), str(folder))
-        other = type(trained)(folder)
-        other.env.update({name: value for name, value in trained.env.items() if name.startswith("AWS_")})
-        assert not (folder / ".dvc/cache").exists() and not (folder / "models/checkpoint").exists()
-        return other
-
-    return make
 
 
 def runs(repo) -> list:
@@ -114,38 +93,38 @@ def run_cache(repo) -> set[Path]:
 
 
 @pytest.mark.parametrize("remote", ["folder_remote", "s3_remote"])
-def test_a_pulled_run_is_complete_and_nothing_trains(trained, clone, remote, request):
+def test_a_pulled_run_is_complete_and_nothing_trains(published, clone, remote, request):
     remote = request.getfixturevalue(remote)
     other = clone()
     other.run("dvc", "pull", "--run-cache", "--remote", remote)
-    assert run_cache(other) == run_cache(trained) != set()
+    assert run_cache(other) == run_cache(published) != set()
     result = other.run("dvc", "repro")
     assert stages_run(result) == [] and "up to date" in result.stdout
     for name in FIGURES:
-        assert (other.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
+        assert (other.folder / name).read_bytes() == (published.folder / name).read_bytes(), name
     assert other.run("git", "status", "--porcelain").stdout == ""
     assert not (other.folder / "mlflow.db").exists()
 
     # The colleague's store has no such run: the next stage that logs makes it again from the receipt.
     other.run("dvc", "repro", "--force", "--single-item", "evaluate")
-    (own,), (run,) = runs(trained), runs(other)
+    (own,), (run,) = runs(published), runs(other)
     assert run.data.tags["receipt"] == own.info.run_id != run.info.run_id
     assert run.data.params == own.data.params and run.info.status == "FINISHED"
-    assert history(other, run, "train_loss") == history(trained, own, "train_loss") != []
-    assert history(other, run, "test_t2i_r1") == history(trained, own, "test_t2i_r1") != []
+    assert history(other, run, "train_loss") == history(published, own, "train_loss") != []
+    assert history(other, run, "test_t2i_r1") == history(published, own, "test_t2i_r1") != []
     (shown,) = json.loads(other.run("clipline", "runs", "--json").stdout)
     assert shown["id"] == run.info.run_id and shown["settings"][f"recipe.{RATE}"] == own.data.params[f"recipe.{RATE}"]
 
 
-def test_a_training_that_a_colleague_tried_comes_from_the_remote(trained, clone, folder_remote):
+def test_a_training_that_a_colleague_tried_comes_from_the_remote(published, clone, folder_remote):
     """Its settings are in no commit: DVC's run cache knows them."""
     other = clone()
-    trained.edit(RECIPE, **{RATE: 5e-4})
-    assert stages_run(trained.run("dvc", "repro", "train")) == ["train"]
-    receipt = (trained.folder / "models/run.json").read_bytes()
-    trained.run("dvc", "push", "--run-cache", "train")
-    trained.run("git", "checkout", "-q", "--", ".")
-    trained.run("dvc", "checkout", "--force")
+    published.edit(RECIPE, **{RATE: 5e-4})
+    assert stages_run(published.run("dvc", "repro", "train")) == ["train"]
+    receipt = (published.folder / "models/run.json").read_bytes()
+    published.run("dvc", "push", "--run-cache", "train")
+    published.run("git", "checkout", "-q", "--", ".")
+    published.run("dvc", "checkout", "--force")
 
     other.run("dvc", "pull", "--run-cache")
     other.edit(RECIPE, **{RATE: 5e-4})
@@ -154,25 +133,38 @@ def test_a_training_that_a_colleague_tried_comes_from_the_remote(trained, clone,
     assert (other.folder / "models/run.json").read_bytes() == receipt
 
 
-def test_dvc_shows_what_a_changed_learning_rate_did(trained):
-    trained.run("dvc", "exp", "run", "-n", "slow", "-S", f"{RECIPE}:{RATE}=1e-4", "evaluate")
+def test_the_model_is_taken_by_its_name(published, folder_remote, tmp_path):
+    """`artifacts` of dvc.yaml: a version of the model, for somebody who has no clone."""
+    published.run("gto", "register", "clip", "--version", "v1.0.0")
+    other = type(published)(tmp_path)
+    other.run("dvc", "artifacts", "get", str(published.folder), "clip", "--rev", "v1.0.0", "--out", "model")
+    graphs = sorted(path.name for path in (tmp_path / "model").glob("*.onnx"))
+    assert {"image.onnx", "text.onnx"} <= set(graphs)
+    for name in (*graphs, "manifest.json", "tokenizer.json", "preprocess.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (published.folder / "models/onnx" / name).read_bytes()
+    (artifact,) = yaml.load(published.folder / "dvc.yaml")["artifacts"].values()
+    assert (artifact["path"], artifact["type"]) == ("models/onnx", "model")
 
-    params = trained.run("dvc", "params", "diff").stdout
+
+def test_dvc_shows_what_a_changed_learning_rate_did(published):
+    published.run("dvc", "exp", "run", "-n", "slow", "-S", f"{RECIPE}:{RATE}=1e-4", "evaluate")
+
+    params = published.run("dvc", "params", "diff").stdout
     assert re.search(rf"{RECIPE}\s+{RATE}\s+0\.001\s+0\.0001", params) and "epochs" not in params
 
-    change = json.loads(trained.run("dvc", "metrics", "diff", "--json").stdout)["reports/metrics.json"]
+    change = json.loads(published.run("dvc", "metrics", "diff", "--json").stdout)["reports/metrics.json"]
     assert change and all(figure["old"] != figure["new"] for figure in change.values())
-    shown = trained.run("dvc", "metrics", "diff").stdout
+    shown = published.run("dvc", "metrics", "diff").stdout
     assert all(name in shown for name in change) and "Change" in shown
 
-    rows = list(csv.DictReader(trained.run("dvc", "exp", "show", "--only-changed", "--csv").stdout.splitlines()))
+    rows = list(csv.DictReader(published.run("dvc", "exp", "show", "--only-changed", "--csv").stdout.splitlines()))
     assert {RATE, *change} <= set(rows[0]) and not {"train.epochs", "test.images"} & set(rows[0])
     (slow,) = [row for row in rows if row["Experiment"] == "slow"]
     assert float(slow[RATE]) == 1e-4
     for name, figure in change.items():
         assert float(slow[name]) == figure["new"]
 
-    told = trained.run("dvc", "plots", "diff", "HEAD", "slow").stdout
+    told = published.run("dvc", "plots", "diff", "HEAD", "slow").stdout
     text = Path(re.search(r"file://(\S+\.html)", told)[1]).read_text()
     for name in ("train_loss", "val_t2i_r1", "image_to_text", "asked"):
         assert name in text, name
