@@ -11,7 +11,7 @@ from clipline.embed.manifest import Identity
 from clipline.embed.table import Row
 from clipline.embed.writer import Writer
 from clipline.errors import CliplineError, UsageError
-from clipline.search import index as module
+from clipline.search import exact
 from clipline.search.index import Index
 
 
@@ -36,7 +36,7 @@ def units(rows, dim, seed=0):
 @pytest.mark.parametrize("block", [1, 97, 8192])
 @pytest.mark.parametrize("n", [1, 7, 2000])
 def test_equals_a_full_sort(tmp_path, monkeypatch, dtype, block, n):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(exact, "BLOCK", block)
     vectors, queries = units(500 if block == 1 else 1200, 24), units(3, 24, seed=1)
     found = Index(write(tmp_path / "index", vectors, dtype, part_rows=333)).search(queries, n)
     scores = queries @ vectors.astype(dtype).astype(np.float32).T
@@ -49,7 +49,7 @@ def test_equals_a_full_sort(tmp_path, monkeypatch, dtype, block, n):
 
 @pytest.mark.parametrize("block", [100, 5000])
 def test_equal_scores_keep_the_order_of_paths(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(exact, "BLOCK", block)
     vectors = np.tile(np.eye(3, 8, dtype=np.float32), (700, 1))  # exact in any order of adding
     hits = Index(write(tmp_path / "index", vectors, part_rows=999)).search(vectors[:1], 800)[0]
     expected = [*range(0, 2100, 3), *(row for row in range(300) if row % 3)][:800]

@@ -2,49 +2,128 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipline.cli.options import ProviderName, ProviderOption, model_option
+from clipline.errors import CliplineError, UsageError
+
+if TYPE_CHECKING:
+    from clipline.search.query import Answers, Searcher
 
 EXAMPLES = (
     "**Examples**\n\n"
     'clipline search embeddings "two dogs play in the snow"\n\n'
     'clipline search embeddings "people sitting near the beach" -n 9 --gallery beach.png\n\n'
+    "clipline search embeddings --image dog.jpg --gallery like-dog.html\n\n"
+    'clipline search embeddings "a dog" --not "snow" --min-score 0.2\n\n'
     'clipline search embeddings "a red car" "a boat" --json\n\n'
-    'clipline search embeddings "a red car" | cut -f 3\n\n'
-    "In a pipe each line is: rank, score, path, query, separated by tabs."
+    "clipline search embeddings --queries queries.txt | cut -f 3\n\n"
+    "clipline search embeddings (in a terminal: asks for queries until Ctrl-D)\n\n"
+    "Each QUERY, each --image and each line of --queries is a search of its own. --not takes the mean embedding m of "
+    "its texts away from that of the query q: the search is for (q - m) / |q - m|.\n\n"
+    "In a pipe each line is: rank, score, path, query, separated by tabs.\n\n"
+    "Searches are exact: every image is compared. A flat copy of large embeddings is kept beside them, in .DIR.index, "
+    "and follows them; it may be deleted at any time. From 2,000,000 images on, or with --approximate, an approximate "
+    "index is made there too; how many of the true ten best it finds is measured and printed."
 )
 
 
 def search(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `clipline embed` wrote.")],
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="What to look for, in words.")],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUERY]...", help="What to look for, in words.", show_default=False)
+    ] = None,
     *,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Look for images like this one. May be given several times."),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Look for each line of this text file; - reads standard input.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="TEXT", help="Less of this, in words. May be given several times."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Images per query.")] = 9,
+    min_score: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Leave out images with a lower score.", show_default="all")
+    ] = None,
     model: Annotated[Path | None, model_option("The model that embedded them.", show_default="that of DIR")] = None,
     gallery: Annotated[
-        Path | None, typer.Option(help="Also draw the images found into this picture.", metavar="PICTURE.png")
+        Path | None,
+        typer.Option(help="Also draw the images found into this picture or page.", metavar="FILE.png|FILE.html"),
     ] = None,
     root: Annotated[
         Path | None,
         typer.Option(help="Where the images are now, if they were moved.", show_default="where they were"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    approximate: Annotated[
+        bool | None,
+        typer.Option(
+            "--approximate/--exact",
+            help="Whether an approximate index may choose what is compared.",
+            show_default="by the number of images",
+        ),
+    ] = None,
     provider: ProviderOption = ProviderName.cpu,
 ) -> None:
-    """Find the images that fit a description, best first, with their scores (cosine, 1 is the best)."""
+    """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""
+    from clipline.search import show
+    from clipline.search.query import open_searcher
+
+    asked = [*(words or []), *_lines(queries), *(image or [])]
+    if not asked and not queries and not sys.stdin.isatty():
+        raise typer.BadParameter(
+            "nothing to look for, and standard input is no terminal to ask at. Give words, --image FILE, "
+            "or --queries FILE (- reads standard input)",
+            param_hint="QUERY",
+        )
+    if not asked and queries:
+        raise UsageError(f"--queries {queries}: no query in it. Mend: write one on each line")
+    if gallery:
+        show.check_path(gallery)
+    searcher = open_searcher(folder, model=model, root=root, provider=provider.value, approximate=approximate)
+
+    for name in words or []:
+        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
+            typer.echo(f"note: `{name}` is taken for words; for images like that one: --image {name}", err=True)
+
+    def find(what: list[str | Path]) -> None:
+        answers = searcher.find(what, n, without=without or [], min_score=min_score)
+        _report(answers, as_json, gallery)
+
+    if asked:
+        find(asked)
+    else:
+        _ask(searcher, find)
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The queries in a file, one on each line; empty lines are none. Raises UsageError."""
+    if file is None:
+        return []
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"--queries {file}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--queries {file}: is not text in UTF-8. Mend: save it as UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _report(found: Answers, as_json: bool, gallery: Path | None) -> None:
     from rich.console import Console
 
-    from clipline.gallery import check_path
     from clipline.search import show
-    from clipline.search.query import search as find
 
-    if gallery:
-        check_path(gallery)
-    found = find(folder, queries, n, model=model, root=root, provider=provider.value)
     console = Console()
     if as_json:
         typer.echo(show.to_json(found.answers))
@@ -58,3 +137,25 @@ def search(
     if gallery:
         show.draw(found.answers, gallery)
         typer.echo(f"drawn: {gallery}", err=True)
+
+
+def _ask(searcher: Searcher, find: Callable[[list[str | Path]], None]) -> None:
+    """Queries from the terminal, until Ctrl-D; a bad one is told, and the next one asked for."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (input() then knows arrows and earlier queries)
+    hint = "words, or @FILE for images like that one; Ctrl-D ends"
+    typer.echo(f"{len(searcher.index):,} images in {searcher.index.folder}. Search for {hint}", err=True)
+    while True:
+        try:
+            line = input("search> ").strip()
+        except EOFError:
+            typer.echo(err=True)
+            return
+        if not line:
+            continue
+        try:
+            find([Path(line[1:].strip()).expanduser() if line.startswith("@") else line])
+        except CliplineError as error:
+            typer.echo(f"error: {error}", err=True)

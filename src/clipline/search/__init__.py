@@ -1,1 +1,1 @@
-"""Search an embeddings folder in words: exact, on one machine, without torch."""
+"""Search an embeddings folder by words and images: exact or approximate, on one machine, without torch."""

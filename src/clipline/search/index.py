@@ -1,73 +1,116 @@
-"""Exact search through an embeddings folder, block by block, so that memory does not grow with its size."""
+"""An embeddings folder, opened for searches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipline.embed import manifest
-from clipline.embed.table import part_schema, read_vectors
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, UsageError
+from clipline.search import exact
+from clipline.search import rows as stored
+from clipline.search.exact import Best
 
-BLOCK = 8192  # rows scored at once: 16 MB of float32 at 512 components
+if TYPE_CHECKING:
+    from clipline.embed.manifest import Manifest
+
+ATTEMPTS = 3  # at reading a folder that is written meanwhile
+AHEAD = 2 << 30  # bytes read ahead: more might push out of memory what was read first
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image found. path: as the embeddings name it. score: cosine with the query, -1 to 1."""
+    """An image found. path: as the embeddings name it. score: cosine with the query, -1 to 1. row: in `Index`."""
 
     path: str
     score: float
+    row: int
 
 
 class Index:
-    """An embeddings folder, opened. Raises UsageError where `folder` is none."""
+    """The embeddings in `folder` as they were when it was opened; `fresh` says whether they still are.
+
+    manifest: of the folder. vectors: [rows, dim] of the stored dtype, L2-normalised, in the order of the parts; of a
+    large folder they are memory-mapped (see `rows`). notes: what the person who searches should know, a line each.
+    Raises UsageError where `folder` holds no embeddings, and CliplineError where they are damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = manifest.read(folder)
+        for left in reversed(range(ATTEMPTS)):
+            self._state = stored.state(folder)
+            try:
+                self._rows, note = stored.load(folder, self._state)
+            except CliplineError:
+                # A part that another process just replaced is not damaged.
+                if not left or self.fresh():
+                    raise
+            else:
+                if not left or self.fresh():
+                    break
+        self.manifest: Manifest = self._state.manifest
+        self.vectors: np.ndarray = self._rows.vectors
+        self.notes = [note] if note else []
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.manifest.dim
+
+    @property
+    def state(self) -> stored.State:
+        """What was opened, to name things that are made of it."""
+        return self._state
+
+    def fresh(self) -> bool:
+        """Whether the folder still is what was opened, by the size and date of each part."""
+        try:
+            return stored.state(self.folder) == self._state
+        except (UsageError, OSError):
+            return False
+
+    def path(self, row: int) -> str:
+        """The image of a row, as the embeddings name it. Raises IndexError."""
+        return self._rows.paths[row].as_py()
+
+    def paths(self, rows: Sequence[int]) -> list[str]:
+        """The images of some rows."""
+        if isinstance(rows, range) and rows.step == 1:
+            return self._rows.paths.slice(rows.start, len(rows)).to_pylist()
+        return [self.path(int(row)) for row in rows]
+
+    def read_ahead(self) -> None:
+        """Ask the system to fetch the vectors from the disk while something else is done, such as loading a model."""
+        if self._rows.file is None or not hasattr(os, "posix_fadvise"):
+            return
+
+        def fetch(handle: int) -> None:
+            try:
+                os.posix_fadvise(handle, 0, AHEAD, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(handle)
+
+        handle = os.open(self._rows.file, os.O_RDONLY)
+        threading.Thread(target=fetch, args=(handle,), daemon=True).start()
 
     def search(self, queries: np.ndarray, n: int) -> list[list[Hit]]:
-        """float32 [q, dim], L2-normalised -> for each query its `n` best, best first; equal scores by path.
+        """float32 [q, dim], L2-normalised -> for each query its `n` best, best first, exactly; equal scores by row."""
+        return self.hits(exact.search(self.vectors, queries, n))
 
-        Raises CliplineError where a part is missing or damaged.
-        """
-        scores = np.empty((len(queries), 0), np.float32)
-        paths: list[list[str]] = [[] for _ in queries]
-        for block_paths, block in self._blocks():
-            scores = np.concatenate([scores, queries @ block.T], axis=1)
-            # Stable, and earlier rows stand first: equal scores keep the order of the paths.
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-            scores = np.take_along_axis(scores, best, axis=1)
-            for query, columns in enumerate(best.tolist()):
-                known, old = len(paths[query]), paths[query]
-                paths[query] = [old[i] if i < known else block_paths[i - known].as_py() for i in columns]
+    def hits(self, found: list[Best]) -> list[list[Hit]]:
+        """Rows with their paths."""
         return [
-            [Hit(path, score) for path, score in zip(row, row_scores, strict=True)]
-            for row, row_scores in zip(paths, scores.tolist(), strict=True)
+            [
+                Hit(self.path(row), score, row)
+                for row, score in zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+            ]
+            for best in found
         ]
-
-    def _blocks(self) -> Iterator[tuple[pa.StringArray, np.ndarray]]:
-        """(paths [b], embeddings float32 [b, dim]) in the order in which they were written."""
-        rows, schema = 0, part_schema(self.manifest.dim, self.manifest.dtype)
-        for part in sorted(self.folder.glob(manifest.PARTS)):
-            try:
-                with pq.ParquetFile(part) as file:
-                    if not file.schema_arrow.equals(schema):
-                        raise ValueError(f"its columns are not those of {self.manifest.dim} {self.manifest.dtype}")
-                    for batch in file.iter_batches(BLOCK, columns=["path", "embedding"]):
-                        rows += len(batch)
-                        yield batch.column("path"), read_vectors(batch.column("embedding")).astype(np.float32)
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-                first = str(error).splitlines()[0]
-                raise CliplineError(f"{part}: damaged ({first}). Mend: embed again with --overwrite") from error
-        if self.manifest.complete and rows != self.manifest.counts.rows:
-            raise CliplineError(
-                f"{self.folder}: {rows:,} rows where manifest.json says {self.manifest.counts.rows:,}: parts "
-                "are missing or foreign. Mend: copy the folder again, or embed again with --overwrite"
-            )

@@ -1,31 +1,34 @@
-"""Show what a search found: a table for people, lines for pipes, JSON for programs, a picture to look at."""
+"""Show what a search found: a table for people, lines for pipes, JSON for programs, a picture or page to look at."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from clipline import gallery
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, UsageError
 from clipline.search.query import Answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PAGES = (".html", ".htm")
 
 
 def print_table(answers: list[Answer], console: Console) -> None:
     """A ranked table per query."""
+    from rich.table import Table
+    from rich.text import Text
+
     for answer in answers:
-        table = Table(title=answer.query, title_justify="left", title_style="bold")
+        # Queries and names are not rich's markup, and names may hold bytes that no terminal can show.
+        table = Table(title=Text(_printable(answer.title), "bold"), title_justify="left")
         table.add_column("rank", justify="right")
         table.add_column("score", justify="right")
         table.add_column("image", overflow="fold")
         for rank, result in enumerate(answer.results, 1):
-            # Names are not rich's markup, and may hold bytes that no terminal can show.
-            name = str(result.file).encode(errors="replace").decode()
-            table.add_row(str(rank), f"{result.score:.4f}", Text(name))
+            table.add_row(str(rank), f"{result.score:.4f}", Text(_printable(str(result.file))))
         console.print(table)
 
 
@@ -42,6 +45,8 @@ def to_json(answers: list[Answer]) -> str:
         [
             {
                 "query": answer.query,
+                "by": "image" if answer.image else "words",
+                "not": list(answer.without),
                 "results": [
                     {
                         "rank": rank,
@@ -58,8 +63,16 @@ def to_json(answers: list[Answer]) -> str:
     )
 
 
+def check_path(path: Path) -> None:
+    """Raise UsageError unless `path` names a kind of picture, or a page, that `draw` writes."""
+    from clipline import gallery
+
+    if path.suffix.lower() not in (*gallery.SUFFIXES, *PAGES):
+        raise UsageError(f"{path}: the name ends in one of {', '.join((*gallery.SUFFIXES, PAGES[0]))}")
+
+
 def draw(answers: list[Answer], path: Path) -> None:
-    """The grid of what was found, scores below. Raises CliplineError that names the images that are gone."""
+    """The images found, with their scores, as a picture or a page. Raises CliplineError that names those gone."""
     missing = [result.file for answer in answers for result in answer.results if not Path(result.file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -67,14 +80,24 @@ def draw(answers: list[Answer], path: Path) -> None:
             f"{missing[0]}{more}: no such file, so there is no picture. Mend: name the folder of the images "
             "with --root, or embed it again if images were removed"
         )
-    rows = [
-        gallery.Row(
-            answer.query,
-            [
-                gallery.Cell(Path(result.file), f"{rank}.  {result.score:.3f}")
-                for rank, result in enumerate(answer.results, 1)
-            ],
-        )
-        for answer in answers
-    ]
+    if path.suffix.lower() in PAGES:
+        from clipline.search import page
+
+        page.write(answers, path)
+        return
+    from clipline import gallery
+
+    rows = [gallery.Row(_printable(answer.title), _cells(answer)) for answer in answers]
     gallery.draw(rows, path, columns=gallery.grid(max(len(row.cells) for row in rows)))
+
+
+def _cells(answer: Answer) -> list:
+    from clipline.gallery import INK, Cell
+
+    asked = [Cell(answer.image, "searched for", INK)] if answer.image else []
+    found = [Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)]
+    return asked + found
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()

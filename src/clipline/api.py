@@ -1,0 +1,151 @@
+"""The exported model in Python, without torch: `from clipline import Clip`.
+
+clip = Clip("models/onnx")
+images = clip.embed_images(["a.jpg", "b.jpg"])              # float32 [2, dim], L2-normalised
+texts = clip.embed_texts(["a dog", "a boat"])               # float32 [2, dim]
+images @ texts.T                                            # cosines [2, 2]
+clip.search("embeddings", "two dogs in the snow", n=3)      # [[Result(path, file, score), ...]]
+clip.classify(["a.jpg"], ["dog", "boat"])                   # [[("dog", 0.98), ("boat", 0.02)]]
+clip.match("a.jpg", ["a dog runs", "a boat at sea"])        # [0.97, 0.03]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from clipline.errors import UsageError
+from clipline.runtime import OnnxModel
+from clipline.search import vectors
+from clipline.search.index import Index
+from clipline.search.query import Result, Searcher
+
+Picture = Path | str | Image.Image
+"""An image file, or an image that Pillow has opened."""
+Query = str | Path | Image.Image | np.ndarray
+"""Words, an image file (a Path: a str is words), a Pillow image, or an embedding [dim]."""
+
+
+class Clip:
+    """An exported model. model: its folder, or its name in MLflow (`models:/clipline@champion`; needs mlflow).
+
+    provider: `cpu`, `cuda`, or `auto` for CUDA where it starts. precision: of the image graph, `auto` for the fastest
+    that was shipped. threads: of the CPU; None means every core that this process may use. Graphs are loaded when
+    first used. Raises UsageError where there is no such model, or it cannot run so.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "models/onnx",
+        *,
+        provider: Literal["auto", "cpu", "cuda"] = "cpu",
+        precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
+        threads: int | None = None,
+    ) -> None:
+        self._model = OnnxModel(_folder(model), provider=provider, precision=precision, threads=threads)
+        self._searchers: dict[tuple, Searcher] = {}
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._model.dim
+
+    @property
+    def model_id(self) -> str:
+        """What decides whether embeddings may be compared: only those of one model_id."""
+        return self._model.model_id
+
+    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
+        """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
+        return vectors.of_images(self._model, _several(images))
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
+        return vectors.of_texts(self._model, _several(texts))
+
+    def search(
+        self,
+        folder: str | Path,
+        query: Query | Sequence[Query],
+        n: int = 9,
+        *,
+        without: Sequence[str] = (),
+        min_score: float | None = None,
+        approximate: bool | None = None,
+        root: str | Path | None = None,
+    ) -> list[list[Result]]:
+        """The `n` best images of an embeddings folder for each query, best first: Result(path, file, score).
+
+        query: one or a list (`Query`). without: texts whose mean embedding is taken away from each query's. min_score:
+        worse ones are left out. approximate: None decides by the folder's size. root: where the images are now, None
+        for where they were. The folder stays open, and is opened anew when it has changed. Raises UsageError where
+        `folder` is none or another model's, CliplineError where it is damaged.
+        """
+        searcher = self._searcher(Path(folder), approximate, Path(root) if root else None)
+        asked = [self._vector(each) for each in _several(query)]
+        stacked = np.concatenate([np.empty((0, self.dim), np.float32), *asked])
+        wanted = vectors.less(stacked, vectors.of_texts(self._model, _several(without)))
+        return [searcher.results(hits, min_score) for hits in searcher.hits(wanted, n, [])]
+
+    def classify(
+        self,
+        images: Sequence[Picture],
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        top: int = 5,
+    ) -> list[list[tuple[str, float]]]:
+        """For each image its `top` labels with their probabilities among `labels`, likeliest first.
+
+        templates: prompts with `{}` for the label; None takes `clipline.zeroshot.TEMPLATES["captions"]`. Raises as
+        `embed_images`, and UsageError for an empty label or a template without `{}`.
+        """
+        from clipline import zeroshot
+
+        labels = _several(labels)
+        classes = zeroshot.class_vectors(self._model, labels, templates)
+        found = zeroshot.probabilities(self.embed_images(images), classes, zeroshot.scale_of(self._model))
+        return zeroshot.best(labels, found, top)
+
+    def match(self, image: Picture, captions: Sequence[str]) -> np.ndarray:
+        """How likely each caption is for the image, among `captions`: float32 [captions], sums to 1."""
+        from clipline import zeroshot
+
+        return zeroshot.match(self._model, self.embed_images([image]), _several(captions))[0]
+
+    def _vector(self, query: Query) -> np.ndarray:
+        """float32 [1, dim], L2-normalised."""
+        if isinstance(query, str):
+            return self.embed_texts([query])
+        if isinstance(query, Path | Image.Image):
+            return self.embed_images([query])
+        vector = np.asarray(query, np.float32)
+        length = np.linalg.norm(vector)
+        if vector.shape != (self.dim,) or not np.isfinite(length) or not length:
+            raise UsageError(f"a query of shape {list(vector.shape)}: an embedding here is [{self.dim}], and not zero")
+        return vector[np.newaxis] / length
+
+    def _searcher(self, folder: Path, approximate: bool | None, root: Path | None) -> Searcher:
+        key = (folder, approximate, root)
+        if key not in self._searchers or not self._searchers[key].index.fresh():
+            self._searchers.pop(key, None)  # before the new one is in memory too
+            self._searchers[key] = Searcher(Index(folder), self._model, root=root, approximate=approximate)
+        return self._searchers[key]
+
+
+def _folder(model: str | Path) -> Path:
+    if not str(model).startswith(("models:", "runs:")):
+        return Path(model)
+    from clipline.registry.fetch import fetch
+
+    return fetch(str(model))
+
+
+def _several(given: Any) -> list[Any]:
+    """A list of what may be one or many; the rows of an array [q, dim] are many."""
+    if isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray) and given.ndim == 1):
+        return [given]
+    return list(given)

@@ -1,0 +1,175 @@
+"""The approximate index finds almost what exact search finds, and follows the folder."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from clipline.embed.manifest import Identity
+from clipline.embed.table import Row
+from clipline.embed.writer import Writer
+from clipline.errors import CliplineError
+from clipline.search import approximate, exact
+from clipline.search.index import Index
+
+DIM, ROWS = 24, 1500
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+
+
+def units(count, seed):
+    found = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def write(folder, vectors, first=0, dropped=()):
+    folder.mkdir(exist_ok=True)
+    identity = Identity(model_id="m", variant="fp32-0", dim=DIM, dtype="float16", root="..", model="../onnx")
+    with Writer(folder, identity, 500) as writer:
+        for row, vector in enumerate(vectors, first):
+            writer.add(Row(f"{row:06d}.jpg", 1, None, "", 1, 1), vector)
+        writer.finish(list(dropped))
+    return Index(folder)
+
+
+class Said(list):
+    __call__ = list.append
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """How many vectors each call added to a graph."""
+    added, real = [], approximate._grown
+
+    def grown(index, graph, keys, wanted):
+        added.append(len(wanted))
+        return real(index, graph, keys, wanted)
+
+    monkeypatch.setattr(approximate, "_grown", grown)
+    return added
+
+
+SAMPLE = units(40, seed=7)
+
+
+def check(index, graph, least=0.95):
+    """Recall on queries that it was not tuned with; scores are exact and rows really are in the folder."""
+    queries, shares = units(40, seed=8), []
+    for query, best, all_ in zip(
+        queries, graph.search(queries, 10), exact.search(index.vectors, queries, 10), strict=True
+    ):
+        assert np.allclose(best.scores, index.vectors[best.rows].astype(np.float32) @ query, atol=1e-6)
+        assert (np.diff(best.scores) <= 0).all() and len(set(best.rows.tolist())) == 10
+        shares.append((best.scores >= all_.scores[-1] - 1e-6).mean())
+    assert np.mean(shares) >= least
+
+
+def test_recall_is_measured_kept_and_true(tmp_path, built):
+    index, said = write(tmp_path / "index", units(ROWS, 0)), Said()
+    graph = approximate.follow(index, lambda: SAMPLE, said)
+    assert graph.built and built == [ROWS]
+    assert graph.recall >= approximate.TARGET and f"recall@10 {graph.recall:.3f}" in said[1]
+    check(index, graph)
+    again = approximate.follow(index, lambda: pytest.fail("nothing is to be measured"), said)
+    assert not again.built and built == [ROWS] and len(said) == 2
+    assert (again.recall, again.queries) == (graph.recall, 40)
+    assert "of the true ten best (40 sample queries)" in str(again)
+    check(index, again)
+
+
+def test_it_follows_what_is_added_and_dropped(tmp_path, built):
+    index = write(tmp_path / "index", units(ROWS, 0))
+    approximate.follow(index, lambda: SAMPLE, Said())
+    index = write(tmp_path / "index", units(100, 1), ROWS, dropped=[(0, row) for row in range(0, 200, 2)])
+    graph = approximate.follow(index, lambda: SAMPLE, Said())
+    assert built == [ROWS, 100], "only what is new is added"
+    assert len(index) == ROWS and graph.built
+    check(index, graph)
+    gone = units(ROWS, 0)[0]
+    assert index.path(int(graph.search(gone[None], 1)[0].rows[0])) != "000000.jpg"
+    for vector, row in ((units(100, 1)[99], f"{ROWS + 99:06d}.jpg"), (units(ROWS, 0)[1], "000001.jpg")):
+        assert index.path(int(graph.search(vector[None], 1)[0].rows[0])) == row
+    assert len(list((tmp_path / ".index.index").glob("neighbours-*"))) == 1
+
+
+def test_it_is_made_anew_when_much_was_removed(tmp_path, built):
+    index = write(tmp_path / "index", units(ROWS, 0))
+    approximate.follow(index, lambda: SAMPLE, Said())
+    index = write(tmp_path / "index", [], dropped=[(1, row) for row in range(400)])
+    check(index, approximate.follow(index, lambda: SAMPLE, Said()))
+    assert built == [ROWS, ROWS - 400]
+
+
+def test_equal_images_are_all_found(tmp_path):
+    vectors = units(300, 0)
+    vectors[50:80] = vectors[7]
+    index = write(tmp_path / "index", vectors)
+    graph = approximate.follow(index, lambda: SAMPLE, Said())
+    found = graph.search(vectors[7][None], 31)[0]
+    assert found.rows.tolist() == [7, *range(50, 80)]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "facts"])
+def test_a_damaged_one_is_made_anew(tmp_path, built, harm):
+    index, place = write(tmp_path / "index", units(300, 0)), tmp_path / ".index.index"
+    approximate.follow(index, lambda: SAMPLE, Said())
+    (path,) = place.glob("neighbours-*.usearch")
+    data = bytearray(path.read_bytes())
+    if harm == "cut":
+        path.write_bytes(data[:1000])
+    elif harm == "flipped":
+        data[:200] = bytes(200)
+        path.write_bytes(data)
+    else:
+        (place / "neighbours.json").write_text("{")
+    check(index, approximate.follow(index, lambda: SAMPLE, Said()))
+    assert built == [300, 300]
+
+
+def test_a_low_recall_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, "WIDTHS", (1,))
+    monkeypatch.setattr(approximate, "SPARE", 0)
+    monkeypatch.setattr(approximate, "TARGET", 1.01)
+    said = Said()
+    approximate.follow(write(tmp_path / "index", units(ROWS, 0)), lambda: SAMPLE, said)
+    assert "below the aim" in said[-1] and "--exact" in said[-1]
+
+
+def test_no_place_for_it(tmp_path):
+    index = write(tmp_path / "index", units(300, 0))
+    (tmp_path / ".index.index").write_text("in the way")
+    (tmp_path / "caches").write_text("in the way")
+    with pytest.raises(CliplineError, match=r"no place for the approximate index .*--exact"):
+        approximate.follow(index, lambda: SAMPLE, Said())
+
+
+def test_a_full_disk_is_seen_before_the_work(tmp_path, built, monkeypatch):
+    index = write(tmp_path / "index", units(300, 0))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(approximate.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(CliplineError, match=r"0\.0 GB needed, 0\.0 GB free.*--exact"):
+        approximate.follow(index, lambda: SAMPLE, Said())
+    assert built == []
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path):
+    """usearch's own error for it, in a process of its own: the limit on a file's size cannot be lifted again."""
+    write(tmp_path / "index", units(ROWS, 0))
+    program = (
+        "import resource, sys; from pathlib import Path; import numpy as np\n"
+        "from clipline.errors import CliplineError; from clipline.search import approximate\n"
+        "from clipline.search.index import Index\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try: approximate.follow(Index(Path(sys.argv[1])), lambda: np.eye(2, 24, dtype=np.float32), print)\n"
+        "except CliplineError as error: print('told:', error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "index"], capture_output=True, text=True, check=True
+    )
+    assert "told: " in done.stdout and "cannot be written" in done.stdout
+    assert [path.name for path in (tmp_path / ".index.index").iterdir()] == [".gitignore"]

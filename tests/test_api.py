@@ -1,0 +1,110 @@
+"""Clip in Python does what the commands do, on the same model, and imports nothing before it is asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipline
+from clipline import Clip
+from clipline.embed.run import Options, embed
+from clipline.embed.sources.folder import Folder
+from clipline.errors import CliplineError, UsageError
+from clipline.runtime import OnnxModel
+from clipline.search.query import Result, search
+
+COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
+
+
+@pytest.fixture(scope="module")
+def place(make_bundle, tmp_path_factory) -> Path:
+    """`onnx`, `photos` with one image of each colour, and their embeddings in `index`."""
+    folder = tmp_path_factory.mktemp("place")
+    model = OnnxModel(make_bundle(folder / "onnx"), provider="cpu", threads=1)
+    (folder / "photos").mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (30, 20), colour).save(folder / "photos" / f"{name}.png")
+    embed(Folder(folder / "photos"), model, folder / "index", Options())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(place) -> Clip:
+    return Clip(place / "onnx", threads=1)
+
+
+def test_embeddings(clip, place):
+    files = [place / "photos" / f"{name}.png" for name in COLOURS]
+    images, texts = clip.embed_images(files), clip.embed_texts(list(COLOURS))
+    assert clip.dim == 3 and clip.model_id == "colours"
+    for found in (images, texts):
+        assert found.shape == (3, 3) and found.dtype == np.float32
+        assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert (images @ texts.T).argmax(axis=1).tolist() == [0, 1, 2]
+    assert np.allclose(clip.embed_images([Image.open(files[0]), str(files[0])]), images[[0, 0]])
+    with pytest.raises(CliplineError, match=r"none\.png: no such file"):
+        clip.embed_images([*files, place / "none.png"])
+    with pytest.raises(UsageError, match="query is empty"):
+        clip.embed_texts(["red", " "])
+
+
+def test_search_is_that_of_the_command(clip, place):
+    found = clip.search(place / "index", "a red picture", n=2)
+    assert found == [search(place / "index", ["a red picture"], 2).answers[0].results]
+    assert isinstance(found[0][0], Result) and found[0][0].path == "red.png" and found[0][0].file.is_file()
+
+
+def test_queries_of_every_kind(clip, place):
+    red, blue = place / "photos" / "red.png", clip.embed_texts(["blue"])
+    queries = ["green", red, Image.open(red), 5 * blue[0]]
+    first = [results[0].path for results in clip.search(str(place / "index"), queries, n=1)]
+    assert first == ["green.png", "red.png", "red.png", "blue.png"]
+    assert clip.search(place / "index", blue)[0][0].path == "blue.png"
+    assert clip.search(place / "index", []) == []
+    assert [each.path for each in clip.search(place / "index", "red", min_score=0.9)[0]] == ["red.png"]
+    last = clip.search(place / "index", "red", without=["blue"])[0][-1]
+    assert last.path == "blue.png"
+    for bad in (np.ones(4), np.zeros(3), np.full(3, np.nan)):
+        with pytest.raises(UsageError, match=r"an embedding here is \[3\]"):
+            clip.search(place / "index", bad)
+
+
+def test_a_folder_is_followed(clip, place, tmp_path):
+    model, photos = OnnxModel(place / "onnx", provider="cpu", threads=1), tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (30, 20), COLOURS["blue"]).save(photos / "blue.png")
+    embed(Folder(photos), model, tmp_path / "index", Options())
+    assert clip.search(tmp_path / "index", "red", n=1)[0][0].path == "blue.png"
+    Image.new("RGB", (30, 20), COLOURS["red"]).save(photos / "red.png")
+    embed(Folder(photos), model, tmp_path / "index", Options())
+    assert clip.search(tmp_path / "index", "red", n=1)[0][0].path == "red.png"
+
+
+def test_another_model_is_refused(make_bundle, place, tmp_path):
+    other = Clip(make_bundle(tmp_path / "other", model_id="shapes"))
+    with pytest.raises(UsageError, match=r"made by model colours, but .*other is shapes"):
+        other.search(place / "index", "red")
+    with pytest.raises(UsageError, match="no such file"):
+        Clip(tmp_path / "none")
+
+
+def test_classify_and_match(clip, place):
+    files = [place / "photos" / f"{name}.png" for name in COLOURS]
+    found = clip.classify(files, list(COLOURS), top=2)
+    assert [row[0][0] for row in found] == list(COLOURS)
+    assert all(len(row) == 2 and row[0][1] > 0.99 for row in found)
+    assert clip.classify(files[0], ["blue", "red"], ["{}"])[0][0][0] == "red"
+    chances = clip.match(files[2], ["a red picture", "a blue picture"])
+    assert chances.shape == (2,) and chances.argmax() == 1 and chances.sum() == pytest.approx(1)
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, clipline; print(sorted({'numpy', 'PIL', 'pydantic', 'onnxruntime'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert clipline.Clip is Clip
+    with pytest.raises(AttributeError, match="has no attribute 'Clap'"):
+        clipline.Clap
