@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from clipline.atomic import atomic
 from clipline.errors import CliplineError, UsageError
 from clipline.image import ImageError, open_rgb
+from clipline.picture import save
 
 CELL = 224  # side of the square that an image is fitted into, in pixels
 GAP, MARGIN, FRAME, PAD = 14, 24, 6, 6
@@ -64,12 +64,7 @@ def draw(rows: Sequence[Row], path: Path, *, columns: int | None = None) -> None
     for block in blocks:
         picture.paste(block, (0, top))
         top += block.height
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            picture.save(file, format=Image.registered_extensions()[path.suffix.lower()], quality=92)
-    except OSError as error:
-        raise CliplineError(f"{path}: cannot write the picture: {error.strerror or error}") from error
+    save(picture, path)
 
 
 def grid(count: int) -> int:
@@ -79,10 +74,10 @@ def grid(count: int) -> int:
 
 def _block(row: Row, columns: int, width: int) -> Image.Image:
     """One row: its title, wrapped, above its cells, wrapped at `columns`."""
-    title, small = _font(TITLE_SIZE), _font(CAPTION_SIZE)
-    lines = _wrap(row.title, title, width - 2 * MARGIN)
+    title, small = font(TITLE_SIZE), font(CAPTION_SIZE)
+    lines = wrap(row.title, title, width - 2 * MARGIN)
     head = len(lines) * round(TITLE_SIZE * 1.3) + 8
-    captions = [_wrap(cell.caption, small, CELL, lines=CAPTION_LINES) for cell in row.cells]
+    captions = [wrap(cell.caption, small, CELL, lines=CAPTION_LINES) for cell in row.cells]
     line_height = round(CAPTION_SIZE * 1.3)
     step = CELL + max(map(len, captions), default=1) * line_height + PAD + GAP
     block = Image.new("RGB", (width, head + math.ceil(len(row.cells) / columns) * step + PAD), PAPER)
@@ -92,14 +87,14 @@ def _block(row: Row, columns: int, width: int) -> Image.Image:
     for number, cell in enumerate(row.cells):
         x = MARGIN + number % columns * (CELL + GAP)
         y = head + number // columns * step
-        block.paste(_tile(cell), (x, y))
+        block.paste(tile(cell), (x, y))
         for line, text in enumerate(captions[number]):
             at = (x + CELL / 2, y + CELL + PAD + line * line_height)
             pen.text(at, text, cell.frame or MUTED, small, anchor="ma")
     return block
 
 
-def _tile(cell: Cell) -> Image.Image:
+def tile(cell: Cell) -> Image.Image:
     """The whole image, centred on a square of CELL pixels, framed where the cell asks for it."""
     try:
         image = open_rgb(cell.image)
@@ -114,7 +109,7 @@ def _tile(cell: Cell) -> Image.Image:
     return tile
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 3) -> list[str]:
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 3) -> list[str]:
     """Break `text` at spaces (a long word anywhere) into at most `lines` lines of `width` pixels."""
     out = [""]
     for word in text.split():
@@ -137,7 +132,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 3) -
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans (Greek, Cyrillic, accents): matplotlib's copy, else the system's, else Pillow's own font.
 
     Pillow's own font knows ASCII alone; other letters then show as boxes.

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from clipline.cli import doctor, embed, promote, runs, search, sync
+from clipline import redact
+from clipline.cli import app as web_page
+from clipline.cli import classify, doctor, dupes, embed, match, promote, runs, search, sync
 from clipline.errors import CliplineError
 
 app = typer.Typer(
@@ -42,7 +44,7 @@ def _root(
     pass
 
 
-for module in (embed, search, doctor, runs, promote, sync):
+for module in (embed, search, classify, match, dupes, web_page, doctor, runs, promote, sync):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(getattr(module, name))
 
@@ -52,6 +54,7 @@ def main() -> None:
     # File names may hold bytes that are no text: print them as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
+    sys.excepthook = redact.hook
     # As for Ctrl-C, temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

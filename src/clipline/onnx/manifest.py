@@ -14,6 +14,9 @@ FILES = {
     "text": {"fp32": "text.onnx"},
 }
 
+# What an embedding depends on beside the graphs.
+FOLLOWERS = ("preprocess.json", "tokenizer.json")
+
 
 def preprocess_spec(checkpoint: Checkpoint) -> PreprocessSpec:
     """The preprocessing of the checkpoint's image tower."""
@@ -25,7 +28,7 @@ def preprocess_spec(checkpoint: Checkpoint) -> PreprocessSpec:
 def model_id(weights: str, folder: Path) -> str:
     """Hash of the weights' hash, the preprocessing and the tokenizer in `folder`."""
     digest = hashlib.sha256(weights.encode())
-    for name in ("preprocess.json", "tokenizer.json"):
+    for name in FOLLOWERS:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -60,7 +63,22 @@ def manifest(
         image=graphs("image"),
         text=graphs("text"),
         metrics=metrics,
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FOLLOWERS},
+        logit_scale=logit_scale(checkpoint),
     )
+
+
+def logit_scale(checkpoint: Checkpoint) -> float | None:
+    """The scale whose product with the exported embeddings' cosine is the trained logit, but for a shared bias.
+
+    Where the head has copies the cosine is the mean of theirs, and each was trained with this scale: the product is
+    then the mean of their logits. None where the loss took embeddings of any length: no single number stands for those.
+    """
+    recipe = checkpoint.recipe
+    # Copies are of length 1 by themselves (model/heads.py).
+    if not recipe.train.normalize and recipe.head.copies == 1:
+        return None
+    return checkpoint.model.temperature().item()
 
 
 def _graph(path: Path, precision: str, parity: Parity) -> Graph:

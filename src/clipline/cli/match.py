@@ -1,0 +1,156 @@
+"""`clipline match`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from clipline.cli.options import ProviderName, ProviderOption, ThreadsOption, model_option
+from clipline.errors import CliplineError, UsageError
+
+if TYPE_CHECKING:
+    from clipline.quiz.split import Captioned
+    from clipline.runtime import OnnxModel
+
+EXAMPLES = (
+    "**Examples**\n\n"
+    'clipline match photo.jpg --caption "a dog in the snow" --caption "two people at the beach"\n\n'
+    "clipline match photo.jpg --captions captions.txt --json\n\n"
+    "clipline match --quiz data/prepared --split test -n 8 --choices 4 --seed 0 --out quiz.png\n\n"
+    "clipline match --quiz captions.csv --root images --choices 3\n\n"
+    "In a pipe each line is: rank, probability, cosine, caption, separated by tabs."
+)
+
+
+class _Asked(NamedTuple):
+    """What --quiz asks. n: questions in the picture."""
+
+    choices: int
+    n: int
+    seed: int
+    max_errors: int
+
+
+def match(
+    image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="An image file.", show_default=False)] = None,
+    *,
+    caption: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="What may be in the image; give several.")
+    ] = None,
+    captions: Annotated[Path | None, typer.Option(metavar="FILE", help="Captions, one on each line.")] = None,
+    quiz: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PREPARED|CSV",
+            help="Instead of an image: ask about all captions of a split, each among others: data/prepared, or a CSV "
+            "with the columns image and caption, and maybe split.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --quiz: which split.", show_default="test, all of a CSV without splits")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="With --quiz: the folder of the images.", show_default="the one beside")
+    ] = None,
+    choices: Annotated[int, typer.Option(min=2, help="With --quiz: captions to choose from.")] = 4,
+    n: Annotated[int, typer.Option("-n", min=1, help="With --quiz: questions in the picture.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="With --quiz: another one draws other questions.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PICTURE.png", help="With --quiz: draw some questions here.")
+    ] = None,
+    model: Annotated[Path | None, model_option("The exported model.", show_default="models/onnx")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    max_errors: Annotated[int, typer.Option(min=0, help="With --quiz: more unusable images end in exit 3.")] = 0,
+    threads: ThreadsOption = None,
+    provider: ProviderOption = ProviderName.auto,
+) -> None:
+    """Say which of some captions fits an image best, with probabilities; or test the model on a split.
+
+    Probabilities are shared out among these captions alone: where none fits, one of them is likeliest all the same,
+    and the cosine tells.
+    """
+    from clipline.gallery import check_path
+
+    if (image is None) == (quiz is None):
+        raise UsageError("name an IMAGE with captions, or --quiz")
+    if quiz and (caption or captions):
+        raise UsageError("--quiz brings captions of its own. Mend: leave out --caption and --captions")
+    if image and (out or split or root):
+        raise UsageError("--out, --split and --root are for --quiz")
+    if out:
+        check_path(out)
+    if image:
+        texts = _captions(caption or [], captions)
+        _match(image, texts, _open(model, provider, threads), as_json)
+    else:
+        from clipline.quiz.split import read
+
+        data = read(quiz, split, root)
+        asked = _Asked(choices, n, seed, max_errors)
+        _quiz(asked, data, _open(model, provider, threads), out, as_json)
+
+
+def _open(model: Path | None, provider: ProviderName, threads: int | None) -> OnnxModel:
+    from clipline.classify.vectors import open_for_images
+
+    return open_for_images(model, provider.value, threads)
+
+
+def _captions(given: list[str], file: Path | None) -> list[str]:
+    from clipline.classify.labels import read_lines
+
+    found = [*given, *(read_lines(file, "captions") if file else [])]
+    if len(found) < 2:
+        count = f"{len(found)} caption{'s' * (len(found) != 1)}"
+        raise UsageError(f"{count}: there is nothing to choose. Mend: give two, with --caption")
+    return found
+
+
+def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from clipline.image import ImageError
+    from clipline.quiz import show
+    from clipline.zeroshot import notes, probabilities, scale_of
+
+    try:
+        pixels, _ = model.preprocess.read(image)
+    except ImageError as error:
+        raise CliplineError(f"{image}: {error}") from error
+    vector, texts = model.embed_pixels(pixels[None]), model.embed_texts(captions)
+    ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
+    console = Console()
+    if as_json:
+        typer.echo(json.dumps({"image": str(image), "captions": [each._asdict() for each in ranked]}, indent=2))
+    elif console.is_terminal:
+        show.print_table(ranked, console, str(image))
+    else:
+        for each in ranked:
+            typer.echo(show.line(each))
+    for note in notes(model, captions):
+        typer.echo(f"note: {note}", err=True)
+
+
+def _quiz(asked: _Asked, data: Captioned, model: OnnxModel, out: Path | None, as_json: bool) -> None:
+    import json
+
+    from clipline.classify.predict import Errors
+    from clipline.quiz import picture, questions, show
+    from clipline.zeroshot import notes
+
+    quiz, failures = questions.ask(model, data, asked.choices, asked.seed)
+    typer.echo(json.dumps(show.figures(quiz), indent=2) if as_json else show.summary(quiz, data))
+    if out:
+        picture.draw(quiz, data, asked.n, asked.seed, out)
+        typer.echo(f"drawn: {out}", err=True)
+    for note in notes(model):
+        typer.echo(f"note: {note}", err=True)
+    errors = Errors()
+    for failure in failures:
+        errors.add(failure)
+    if note := errors.enforce(len(data.names), asked.max_errors):
+        typer.echo(f"note: {note}", err=True)

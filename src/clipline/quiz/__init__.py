@@ -1,0 +1,1 @@
+"""A multiple-choice test of the model: which of some captions is this image's own?"""

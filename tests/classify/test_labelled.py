@@ -1,0 +1,58 @@
+"""Trees with a folder for each class, in all the ways in which they are unpacked."""
+
+import pytest
+
+from clipline.classify.labelled import open_labelled
+from clipline.errors import UsageError
+
+
+def found(place, split=None) -> tuple[list[str], list[str]]:
+    opened = open_labelled(place, split)
+    return opened.classes, [item.path for item in opened.source]
+
+
+def tree(tools, folder, *names):
+    for name in names:
+        tools.save(folder / name, "red", (8, 8))
+    return folder
+
+
+def test_a_folder_for_each_class(tools, tmp_path):
+    place = tree(tools, tmp_path / "tree", "cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg", "beside.jpg")
+    (place / ".thumbnails").mkdir()
+    (place / "empty").mkdir()
+    classes, paths = found(place)
+    assert classes == ["cat", "empty", "golden_retriever"]
+    assert paths == ["cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg"]
+    opened = open_labelled(place)
+    assert opened.labels == ["cat", "empty", "golden retriever"]
+    assert [opened.class_of(path) for path in paths] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("above", ["", "cifar10/", "cifar10/cifar10/"])
+def test_splits(tools, tmp_path, above):
+    names = (f"tree/{above}{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog"))
+    tree(tools, tmp_path, *names, f"tree/{above}train/dog/2.png")
+    place = tmp_path / "tree"
+    assert found(place) == (["cat", "dog"], ["cat/1.png", "dog/1.png"])
+    assert found(place, "train")[1] == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    with pytest.raises(UsageError, match="no split 'val'; it has: test, train"):
+        found(place, "val")
+
+
+def test_a_class_called_test_is_no_split(tools, tmp_path):
+    place = tree(tools, tmp_path / "tree", "test/1.jpg", "essay/1.jpg")
+    assert found(place)[0] == ["essay", "test"]
+    with pytest.raises(UsageError, match="has classes, not splits"):
+        found(place, "test")
+
+
+def test_nothing_labelled(tools, tmp_path):
+    place = tree(tools, tmp_path / "tree", "cat/1.jpg")
+    with pytest.raises(UsageError, match="1 folder in it"):
+        found(place)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        found(tmp_path / "none")
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(UsageError, match="nor an archive of CIFAR-10"):
+        found(tmp_path / "text.zip")
