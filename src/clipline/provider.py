@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -98,6 +99,8 @@ class Sessions:
 
 def load_onnxruntime() -> ModuleType:
     """The onnxruntime module. Raises UsageError that names the extras where it is missing or broken."""
+    # Its import already starts what reports on its use, and leaves files in the temporary folder and in the home.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A repository with two real runs, the server that `make ui` starts on it, and a browser without a screen."""
+"""A browser without a screen, and what it looks at: a repository with two real runs, and the server of `make ui`."""
 
 from __future__ import annotations
 
@@ -123,6 +123,12 @@ class Outside:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._refuse, daemon=True).start()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a process ask it for all but this machine."""
+        proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), self.url)
+        return proxies | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+
     def _refuse(self) -> None:
         while True:
             try:
@@ -154,16 +160,22 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def ui(chromium: str, two: Two) -> Iterator[Ui]:
+def outside() -> Iterator[Outside]:
+    """What the servers under test ask of other machines."""
+    made = Outside()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ui(chromium: str, two: Two, outside: Outside) -> Iterator[Ui]:
     """The commands of `make ui`, in the repository with the two runs, on a free port."""
     dry = ["make", "--dry-run", "--assume-old=.venv/.installed", "ui"]
     told, command = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n", 1)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     link = re.search(r"http://127\.0\.0\.1:5000/[^\s\"]+", told)[0].replace(":5000/", f":{port}/")
-    outside = Outside()
-    proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), outside.url)
-    environment = two.environment | proxies | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    environment = two.environment | outside.environment
     with (two.folder.parent / "server.log").open("w+") as log:
         server = subprocess.Popen(
             ["sh", "-c", f"{command.strip()} --port {port}"],
@@ -175,7 +187,6 @@ def ui(chromium: str, two: Two) -> Iterator[Ui]:
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-            outside.close()
 
 
 def _wait(server: subprocess.Popen, port: int, log: Path, seconds: float = 120) -> None:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipline.provider import load_onnxruntime
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
@@ -106,9 +108,8 @@ def signature(dim: int) -> ModelSignature:
 
 def requirements() -> list[str]:
     """clipline's base dependencies and onnxruntime (for the CPU), as they are installed here."""
-    import onnxruntime
     from packaging.requirements import Requirement
 
     declared = [Requirement(line) for line in metadata.requires("clipline") or []]
     base = [one.name for one in declared if not (one.marker and "extra" in str(one.marker))]
-    return [f"{name}=={metadata.version(name)}" for name in base] + [f"onnxruntime=={onnxruntime.__version__}"]
+    return [f"{name}=={metadata.version(name)}" for name in base] + [f"onnxruntime=={load_onnxruntime().__version__}"]

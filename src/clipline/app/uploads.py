@@ -1,0 +1,85 @@
+"""Images that people drop on the page: decoded at once, and forgotten but for a vector and a small picture.
+
+Nothing of an upload is written to disk, and its name is a random token, so that nobody finds another one's.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from clipline.app.library import GoneError
+from clipline.app.pictures import SIDE, jpeg
+from clipline.errors import UsageError
+from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb
+from clipline.runtime import OnnxModel
+
+MAX_BYTES = 20 * 2**20
+# Strangers' files, unlike the folder's: stricter than clipline.image, as decoding may take 12 bytes per pixel.
+MAX_PIXELS = 64_000_000
+KEPT = 1000  # uploads: 50 kB each at most
+
+
+@dataclass(frozen=True)
+class Upload:
+    """vector: float32 [dim], L2-normalised, by the model of that id. thumbnail: a JPEG file."""
+
+    vector: np.ndarray
+    model_id: str
+    thumbnail: bytes
+
+
+class Uploads:
+    """The latest uploads, by token. Safe for any number of threads."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._most = kept
+        self._kept: OrderedDict[str, Upload] = OrderedDict()
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # one decode at a time: see MAX_PIXELS
+
+    def add(self, data: bytes, model: OnnxModel) -> str:
+        """Embed an image file and keep what is needed of it; returns its token. Raises UsageError with the reason."""
+        try:
+            with self._turn:
+                _check_size(data)
+                image = open_rgb(data)
+                pixels = model.preprocess(image)
+                thumbnail = jpeg(image, SIDE)
+                del image
+        except ImageError as error:
+            raise UsageError(f"This file cannot be used: {error}.") from None
+        (vector,) = model.embed_pixels(pixels[np.newaxis])
+        if not np.isfinite(vector).all() or not vector.any():
+            raise UsageError("The model finds nothing in this image.")
+        token = secrets.token_urlsafe(16)
+        with self._lock:
+            self._kept[token] = Upload(vector, model.model_id, thumbnail)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return token
+
+    def get(self, token: str) -> Upload:
+        """Raises GoneError where it was forgotten."""
+        with self._lock:
+            if token not in self._kept:
+                raise GoneError("This image was forgotten: drop it again.")
+            self._kept.move_to_end(token)
+            return self._kept[token]
+
+
+def _check_size(data: bytes) -> None:
+    """Raises ImageError before anything is decoded; what is no image at all is left to `open_rgb`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, *DAMAGE):
+        return
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} pixels is over the limit of {MAX_PIXELS // 10**6} megapixels")
