@@ -51,6 +51,15 @@ def test_embeddings(clip, place):
         clip.embed_texts(["red", " "])
 
 
+def test_a_folder_is_embedded_and_then_passed_over(clip, place, tmp_path):
+    done = clip.embed_folder(place / "photos", tmp_path / "index")
+    assert (done.embedded, done.errors) == (3, 0)
+    assert clip.search(tmp_path / "index", place / "photos" / "red.png", n=1)[0][0].path == "red.png"
+    (place / "photos" / "red.png").touch()
+    again = clip.embed_folder(str(place / "photos"), str(tmp_path / "index"))
+    assert (again.embedded, again.unchanged) == (0, 3)
+
+
 def test_search_is_that_of_the_command(clip, place):
     found = clip.search(place / "index", "a red picture", n=2)
     assert found == [search(place / "index", ["a red picture"], 2).answers[0].results]

@@ -4,6 +4,7 @@ clip = Clip("models/onnx")
 images = clip.embed_images(["a.jpg", "b.jpg"])              # float32 [2, dim], L2-normalised
 texts = clip.embed_texts(["a dog", "a boat"])               # float32 [2, dim]
 images @ texts.T                                            # cosines [2, 2]
+clip.embed_folder("photos", "embeddings")                   # parquet files; again: only what is new or changed
 clip.search("embeddings", "two dogs in the snow", n=3)      # [[Result(path, file, score), ...]]
 clip.classify(["a.jpg"], ["dog", "boat"])                   # [[("dog", 0.98), ("boat", 0.02)]]
 clip.match("a.jpg", ["a dog runs", "a boat at sea"])        # [0.97, 0.03]
@@ -12,8 +13,9 @@ clip.match("a.jpg", ["a dog runs", "a boat at sea"])        # [0.97, 0.03]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -23,6 +25,9 @@ from clipline.runtime import OnnxModel
 from clipline.search import vectors
 from clipline.search.index import Index
 from clipline.search.query import Result, Searcher
+
+if TYPE_CHECKING:
+    from clipline.embed.summary import Summary
 
 Picture = Path | str | Image.Image
 """An image file, or an image that Pillow has opened."""
@@ -46,7 +51,8 @@ class Clip:
         precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
         threads: int | None = None,
     ) -> None:
-        self._model = OnnxModel(_folder(model), provider=provider, precision=precision, threads=threads)
+        self._open = partial(OnnxModel, _folder(model), provider=provider, precision=precision, threads=threads)
+        self._model = self._open()
         self._searchers: dict[tuple, Searcher] = {}
 
     @property
@@ -66,6 +72,22 @@ class Clip:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
         return vectors.of_texts(self._model, _several(texts))
+
+    def embed_folder(
+        self, images: str | Path, out: str | Path, *, prune: bool = False, overwrite: bool = False
+    ) -> Summary:
+        """Embed a folder of images, or another source that `clipline embed` takes, into the embeddings folder `out`.
+
+        Run it again and only new and changed images are embedded. prune: drop those of images that are gone. overwrite:
+        begin anew. Images that cannot be read are counted and listed in errors.parquet; `Summary.enforce` raises for
+        them. Raises UsageError before any work, and CliplineError where `out` is in use or damaged.
+        """
+        from clipline.embed.run import Options, embed
+        from clipline.embed.sources import open_source
+
+        model = self._open(bulk=True)
+        options = Options(batch_size=model.usual_batch, prune=prune, overwrite=overwrite)
+        return embed(open_source(str(images), skip=Path(out)), model, Path(out), options)
 
     def search(
         self,
