@@ -6,12 +6,12 @@ STAMP := $(VENV)/.installed
 # In a process of their own: Ray takes over signals and threads of the process that starts it, for good.
 RAY_TESTS := tests/embed/test_ray.py
 # Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
-SLOW := tests/pipeline/matrix tests/browser
+SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
 # Stages run the first `python` on PATH: it must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-install test-pipeline test-faults lint format lock ui
+.PHONY: help setup repro test test-install test-pipeline test-faults lint format lock audit ui
 
 help: ## show these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,7 +54,11 @@ lock: ## renew requirements.lock from pyproject.toml (universal, hashed, no addr
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--extra dev pyproject.toml --output-file requirements.lock --upgrade
 
+audit: ## look requirements.lock up among known vulnerabilities (needs the network)
+	@command -v pip-audit >/dev/null || { echo "make audit needs pip-audit: pipx install pip-audit"; exit 1; }
+	pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
 ui: $(STAMP) ## open the MLflow UI on this repository's runs
 	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning  (Ctrl-C stops)"
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --workers 1 \
 		--backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from clipline import redact
 from clipline.errors import CliplineError
+from clipline.lock import locked
+
+BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Mend: wait until it ends, then run again"
+# What torch, onnxruntime and the system say in errors that are no MemoryError.
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
+NO_MEMORY += ("can't start new thread", "bad allocation")
 
 
 def say(text: str) -> None:
@@ -16,14 +24,49 @@ def say(text: str) -> None:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call `main`; print a CliplineError without a traceback and leave with its exit code."""
+    """Call `main`; print what a person can mend without a traceback, and leave with the exit code that goes with it."""
+    sys.excepthook = redact.hook
     # A hub that cannot be reached must fail within seconds, not wait: nobody may be looking.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
     try:
-        main()
+        with _alone(), _in_words():
+            main()
     except CliplineError as error:
         print(f"\n{Path(sys.argv[0]).stem}: error: {error}\n", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One stage at a time in a working folder: a stage goes on when the `dvc` that started it is killed.
+
+    Processes that train one model together are one. Raises CliplineError where a stage runs already.
+    """
+    if "LOCAL_RANK" in os.environ:
+        yield
+        return
+    with locked(Path.cwd(), BUSY):
+        yield
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """The disk's and the memory's refusals, from whatever library, as a CliplineError with the mend."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or f"below {Path.cwd()}"
+        raise CliplineError(
+            f"{where}: {error.strerror or error}. Mend: free some room, or mend that place and its permissions; then "
+            "run again: what was finished is kept"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+            raise
+        raise CliplineError(
+            "not enough memory. Mend: end other programs, or lower train.batch_size in the recipe, or the stage's "
+            "batch_size in params.yaml; then run again: what was finished is kept"
+        ) from error

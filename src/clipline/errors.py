@@ -6,11 +6,16 @@ message that says what, where and how to mend it; the entry points print it with
 
 from __future__ import annotations
 
+from clipline.redact import redact
+
 
 class CliplineError(Exception):
-    """The work could not be done: exit code 1."""
+    """The work could not be done: exit code 1. The message loses whatever secrets a library put into it."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(str(message)))
 
 
 class UsageError(CliplineError):

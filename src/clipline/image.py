@@ -8,20 +8,30 @@ the model, so that what crosses every queue and file is uint8.
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from clipline.errors import CliplineError
 
 # Above this a file is taken for a decompression bomb: 20,000 x 8,900 panoramas still pass, in about 0.5 GB.
 # It is where Pillow itself refuses.
 MAX_PIXELS = 2 * 89_478_485
+# Above this an image takes room, in pixels, of which there is ROOM: threads with a huge one each would fill the memory.
+# Decoding takes 4 to 12 bytes a pixel, WebP with alpha 20.
+LARGE, ROOM = 1 << 24, 2 * MAX_PIXELS
+# What is opened, whatever a file is named. Of Pillow's forty others EPS runs Ghostscript on the file, some read a
+# length and believe it, and none is what people mean by a picture.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 # What Pillow warns about (large images, odd metadata) it goes on to read; a folder of photos would fill the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 # Pillow's decoders raise all of these on damaged files (AVIF's a RuntimeError, say): to the caller all one.
@@ -35,7 +45,10 @@ DAMAGE = (
     ArithmeticError,
     RuntimeError,
     struct.error,
+    AttributeError,
+    MemoryError,
 )
+_STRIP = 1 << 22  # pixels
 Resize = Literal["shortest", "squash"]
 
 
@@ -72,14 +85,18 @@ class Preprocess:
 
         Raises ImageError with the reason.
         """
-        image = open_rgb(source)
-        return self(image), image.size
+        with _opened(source) as image:
+            return self(image), image.size
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Columns, then rows. In one call Pillow picks the order by the shape, and versions pick differently."""
-    image = image.resize((size[0], image.height), Image.Resampling.BICUBIC)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    """Columns, then rows. In one call Pillow picks the order by the shape, and versions pick differently.
+
+    Rows first only where columns would make a thin image both larger than it is and LARGE: 1 x 100 million pixels, say.
+    """
+    columns_first = size[0] <= image.width or size[0] * image.height <= LARGE
+    between = (size[0], image.height) if columns_first else (image.width, size[1])
+    return image.resize(between, Image.Resampling.BICUBIC).resize(size, Image.Resampling.BICUBIC)
 
 
 def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, int], size: int) -> Image.Image:
@@ -97,7 +114,8 @@ def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, 
         spans.append((low * side / target, high * side / target, high - low, first - low))
     (left, right, width, x), (top, bottom, height, y) = spans
     upper, lower = int(np.floor(top)), int(np.ceil(bottom))
-    image = image.crop((0, upper, image.width, lower))
+    if (upper, lower) != (0, image.height):  # else it would copy the whole image
+        image = image.crop((0, upper, image.width, lower))
     image = image.resize((width, image.height), Image.Resampling.BICUBIC, (left, 0, right, image.height))
     image = image.resize((width, height), Image.Resampling.BICUBIC, (0, top - upper, width, bottom - upper))
     return image.crop((x, y, x + size, y + size))
@@ -106,32 +124,109 @@ def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, 
 def open_rgb(source: str | os.PathLike | bytes) -> Image.Image:
     """Decode the first frame of an image file, upright and in RGB (alpha over white).
 
-    Raises ImageError where the file is missing, is no image, is cut short or claims an absurd size.
+    Raises ImageError where the file is missing, is no image of FORMATS, is cut short or claims an absurd size.
     """
+    with _opened(source) as image:
+        return image
+
+
+def _filled(image: Image.Image) -> tuple[int, int]:
+    """Width and height of what decoding fills: of a TIFF at least one tile, however little of it shows."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tile = (tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0))
+    return max(image.size, tile, key=math.prod)
+
+
+class _Room:
+    """Who takes more than is left waits until others give theirs back."""
+
+    def __init__(self, pixels: int) -> None:
+        self._left = pixels
+        self._change = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        with self._change:
+            self._change.wait_for(lambda: pixels <= self._left)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._change:
+                self._left += pixels
+                self._change.notify_all()
+
+
+_room = _Room(ROOM)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike | bytes) -> Iterator[Image.Image]:
+    """What `open_rgb` gives, while it has its room; what the block raises is an ImageError too."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            width, height = image.size
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            width, height = _filled(image)
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width} x {height} pixels is over the limit of {MAX_PIXELS:,}")
-            ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            with _room.take(width * height) if width * height > LARGE else nullcontext():
+                yield to_rgb(_upright(image))
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
+    except MemoryError as error:
+        raise ImageError("too little memory to decode it") from error
     except DAMAGE as error:
         raise ImageError(f"cannot decode: {error}" if str(error) else "cannot decode") from error
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode and turn as EXIF says. Pillow's own function also writes the EXIF anew, and fails where it is garbage."""
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except DAMAGE:
+        return image  # the picture is whole
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode -> RGB: 16-bit is scaled to 8, palette and alpha are laid over white."""
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow's own convert("RGB") clips these at 255 and turns a 16-bit photo white.
-        scale = 1.0 if image.mode == "F" else 257.0
-        grey = np.asarray(image).astype(np.float32) / scale
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+        return _in_strips(image, _grey)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _in_strips(image, _over_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """16 bits, or numbers of 32, -> 8. Pillow's own convert clips them at 255 and turns a 16-bit photo white."""
+    scale = 1.0 if image.mode == "F" else 257.0
+    values = np.nan_to_num(np.asarray(image).astype(np.float32) / scale)
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _in_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`change` to RGB, some rows at a time: its steps would hold the largest images five times over."""
+    out = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(image.height, top + rows))
+        out.paste(change(image.crop(box)), box)
+    return out

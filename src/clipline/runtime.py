@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from clipline import cores
-from clipline.bundle import Bundle, Graph
+from clipline.bundle import COPY, Bundle, Graph
 from clipline.errors import CliplineError, UsageError
 from clipline.fixed_calls import FixedCalls
 from clipline.image import Preprocess
@@ -137,12 +137,12 @@ class OnnxModel:
         """The model's tokenizer, which pads and truncates by itself."""
         from tokenizers import Tokenizer
 
-        path = self.bundle.tokenizer
+        text = self.bundle.read_tokenizer()
         try:
-            return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            return Tokenizer.from_str(text)
         # The library raises a bare Exception for a damaged file.
         except Exception as error:  # noqa: BLE001
-            raise UsageError(f"{path}: cannot be used ({error}). Mend: export the model again") from None
+            raise UsageError(f"{self.bundle.tokenizer}: cannot be used ({error}). {COPY}") from None
 
     @property
     def _image(self) -> Graph:
@@ -164,29 +164,26 @@ class OnnxModel:
         return opened[name]._replace(words=words)
 
     def _open(self, graph: Graph, words: str) -> _Opened:
-        session = self._sessions.open(self._path(graph))
+        session = self._session("image", graph)
         if session.get_providers()[0] == CUDA:
             return _Opened(graph, FixedCalls(load_onnxruntime(), session, self.dim).run, True, words)
         return _Opened(graph, lambda pixels: session.run(["embedding"], {"pixels": pixels})[0], False, words)
 
+    def _session(self, side: Literal["image", "text"], graph: Graph) -> InferenceSession:
+        """Raises UsageError where the file is not the one that was exported."""
+        path = self.bundle.graph(side, graph)
+        session = self._sessions.open(path)
+        shape = session.get_outputs()[0].shape
+        if shape[1:] != [self.dim]:
+            raise UsageError(f"{path}: gives {shape}, where manifest.json says {self.dim} numbers each. {COPY}")
+        return session
+
     @cached_property
     def _text_session(self) -> InferenceSession:
-        return self._sessions.open(self._path(self._text))
+        return self._session("text", self._text)
 
     def _run_text(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return self._text_session.run(["embedding"], inputs)[0]
-
-    def _path(self, graph: Graph) -> Path:
-        """The graph's file. Raises UsageError where it is missing or not the size that the manifest names."""
-        path = self.bundle.folder / graph.file
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file, but manifest.json names it. Mend: export the model again")
-        if path.stat().st_size != graph.bytes:
-            raise UsageError(
-                f"{path}: {path.stat().st_size:,} bytes where manifest.json says {graph.bytes:,}: cut short, "
-                "or from another export. Mend: copy the folder again, or export the model again"
-            )
-        return path
 
     def _guarded(self, graph: Graph, call: Callable[[T], np.ndarray], given: T) -> np.ndarray:
         """`call(given)`. Raises CliplineError, which names the graph's file, where onnxruntime fails."""

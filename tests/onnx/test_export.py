@@ -1,5 +1,6 @@
 """The whole bundle: what is in it, and that a graph that disagrees with torch is not shipped."""
 
+import hashlib
 import json
 import re
 
@@ -57,6 +58,10 @@ def test_bundle_is_whole_and_computes_what_torch_computes(trained, raw, prepared
     assert (manifest.dim, manifest.recipe, manifest.opset) == (16, "tiny", 20)
     assert manifest.image["fp32"].min_cosine == report["image"]["fp32"]["min_cosine"] > 0.99999
     assert manifest.metrics == pytest.approx(report["test"]["onnx"])
+    assert manifest.files == {
+        name: hashlib.sha256((tmp_path / "onnx" / name).read_bytes()).hexdigest()
+        for name in ("preprocess.json", "tokenizer.json")
+    }
     assert report["test"]["delta_r1"] == {"i2t_r1": 0, "t2i_r1": 0}
     spec = json.loads((tmp_path / "onnx" / "preprocess.json").read_text())
     assert spec["size"] == 32 and spec["mean"] == pytest.approx([0.485, 0.456, 0.406])

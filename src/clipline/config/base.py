@@ -51,6 +51,10 @@ def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
     return PydanticCustomError("unknown_key", "{message}", {"message": message})
 
 
+# What ruamel lets through: a 13th month, a mapping as a key, bytes that are no UTF-8.
+_YAML_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+
+
 def read_yaml(path: Path) -> Any:
     """Parse YAML 1.2 as DVC does, so that both read the same numbers. Raises UsageError."""
     try:
@@ -59,10 +63,12 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not valid YAML: {error}") from None
     except YAMLError as error:
         raise UsageError(f"{path}{_yaml_fault(error)}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not valid YAML: lists or mappings inside each other without end") from None
+    except _YAML_FAULTS as error:
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def _yaml_fault(error: YAMLError) -> str:
@@ -112,13 +118,22 @@ def _line(key: str, fault: Any, where: str) -> str:
     return f"{place}: {message}, found {_shown(fault['input'])}"
 
 
+_SHOWN = 200
+
+
 def _shown(value: Any) -> str:
     """A value as YAML calls it."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:
         return "nothing (null)"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of too many digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _key(loc: tuple, values: Any, missing: bool) -> str:
@@ -142,5 +157,11 @@ def repository_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """`path` from settings as an absolute path (a leading `~` is the home folder)."""
-    return (repository_root() / Path(path).expanduser()).resolve()
+    """`path` from settings as an absolute path (a leading `~` is the home folder).
+
+    Raises UsageError where it can be no path: `~` and an unknown user, a NUL character.
+    """
+    try:
+        return (repository_root() / Path(path).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"{str(path)!r}: no path on this machine: {error}") from None

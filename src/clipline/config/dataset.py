@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from clipline.config.base import Settings
 
@@ -88,6 +89,13 @@ class NoOptions(Settings):
     """A source that needs only its path."""
 
 
+def _one_mark(text: str) -> str:
+    if len(text) != 1 or text in '\r\n"\0':
+        found = {"found": repr(text[:20])}
+        raise PydanticCustomError("combination", "should be one character, no quotation mark; found {found}", found)
+    return text
+
+
 class TableSource(Settings):
     """A caption table beside a folder of images.
 
@@ -96,7 +104,7 @@ class TableSource(Settings):
     """
 
     captions: str
-    delimiter: str | None = None
+    delimiter: Annotated[str, AfterValidator(_one_mark)] | None = None
     image_column: str = "image"
     caption_column: str = "caption"
     split_column: str | None = None

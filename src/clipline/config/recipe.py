@@ -21,6 +21,7 @@ from clipline.config.loss import (  # noqa: F401 - names that others read here
     SoftTargetLoss,
 )
 from clipline.config.training import Train
+from clipline.errors import UsageError
 
 BPE_LEAST = 256 + 3  # all bytes; padding, start and end
 
@@ -150,12 +151,18 @@ class TextTower(Settings):
                 f"args.{key} should be a whole number above 0, found {found!r}",
             )
             return found
-        config = resolve(self.weights) / "config.json"
-        if self.weights == "hub" or not config.is_file():
-            return default if self.weights == "hub" else None
+        if self.weights == "hub":
+            return default
         try:
-            return int(json.loads(config.read_text(encoding="utf-8")).get(key, default))
-        except (ValueError, TypeError, AttributeError):
+            config = resolve(self.weights) / "config.json"
+            text = config.read_text(encoding="utf-8") if config.is_file() else None
+        except (UsageError, OSError, UnicodeDecodeError) as error:
+            return self.require(False, f"weights: {str(error)[:200]}")
+        if text is None:
+            return None
+        try:
+            return int(json.loads(text).get(key, default))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return self.require(False, f"weights: {config} is damaged: no number `{key}` can be read from it")
 
 

@@ -116,9 +116,8 @@ def load_run(root: Path = Path()) -> Run:
 
 
 def _named(folder: Path, name: str, key: str) -> Path:
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
         error = unknown_key(name, known).message().replace("unknown key", f"no such {key}:")
         raise UsageError(f"params.yaml: {key}: {error} (one file each in {folder})")
-    return path
+    return folder / f"{name}.yaml"

@@ -114,9 +114,9 @@ def _caption(row: list[str], columns: dict[str, int], width: int, where: str, li
 def clean(text: str, lowercase: bool = False) -> str:
     """NFC, no HTML entities, no control or invisible characters, single spaces; lower case if asked."""
     text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
-    text = "".join(_visible(character) for character in unicodedata.normalize("NFC", text))
-    text = " ".join(text.split())
-    return text.lower() if lowercase else text
+    text = " ".join("".join(map(_visible, text)).split())
+    # Last: a letter and its accent may have stood apart, an invisible character between them.
+    return unicodedata.normalize("NFC", text.lower() if lowercase else text)
 
 
 def _visible(character: str) -> str:

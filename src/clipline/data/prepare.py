@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipline import plots
+from clipline import plots, seal
 from clipline.atomic import atomic_folder
 from clipline.bundle import write_json
 from clipline.config.dataset import Dataset, OfficialSplit
@@ -53,7 +53,9 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
         encoded = tokenizer.encode(words, [caption.text for caption in captions])
         _write(folder, images, captions, encoded)
         words.save(str(folder / "tokenizer.json"))
-        result = {
+        # Pictures are for people: nobody reads them.
+        data = sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
+        facts = {
             "fingerprint": _fingerprint(images, captions, encoded.tokens),
             "images_fingerprint": _images_digest(images).hexdigest(),
             "split": dataset.split.model_dump(),
@@ -62,7 +64,9 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
             "images": report.pictures(images, absent),
             "captions": {"read": len(read), "kept": len(captions), "dropped": dropped.report()},
             "tokenizer": report.tokens(words, source, encoded),
+            "files": {name: seal.file_hash(folder / name) for name in data},
         }
+        result = seal.sealed(facts)
         write_json(folder / "report.json", result)
     return result
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from clipline import seal
 from clipline.errors import CliplineError
 
 _FILES = ("report.json", "images.parquet", "captions.parquet", "images.npy", "tokens.npy", "tokenizer.json")
@@ -50,7 +51,10 @@ class Split:
 
 
 class Prepared:
-    """data/prepared, opened. Raises CliplineError where it is missing or its files do not belong together."""
+    """data/prepared, opened. Raises CliplineError where a file is missing, or not the one that was written.
+
+    Every file is compared with its hash in report.json: about a second for 1.2 GB of pixels.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,17 +62,15 @@ class Prepared:
             if not (folder / name).is_file():
                 raise CliplineError(f"{folder / name}: no such file. {_MEND}")
         try:
-            self.report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            self.report: dict[str, Any] = seal.unsealed(report)
+            seal.check_files(folder, self.report["files"])
             self._images = pq.read_table(folder / "images.parquet")
             self._captions = pq.read_table(folder / "captions.parquet")
             self._pixels = np.load(folder / "images.npy", mmap_mode="r")
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        except (ValueError, EOFError, OSError, pa.ArrowException) as error:
+        except (ValueError, AttributeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
             raise CliplineError(f"{folder}: damaged: {error}. {_MEND}") from None
-        pairs = {"images": (self._images, self._pixels), "captions": (self._captions, self._tokens)}
-        for what, (table, array) in pairs.items():
-            if table.num_rows != len(array):
-                raise CliplineError(f"{folder}: {table.num_rows} {what} but {len(array)} rows of data. {_MEND}")
 
     @property
     def fingerprint(self) -> str:

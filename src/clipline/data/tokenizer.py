@@ -179,7 +179,9 @@ def _converted(folder: Path, scratch: Path) -> Path:
     from transformers import AutoTokenizer
 
     try:
-        AutoTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(scratch)
+        # Asked for nothing, it would ask at the terminal whether to run the folder's own code.
+        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        slow.save_pretrained(scratch)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CliplineError(f"text.weights: {folder}: transformers cannot read {found[0]}: {reason}") from None

@@ -6,7 +6,6 @@ made, and where the nodes went shows the profile of one call.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -105,18 +104,16 @@ def placements(bundle: Bundle, wanted: Wanted, threads: int) -> list[Placement]:
 
 
 def _placement(bundle: Bundle, side: str, graph: Graph, wanted: Wanted, threads: int) -> Placement:
-    path = bundle.folder / graph.file
-    problem, events = _damage(path, graph), []
-    if not problem:
-        if side == "image":
-            size = bundle.preprocess.size
-            inputs = {"pixels": np.zeros((2, size, size, 3), np.uint8)}
-        else:
-            inputs = {name: np.ones((2, 4), np.int64) for name in ("input_ids", "attention_mask")}
-        try:
-            events = _profile(path, inputs, wanted, threads)
-        except CliplineError as error:
-            problem = str(error)
+    problem, events = "", []
+    if side == "image":
+        size = bundle.preprocess.size
+        inputs = {"pixels": np.zeros((2, size, size, 3), np.uint8)}
+    else:
+        inputs = {name: np.ones((2, 4), np.int64) for name in ("input_ids", "attention_mask")}
+    try:
+        events = _profile(bundle.graph(side, graph), inputs, wanted, threads)
+    except CliplineError as error:
+        problem = str(error)
     nodes = Counter(event["args"]["provider"] for event in events)
     spent = Counter()
     for event in events:
@@ -131,16 +128,6 @@ def _placement(bundle: Bundle, side: str, graph: Graph, wanted: Wanted, threads:
         cpu_work=sorted(left) if CUDA in nodes else [],
         problem=problem,
     )
-
-
-def _damage(path: Path, graph: Graph) -> str:
-    if not path.is_file():
-        return f"{path}: no such file, but manifest.json names it. Mend: export the model again"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != graph.sha256:
-        return f"{path}: not the file that manifest.json describes (its hash differs). Mend: copy the folder again"
-    return ""
 
 
 def _profile(path: Path, inputs: dict[str, np.ndarray], wanted: Wanted, threads: int) -> list[dict]:

@@ -137,6 +137,10 @@ def _look_at_model(report: Report, bundle: Bundle, wanted: Literal["auto", "cpu"
     report.model = {"folder": str(bundle.folder), "recipe": manifest.recipe, "model_id": manifest.model_id}
     if wanted == "cuda" and not report.providers[1].runs:
         return  # the problem is in the report already
+    try:
+        bundle.read_tokenizer()
+    except CliplineError as error:
+        report.problems.append(str(error))
     report.graphs = placements(bundle, wanted, threads)
     for each in report.graphs:
         if each.problem:

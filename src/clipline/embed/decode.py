@@ -45,8 +45,6 @@ def decode(loaded: Loaded, preprocess: Preprocess) -> Decoded | Failure:
         pixels, (width, height) = preprocess.read(loaded.data)
     except ImageError as error:
         return Failure(loaded.path, "decode", _reason(loaded, error), loaded.sha256)
-    except MemoryError:
-        return Failure(loaded.path, "decode", "too little memory to decode it", loaded.sha256)
     return Decoded(loaded.path, loaded.stat, loaded.sha256, width, height, pixels)
 
 

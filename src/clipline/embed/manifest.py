@@ -86,7 +86,9 @@ def read(folder: Path) -> Manifest:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         what = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}".lstrip(": ")
-        raise UsageError(f"{path}: not the manifest of an embeddings folder ({what})") from None
+        raise UsageError(
+            f"{path}: not the manifest of an embeddings folder ({what}). Mend: embed again with --overwrite"
+        ) from None
     if manifest.schema_version > SCHEMA_VERSION:
         raise UsageError(f"{folder}: written by a newer clipline (schema {manifest.schema_version}): update")
     return manifest

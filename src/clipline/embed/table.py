@@ -66,6 +66,8 @@ def write_table(path: Path, table: pa.Table) -> None:
             file,
             compression="zstd",
             use_dictionary=False,
+            # A byte that the disk changed in a vector would else be an embedding like any other.
+            write_page_checksum=True,
             row_group_size=ROW_GROUP,
             write_statistics=[name for name in ("path", "bytes", "mtime") if name in table.column_names],
         )
@@ -76,7 +78,9 @@ def read_part(path: Path, schema: pa.Schema, columns: list[str] | None = None) -
     try:
         if not pq.read_schema(path).equals(schema):
             raise ValueError("its columns are others")
-        return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
+        return pq.read_table(
+            path, columns=columns, use_threads=False, partitioning=None, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise CliplineError(

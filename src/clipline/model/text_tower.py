@@ -99,7 +99,9 @@ def _pretrained(config: TextTower, projection: bool) -> PreTrainedModel:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with loading(source, "text.weights", online=path is None):
-        net, info = kind.from_pretrained(source, output_loading_info=True, **_no_pooler(config))
+        net, info = kind.from_pretrained(
+            source, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **_no_pooler(config)
+        )
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would leave these at random with a mere warning
         raise CliplineError(

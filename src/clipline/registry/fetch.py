@@ -53,8 +53,10 @@ def cache() -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Raises CliplineError where a graph in `folder` is not the one that manifest.json names."""
-    manifest = Bundle(folder).manifest
+    """Raises CliplineError where a file in `folder` is not the one that manifest.json names."""
+    bundle = Bundle(folder)
+    bundle.read_tokenizer()
+    manifest = bundle.manifest
     for graph in (*manifest.image.values(), *manifest.text.values()):
         with (folder / graph.file).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipline.provider import load_onnxruntime
-
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
@@ -112,4 +110,6 @@ def requirements() -> list[str]:
 
     declared = [Requirement(line) for line in metadata.requires("clipline") or []]
     base = [one.name for one in declared if not (one.marker and "extra" in str(one.marker))]
-    return [f"{name}=={metadata.version(name)}" for name in base] + [f"onnxruntime=={load_onnxruntime().__version__}"]
+    # Not imported for it, which makes it report itself; installed here may be onnxruntime-gpu.
+    runtime = metadata.version(metadata.packages_distributions()["onnxruntime"][0])
+    return [f"{name}=={metadata.version(name)}" for name in base] + [f"onnxruntime=={runtime}"]

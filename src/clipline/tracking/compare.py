@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clipline.errors import UsageError
+from clipline.redact import address
 from clipline.tracking.store import SERVERS, reading, tracking_uri
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def as_json(runs: Sequence[Summary]) -> list[dict[str, Any]]:
 
 def page(runs: Sequence[Summary]) -> str:
     """The address of MLflow's page that compares `runs`: on the server in use, or on `make ui`'s."""
-    server = tracking_uri() if tracking_uri().startswith(SERVERS) else UI
+    server = address(tracking_uri()) if tracking_uri().startswith(SERVERS) else UI
     listed = json.dumps([run.id for run in runs], separators=(",", ":"))
     return f'{server.rstrip("/")}/#/compare-runs?runs={listed}&experiments=["{runs[0].experiment}"]'
 

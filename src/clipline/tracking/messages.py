@@ -6,6 +6,7 @@ import sqlite3
 import sys
 
 from clipline.errors import CliplineError
+from clipline.redact import redact
 
 
 class TrackingError(CliplineError):
@@ -18,12 +19,12 @@ class StoreSilentError(TrackingError):
 
 def say(message: str) -> None:
     """One line on stderr, where the stages' own output goes."""
-    print(f"tracking: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    print(redact(f"tracking: {message}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, cut."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error, cut, without secrets: it also becomes a tag."""
+    lines = redact(str(error)).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:299] + "…"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clipline import seal
 from clipline.atomic import atomic
 from clipline.errors import UsageError
 
@@ -27,7 +29,7 @@ class Receipt(BaseModel):
     The store's address is left out on purpose: the file is shared between machines.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     run_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,256}$")
     experiment: str = "clipline"
@@ -41,15 +43,17 @@ class Receipt(BaseModel):
         """Write atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
-            file.write((self.model_dump_json(indent=2) + "\n").encode())
+            file.write((json.dumps(seal.sealed(self.model_dump(mode="json")), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> Receipt:
         """Raises UsageError where there is none, or where it is damaged."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            facts = json.loads(path.read_bytes())
+            # Files of an older clipline have no seal; one whose name is damaged is a key that nobody knows.
+            return cls.model_validate(seal.unsealed(facts) if seal.SEAL in facts else facts)
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file. The train stage writes it: dvc repro train") from None
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"]
+        except (ValueError, TypeError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise UsageError(f"{path}: damaged ({problem}). Mend: dvc checkout {path}") from None

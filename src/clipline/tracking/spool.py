@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from clipline import seal
 from clipline.atomic import atomic
 from clipline.config.base import repository_root
+from clipline.errors import CliplineError
+from clipline.tracking.messages import say
 from clipline.tracking.receipt import Receipt
 
 # kind ("metrics", "tags", ...) and keyword arguments of the sender's method for it.
@@ -35,14 +38,21 @@ class Spool:
         for number, (kind, arguments) in enumerate(messages, start=last + 1):
             copied = {"path": self._copied(Path(arguments["path"]), number)} if "path" in arguments else {}
             with atomic(self.folder / f"{number:06d}.json") as file:
-                file.write(json.dumps([kind, arguments | copied]).encode())
+                file.write(json.dumps(seal.sealed({"kind": kind, "arguments": arguments | copied})).encode())
 
     def send(self, send: Callable[..., None]) -> int:
-        """Give each message to `send`, in order, and forget it; what `send` raises ends it. Returns how many."""
+        """Give each message to `send`, in order, and forget it; what `send` raises ends it. Returns how many.
+
+        One that is damaged is left out, with a line that says so: it must not stop a stage.
+        """
         files = self._files()
         for path in files:
-            kind, arguments = json.loads(path.read_text(encoding="utf-8"))
-            send(kind, **arguments)
+            try:
+                message = seal.unsealed(json.loads(path.read_bytes()))
+            except (ValueError, AttributeError) as error:
+                say(f"{path}: damaged ({error}), left out")
+            else:
+                send(message["kind"], **message["arguments"])
             path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
         return len(files)
@@ -62,7 +72,13 @@ class Spool:
 
 def spools() -> list[Spool]:
     """Those of all runs of this repository that have messages waiting."""
-    return [Spool(Receipt.read(path)) for path in sorted(_root().glob(f"*/{RECEIPT}"))]
+    found = []
+    for path in sorted(_root().glob(f"*/{RECEIPT}")):
+        try:
+            found.append(Spool(Receipt.read(path)))
+        except CliplineError:
+            say(f"{path}: damaged: what waits there cannot be sent. Mend: delete {path.parent}")
+    return found
 
 
 def _root() -> Path:

@@ -28,6 +28,7 @@ SQLITE = "sqlite:///"
 SERVERS = ("http:", "https:")
 REQUEST_SECONDS = "5"
 LOCK_SECONDS = 120
+LOCKED = "database is locked"  # SQLite's words
 # Unless the user says otherwise. A server that is down must cost seconds (MLflow's own defaults: 120 s and 7
 # retries), a stage's output must stay readable (what matters raises), and MLflow's makers get no reports.
 ENVIRONMENT = {
@@ -50,7 +51,7 @@ class Store:
 
     def create(self, name: str, tags: dict[str, str], started: int) -> str:
         """Create a run, status RUNNING. Returns its id."""
-        return self.client.create_run(self.experiment_id, started, tags, name).info.run_id
+        return _given(self.client.create_run(self.experiment_id, started, tags, name).info.run_id)
 
     def find(self, receipt: Receipt) -> MlflowRun | None:
         """The run of a receipt: the one it names, else the one that took its place, else None."""
@@ -82,7 +83,7 @@ def opened(experiment: str) -> Iterator[Store]:
 
     A new SQLite store is set up by migrations that fail when two processes run them, and two stages that miss
     the same run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used, and of
-    these StoreSilentError where it is a server that does not answer.
+    these StoreSilentError where it is a server that does not answer, or a file that another process keeps locked.
     """
     uri = tracking_uri()
     ready_mlflow()
@@ -101,8 +102,10 @@ def opened(experiment: str) -> Iterator[Store]:
             client = MlflowClient(uri)
             yield Store(uri, client, _experiment(client, experiment, _artifacts(uri)))
     except (MlflowException, SQLAlchemyError, OSError, ImportError, sqlite3.Error) as error:
-        # What a person must mend stops a stage before it works; a server may be back before it ends.
-        silent = uri.startswith(SERVERS) and not is_final(error)
+        # What a person must mend stops a stage before it works; a server, or a file that another process keeps
+        # locked, may be free before it ends.
+        silent = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
+        silent = silent or (uri.startswith(SERVERS) and not is_final(error))
         kind = StoreSilentError if silent else TrackingError
         raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{_mend(uri)}") from error
 
@@ -217,17 +220,27 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return _given(client.create_experiment(name, artifact_location=artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was faster
                 raise
             found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage != "active":
+    if _given(found.lifecycle_stage) != "active":
         raise TrackingError(
             f"the experiment {name} was deleted from the tracking store. Mend: mlflow experiments restore "
             f"--experiment-id {found.experiment_id}, or name another one (params.yaml: tracking.experiment)"
         )
     return found.experiment_id
+
+
+def _given(value: str) -> str:
+    """What a server said, unless that is nothing: a proxy may answer in the place of one that is down.
+
+    Raises ConnectionError.
+    """
+    if not value:
+        raise ConnectionError("it answers, but not as an MLflow server does")
+    return value
 
 
 def _artifacts(uri: str) -> str | None:

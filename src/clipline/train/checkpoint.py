@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from clipline import seal
+from clipline.atomic import atomic_folder
 from clipline.config.base import validate
 from clipline.config.recipe import Recipe
 from clipline.errors import CliplineError
 from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import text_config
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,37 @@ class Checkpoint:
 
 
 def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[str, Any]) -> None:
-    """Write the checkpoint; `folder` is made. info goes into config.json as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    """Write the checkpoint, whole or not at all, with the hashes that `load` asks for; info goes into config.json.
+
+    Raises CliplineError where the disk refuses.
+    """
     config = {
         "recipe": recipe.model_dump(mode="json"),
         "vocab_size": vocab_size,
         "text_config": text_config(model.text_tower),
         "info": info,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        with atomic_folder(folder) as place:
+            save_file(tensors, place / WEIGHTS)
+            sealed = seal.sealed(config | {"files": {WEIGHTS: seal.file_hash(place / WEIGHTS)}})
+            (place / "config.json").write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
+    # The library has no OSError for what the disk refuses.
+    except (SafetensorError, OSError) as error:
+        raise CliplineError(
+            f"{folder}: cannot write: {error}. Mend: free some room or mend its permissions, then run again: training "
+            "goes on where it stood"
+        ) from error
 
 
 def load(folder: Path) -> Checkpoint:
     """Read a checkpoint, in evaluation mode on the CPU. Raises CliplineError where it is absent or damaged."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        state = load_file(folder / "model.safetensors")
+        config = seal.unsealed(config)
+        seal.check_files(folder, config["files"])
+        state = load_file(folder / WEIGHTS)
         recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
         model = build_model(recipe, config["vocab_size"], text_config=config["text_config"])
         model.load_state_dict(state)
@@ -63,5 +77,4 @@ def load(folder: Path) -> Checkpoint:
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 of model.safetensors."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return seal.file_hash(folder / WEIGHTS)

@@ -19,10 +19,11 @@ from clipline.atomic import atomic
 from clipline.data.prepared import Prepared, Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
-from clipline.progress import Bar
+from clipline.progress import Bar, note
 from clipline.train.augment import Augmentation, names_a_side
 
 BATCH = 64
+HASH_BYTES = 32
 
 
 def image_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
@@ -117,11 +118,30 @@ def _path(model: CLIP, kind: str, split: Split, cache: Path, data: str) -> Path:
 
 
 def _cached(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    if not path.exists():
-        features = compute()
-        with atomic(path) as file:
-            np.save(file, features)
+    """The features in `path`, computed and written where there are none. Raises OSError where the disk refuses."""
+    if path.exists():
+        try:
+            return _read(path)
+        except ValueError as error:
+            note(f"{path}: damaged ({error}); computed again")
+    features = compute()
+    with atomic(path) as file:
+        np.save(file, features)
+        file.flush()
+        file.write(_hash(np.memmap(file.name, np.uint8, "r")))
+    return features
+
+
+def _read(path: Path) -> np.ndarray:
+    """Raises ValueError where the file does not end in the hash of what is before."""
+    content = np.memmap(path, np.uint8, "r")
+    if content[-HASH_BYTES:].tobytes() != _hash(content[:-HASH_BYTES]):
+        raise ValueError("not what was written: its hash is another")
     return np.load(path)
+
+
+def _hash(content: np.ndarray) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def fingerprint(tower: nn.Module, extra: str) -> str:

@@ -5,6 +5,7 @@ A state is one safetensors file: tensors by name, and everything else as JSON in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -66,10 +67,8 @@ class Keeper:
         """The newest state that is whole, or None."""
         for path in reversed(self._files()):
             try:
-                with safe_open(path, "pt") as file:
-                    facts = json.loads(file.metadata()["facts"])
-                    return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
-            except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+                return _read(path)
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 note(f"{path}: damaged ({error}); going on from the state before it")
         return None
 
@@ -81,12 +80,31 @@ class Keeper:
     def _write(self, step: int, tensors: dict[str, Tensor], facts: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic(self.folder / f"state-{step:012d}.safetensors") as file:
-            file.write(save(tensors, {"facts": facts}))
+            file.write(save(tensors, {"facts": facts, "sha256": _hash(tensors, facts)}))
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.safetensors"))
+
+
+def _read(path: Path) -> State:
+    """Raises what the libraries raise, and ValueError where it is not what was written."""
+    with safe_open(path, "pt") as file:
+        said, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # A byte changed in a weight would else be a training that looks well and is not the one that was begun.
+    if said["sha256"] != _hash(tensors, said["facts"]):
+        raise ValueError("not what was written: its hash is another")
+    return State(tensors, json.loads(said["facts"]))
+
+
+def _hash(tensors: dict[str, Tensor], facts: str) -> str:
+    """SHA-256 of names, kinds, shapes and bytes."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def random_state() -> dict[str, Tensor]:

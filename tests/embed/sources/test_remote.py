@@ -276,12 +276,13 @@ def test_what_is_not_installed_or_known(monkeypatch):
         Remote("s3://x/y")
 
 
-def test_a_password_stays_out_of_the_manifest():
+@pytest.mark.parametrize("secret", ["me:hidden@", "hidden@", "me:hid/den@", ":hidden@"])
+def test_a_password_stays_out_of_the_manifest(secret):
     source = Remote.__new__(Remote)
     with pytest.raises(UsageError) as caught:
-        source.__init__("nonsense://me:secret@host/photos")
-    assert "secret" not in str(caught.value)
-    assert source.root == "nonsense://me@host/photos"
+        source.__init__(f"nonsense://{secret}host/photos")
+    assert "hid" not in str(caught.value) and "den@" not in str(caught.value)
+    assert source.root == "nonsense://host/photos"
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,10 @@ class _Files:
 
 
 def _suffix(data: bytes) -> str:
+    # No others: some of Pillow's kinds run programs on what they open.
+    kinds = [kind for suffix, kind in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES]
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=kinds) as image:
             found = f".{(image.format or 'bin').lower()}"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ".bin"

@@ -44,6 +44,8 @@ def safe_name(name: str, where: str) -> str:
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     if slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) or ".." in parts:
         raise CliplineError(f"{where}: unsafe, nothing was unpacked: member {name!r} points outside the archive")
+    if "\0" in name:
+        raise CliplineError(f"{where}: the name of member {name!r} has a NUL character in it. Pack it anew")
     try:
         "/".join(parts).encode()
     except UnicodeEncodeError:
@@ -72,6 +74,8 @@ class Checked:
 
     def add(self, member: Member) -> None:
         """Raises CliplineError where the member must not be unpacked beside those before it."""
+        if member.size < 0:
+            raise DamagedError(f"{self.where}: damaged: member {member.name!r} is of less than no size. Get it again")
         key = unicodedata.normalize("NFC", member.name).casefold()
         other = self._keys.setdefault(key, member.name)
         if member.name in self.members:
@@ -79,12 +83,16 @@ class Checked:
         if other != member.name:
             raise self._unsafe(f"{other!r} and {member.name!r} are one file where case does not count. Rename one")
         self._total += member.size
-        if self._total > self.limit:
+        self.reach(self._total)
+        self.members[member.name] = member
+
+    def reach(self, size: int) -> None:
+        """Raises CliplineError where `size` bytes, of its members or of what is unpacked to list them, are a bomb."""
+        if size > self.limit:
             raise self._unsafe(
                 f"it claims to hold more than {MAX_RATIO} times its own size. If you trust it, unpack it "
                 "yourself and set `path` to the folder"
             )
-        self.members[member.name] = member
 
     def _unsafe(self, reason: str) -> CliplineError:
         return CliplineError(f"{self.where}: unsafe, nothing was unpacked: {reason}")

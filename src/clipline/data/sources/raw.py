@@ -137,9 +137,13 @@ def write_captions(path: Path, rows: list[Row]) -> None:
     """captions.csv; it has a split column where the source named splits."""
     split = any(row.split is not None for row in rows)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "caption", "split"][: 2 + split])
-        writer.writerows([row.image, row.caption, row.split or ""][: 2 + split] for row in rows)
+        plain = csv.writer(file, lineterminator="\n")
+        # A lone carriage return ends a row for every reader, but csv quotes only the line end that it writes itself.
+        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writerow(["image", "caption", "split"][: 2 + split])
+        for row in rows:
+            fields = [row.image, row.caption, row.split or ""][: 2 + split]
+            (quoted if any("\r" in field for field in fields) else plain).writerow(fields)
 
 
 def write_tables(found: Collected, kind: str, path: str | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import gzip
 import lzma
 import os
 import stat
+import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -27,8 +29,10 @@ from clipline.data.sources.members import (
 from clipline.errors import CliplineError, UsageError
 from clipline.progress import Bar
 
-# tarfile reads extended headers whole: more than this at once is no header.
-MAX_HEADER = 64 << 20
+# Of one member, long names and all: tarfile reads headers whole, and lists inside them without end.
+MAX_HEADER = 1 << 20
+# zipfile takes in one piece whatever bzip2 and LZMA unpack to: a thousand bytes of them can fill all memory.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -37,7 +41,11 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     gzip.BadGzipFile,
-    UnicodeDecodeError,
+    struct.error,
+    ValueError,
+    LookupError,
+    OverflowError,
+    RecursionError,
 )
 
 
@@ -99,9 +107,18 @@ class Zip:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise refuse_type(info.filename, str(path))
-                if not info.is_dir() and kind != stat.S_IFDIR:
+                if not info.filename.endswith("/") and kind != stat.S_IFDIR:
+                    self._check_method(info)
                     checked.add(Member(name, info.file_size, info, crc=info.CRC))
         self.members = {member.name: member for member in visible(checked.members.values())}
+
+    def _check_method(self, info: zipfile.ZipInfo) -> None:
+        if info.compress_type not in _METHODS:
+            method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
+            raise CliplineError(
+                f"{self.path}: member {info.filename!r} is packed with {method}, and only stored and deflated ones are "
+                "unpacked here. Pack it anew as a plain zip"
+            )
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
         with zipfile.ZipFile(self.path) as archive:
@@ -125,24 +142,27 @@ class Tar:
             Bar(f"listing {path.name}", size, "bytes") as bar,
             damage(path),
         ):
-            for info in archive:
+            while info := archive.next():
+                archive.members.clear()  # tarfile would hold every header
+                stream.left = MAX_HEADER
                 bar.advance(packed.tell() - bar.done)
+                checked.reach(info.offset_data)
                 name = safe_name(info.name, str(path))
                 if not (info.isdir() or info.isreg()) or info.issparse():
                     raise refuse_type(info.name, str(path))
                 if info.isreg():
-                    checked.add(Member(name, info.size, info))
+                    checked.add(Member(name, info.size, info.offset))
             self._check_end(archive, stream)
         self.members = {member.name: member for member in visible(checked.members.values())}
 
-    def _check_end(self, archive: tarfile.TarFile, stream: IO[bytes]) -> None:
+    def _check_end(self, archive: tarfile.TarFile, stream: _Guarded) -> None:
         # tarfile takes a missing or broken header for the end; a whole archive ends with a block of zeros.
         stream.seek(archive.offset)
         if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise damaged(self.path, "it lacks the mark of its end")
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[tarfile.TarFile, IO[bytes], IO[bytes]]]:
+    def _open(self) -> Iterator[tuple[tarfile.TarFile, _Guarded, IO[bytes]]]:
         with self.path.open("rb") as packed:
             guarded = _Guarded(self._open_packed(packed) if self._open_packed else packed)
             with damage(self.path):
@@ -156,27 +176,32 @@ class Tar:
                 yield archive, guarded, packed
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
-        by_offset = {self.members[name].handle.offset: self.members[name] for name in names}
-        with self._open() as (archive, _, _):
+        by_offset = {self.members[name].handle: self.members[name] for name in names}
+        with self._open() as (archive, guarded, _):
+            guarded.left = sys.maxsize  # from here on it reads more than headers
             for _ in range(len(by_offset)):
                 with damage(self.path):
-                    while (info := archive.next()) and info.offset not in by_offset:
-                        pass
-                    if info is None:
+                    while info := archive.next():
+                        archive.members.clear()
+                        if info.offset in by_offset:
+                            break
+                    else:
                         raise damaged(self.path, "it changed while it was read")
                     stream = archive.extractfile(info)
                 yield by_offset[info.offset], stream
 
 
 class _Guarded:
-    """A file that tarfile reads, with a limit on one read: a forged header can ask for all memory."""
+    """A file that tarfile reads, with limits: a forged header can ask for all memory. left: bytes it may still read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.seek, self.tell = stream.seek, stream.tell
+        self.left = MAX_HEADER
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
+        self.left -= size
+        if not 0 <= size <= MAX_HEADER or self.left < 0:
             raise tarfile.ReadError("a header of absurd size")
         return self._stream.read(size)
 

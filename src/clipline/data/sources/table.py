@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -72,7 +73,7 @@ def read_table(path: Path, source: TableSource) -> tuple[list[Row], list[int]]:
 
 def _sniff(text: str, source: TableSource, where: str) -> str:
     """The delimiter under which the header has the columns that the settings name."""
-    header = text.partition("\n")[0]
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     wanted = (source.image_column, source.caption_column)
     split = {mark: [name.strip().strip('"') for name in header.split(mark)] for mark in DELIMITERS}
     mark = max(split, key=lambda mark: (len(set(wanted) & set(split[mark])), len(split[mark])))
@@ -82,9 +83,14 @@ def _sniff(text: str, source: TableSource, where: str) -> str:
 
 
 def _column(name: str, columns: list[str], where: str) -> int:
-    if name not in columns:
-        found = ", ".join(f"`{column}`" for column in columns if column) or "nothing"
-        raise UsageError(f"{where}: no column `{name}`; its first line has: {found}. Set the columns in `source`")
+    if columns.count(name) != 1:
+        found, what = (
+            some([f"`{column}`" for column in columns if column], 20),
+            "more than one" if name in columns else "no",
+        )
+        raise UsageError(
+            f"{where}: {what} column `{name}`; its first line has: {found or 'nothing'}. Set the columns in `source`"
+        )
     return columns.index(name)
 
 

@@ -8,7 +8,6 @@ folder that cannot be listed ends the run: half a list would make images look re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from clipline.embed.item import MAX_BYTES, Failure, Stat
 from clipline.embed.paths import to_name, to_text
 from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
 from clipline.errors import CliplineError, UsageError, missing_extra
+from clipline.redact import address, redact
 
 STORES = frozenset(["s3", "s3a", "gs", "gcs"])
 # Deeper, links lead round in a circle, as a web server may serve them.
@@ -73,14 +73,14 @@ class Remote:
     """Every image below `url` in plain text order of `path`, which starts below the URL.
 
     As in a folder, images are known by extension, and names that start with a dot are passed over. Keys and
-    passwords come from the environment, as each service's own tools take them; a password in the URL stays out of
-    `root`. An object store is listed once: later walks give the same. Memory: its names, about 1.3 kB each while they
-    are listed. Raises UsageError where there is nothing of that name or no access to it; walking raises CliplineError
-    where a listing fails.
+    passwords come from the environment, as each service's own tools take them; a user and password in the URL stay
+    out of `root`, and of what is said of failures. An object store is listed once: later walks give the same. Memory:
+    its names, about 1.3 kB each while they are listed. Raises UsageError where there is nothing of that name or no
+    access to it; walking raises CliplineError where a listing fails.
     """
 
     def __init__(self, url: str, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        self.root = re.sub(r"(://[^/@]*):[^/@]*@", r"\1@", url.rstrip("/"))
+        self.root = address(url).rstrip("/")
         self._protocol = url.partition("://")[0]
         self._patterns = Patterns(include, exclude)
         self._files, top = _connect(url, self._protocol, self.root)
@@ -206,4 +206,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "not found"
     said = getattr(error, "strerror", None) or str(error)
-    return said.partition("\n")[0][:200].rstrip(".") or type(error).__name__
+    return redact(said.partition("\n")[0])[:200].rstrip(".") or type(error).__name__

@@ -108,11 +108,18 @@ class Shards:
 
 
 class _Headers(io.BufferedReader):
-    """What tarfile reads headers from: one that claims to be huge would be read into memory, and fill it."""
+    """What tarfile reads headers from: one that claims to be huge would be read into memory, and fill it.
+
+    left: bytes that the headers of the next member may have; a sparse file's list goes on without end.
+    """
+
+    left = MOST_HEADER
 
     def read(self, size: int | None = -1) -> bytes:
-        if not 0 <= (-1 if size is None else size) <= MOST_HEADER:
-            raise DamagedError(f"is damaged at byte {self.tell():,}: a header of {size:,} bytes")
+        size = -1 if size is None else size
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise DamagedError(f"is damaged at byte {self.tell():,}: a header of {MOST_HEADER - self.left:,} bytes")
         return super().read(size)
 
 
@@ -123,6 +130,7 @@ def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
         before = -1
         while member := tar.next():
             tar.members.clear()  # tarfile would hold every header
+            stream.left = MOST_HEADER
             if member.size < 0 or tar.offset <= before:  # it would send us back, round and round
                 raise DamagedError(f"is damaged at byte {member.offset:,}: a member of less than no size")
             if member.isreg() and member.offset_data + member.size > size:
