@@ -11,7 +11,7 @@ SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-install test-pipeline test-faults lint format lock audit ui
+.PHONY: help setup repro test test-install test-pipeline test-faults fuzz lint format lock audit ui
 
 help: ## show these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ test-pipeline: $(STAMP) ## one run per model through all that DVC and MLflow do;
 test-faults: $(STAMP) ## kill `clipline embed` 100 times and training 30 times, and compare with runs that were not
 	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py
 	CLIPLINE_KILLS=30 python -m pytest -s --timeout 1800 tests/train/test_kills.py
+
+MINUTES ?= 20
+fuzz: $(STAMP) ## fuzz image, archive, caption and manifest reading, MINUTES=20 each (Linux)
+	@test -d .cache/fuzz/packages/atheris || python -m pip install --quiet --no-deps --require-hashes \
+		--target .cache/fuzz/packages --requirement tests/fuzz/requirements.txt
+	python tests/fuzz/run.py --minutes $(MINUTES)
 
 lint: $(STAMP) ## ruff: lint and format check
 	ruff check . && ruff format --check .

@@ -1,6 +1,9 @@
 """What a log says of long work."""
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from clipline import progress
 from clipline.progress import Bar
@@ -28,3 +31,10 @@ def test_what_an_earlier_process_did_says_nothing_about_the_speed(clock, capsys)
         clock[0] += 20
         bar.advance(2)
     assert capsys.readouterr().err.splitlines()[0] == "training: 92 of 100 steps, 80 s left"
+
+
+def test_names_are_no_markup():
+    screen = StringIO()
+    with Bar("a[/x]", 3, console=Console(file=screen, force_terminal=True, width=120)) as bar:
+        bar.advance(1, note="[/y]")
+    assert "a[/x]" in screen.getvalue() and "[/y]" in screen.getvalue()

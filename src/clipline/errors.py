@@ -6,16 +6,24 @@ message that says what, where and how to mend it; the entry points print it with
 
 from __future__ import annotations
 
+import re
+
 from clipline.redact import redact
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class CliplineError(Exception):
-    """The work could not be done: exit code 1. The message loses whatever secrets a library put into it."""
+    """The work could not be done: exit code 1.
+
+    The message loses whatever secrets a library put into it, and shows control characters, which names of files may
+    hold, as \\x1b and the like: a terminal would obey them.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redact(str(message)))
+        super().__init__(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redact(str(message))))
 
 
 class UsageError(CliplineError):

@@ -48,15 +48,16 @@ class Bar:
         if self.unit == "bytes":
             amount: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()]
         else:
-            amount = [MofNCompleteColumn(), TextColumn(self.unit)]
-        text = TextColumn("{task.description}")
+            amount = [MofNCompleteColumn(), TextColumn(self.unit, markup=False)]
+        # Names of files are no markup of rich's.
+        text = TextColumn("{task.description}", markup=False)
         return [
             text,
             BarColumn(),
             TaskProgressColumn(),
             *amount,
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         ]
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:

@@ -13,6 +13,7 @@ from mlflow.entities import ViewType
 
 from clipline import tracking
 from clipline.errors import CliplineError, UsageError
+from clipline.tracking.receipt import Receipt
 
 EXPERIMENT = "test"
 RECEIPT = Path("models/run.json")
@@ -157,11 +158,10 @@ def test_another_store_gets_a_run_and_the_first_one_is_found_again(
 
 def test_a_run_cut_off_from_its_store_is_completed(repo: Path, capsys: pytest.CaptureFixture) -> None:
     train()
-    kept = json.loads(RECEIPT.read_text())
     found = client(repo)
     cut_off = found.create_run(all_runs(repo)[0].info.experiment_id, tags=TAGS, run_name="vit_scratch")
     found.log_metric(cut_off.info.run_id, "train_loss", 2.5, step=10)  # all that came through
-    RECEIPT.write_text(json.dumps({**kept, "run_id": cut_off.info.run_id}))
+    Receipt.read(RECEIPT).model_copy(update={"run_id": cut_off.info.run_id}).write(RECEIPT)
     assert evaluate() == cut_off.info.run_id
     check_is_whole(repo, cut_off.info.run_id)
     assert "left unfinished" in capsys.readouterr().err
