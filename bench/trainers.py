@@ -42,6 +42,7 @@ def ours(job: Job) -> dict[str, Any]:
     """clipline's own step, on a split in memory. outside: the share of time in no forward, backward or optimiser."""
     import torch
 
+    from clipline.heap import keep_freed_memory
     from clipline.model.clip import build_model
     from clipline.train.batches import Batches
     from clipline.train.phases import Phases
@@ -50,6 +51,8 @@ def ours(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     device = torch.device(job.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as the training loop does
     recipe, split = _recipe(job), _split(job)
     model = build_model(recipe, VOCABULARY).to(device)
     features = {}

@@ -109,7 +109,7 @@ def test_reader_refuses_files_of_two_runs(source, run: Callable, tmp_path: Path)
     source.fill(8)
     run()
     np.save(tmp_path / "prepared" / "tokens.npy", np.zeros((5, 16), np.int32))
-    with pytest.raises(CliplineError, match="damaged: tokens.npy is not what was written"):
+    with pytest.raises(CliplineError, match=r"damaged: tokens\.npy is not what was written"):
         Prepared(tmp_path / "prepared")
 
 

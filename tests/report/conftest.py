@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipline import evaluation, plots, retrieval
+from clipline import evaluation, plots, retrieval, seal
 from clipline.data.prepared import Prepared, Split
 from clipline.report import choose, facts, pictures, ranking, words
 
@@ -38,6 +38,7 @@ def workspace(raw: Path, prepared: Path, tmp_path_factory) -> Path:
     at = table.column_names.index("caption")
     hostile = pa.array([f"{caption} {HOSTILE}" for caption in table["caption"].to_pylist()])
     pq.write_table(table.set_column(at, "caption", hostile), root / "data/prepared/captions.parquet")
+    _seal_again(root / "data/prepared")
     data = Prepared(root / "data/prepared")
     figures = _evaluated(data.split("test"), data.split("train"), root)
     _trained(root, data)
@@ -73,6 +74,12 @@ def embeddings(split: Split) -> evaluation.Embedded:
     images = random.normal(size=(len(split.image_names), 8))
     texts = images[split.caption_image] + 2.5 * random.normal(size=(len(split.captions), 8))
     return evaluation.Embedded(retrieval.normalise(images), retrieval.normalise(texts))
+
+
+def _seal_again(prepared: Path) -> None:
+    said = seal.unsealed(json.loads((prepared / "report.json").read_text()))
+    said["files"] = {name: seal.file_hash(prepared / name) for name in said["files"]}
+    _write(prepared / "report.json", seal.sealed(said))
 
 
 def _evaluated(split: Split, train: Split, root: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from clipline.heap import keep_freed_memory
 from clipline.model.clip import CLIP, ImageEmbedder, TextEmbedder
 
 
@@ -16,6 +17,8 @@ class TorchModel:
     """A CLIP with its tokenizer (which pads and truncates by itself) on one device."""
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer, device: torch.device) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.device, self.tokenizer = device, tokenizer
         self.image = ImageEmbedder(model).to(device).eval()
         self.text = TextEmbedder(model).to(device).eval()

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipline.config.recipe import Recipe
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
+from clipline.heap import keep_freed_memory
 from clipline.model.clip import build_model
 from clipline.progress import Bar
 from clipline.train.batches import Batches
@@ -59,6 +60,8 @@ class Trainer:
         save_every: int = 1000,
         notes: dict[str, Any] | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(seed)
         self.recipe, self.config, self.device = recipe, recipe.train, device
         self.model = build_model(recipe, data.vocab_size).to(device)
