@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipline import graph_file
+from clipline import graph_file, seal
 from clipline.errors import UsageError
 from clipline.image import Preprocess
 
@@ -84,7 +84,9 @@ class Bundle:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = _parsed(folder / "manifest.json", self._bytes("manifest.json", MAX_JSON), Manifest)
+        said = self._bytes("manifest.json", MAX_JSON)
+        self.manifest = _parsed(folder / "manifest.json", said, Manifest)
+        _check_seal(folder / "manifest.json", said)
         if self.manifest.schema_version > SCHEMA_VERSION:
             raise UsageError(f"{folder}: written by a newer clipline (schema {self.manifest.schema_version}): update")
         self.preprocess = _parsed(folder / "preprocess.json", self._bytes("preprocess.json", MAX_JSON), PreprocessSpec)
@@ -147,7 +149,17 @@ def _parsed(path: Path, data: bytes, kind: type) -> BaseModel:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise UsageError(f"{path}: damaged or not a clipline file: {error.errors()[0]['msg']}") from None
+        raise UsageError(f"{path}: damaged or not a clipline file: {error.errors()[0]['msg']}. {COPY}") from None
+
+
+def _check_seal(path: Path, data: bytes) -> None:
+    """Raise UsageError where the file is not the one that was exported; one of an older clipline has no seal."""
+    facts = json.loads(data)
+    try:
+        if seal.SEAL in facts:
+            seal.unsealed(facts)
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged: {error}. {COPY}") from None
 
 
 def _compare(path: Path, found: str, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Prepared:
             self._pixels = np.load(folder / "images.npy", mmap_mode="r")
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         except (ValueError, AttributeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:  # nothing is wrong with the files
+                raise
             raise CliplineError(f"{folder}: damaged: {error}. {_MEND}") from None
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clipline import seal
 from clipline.atomic import atomic_folder
 from clipline.bundle import write_json
 from clipline.config.run import ExportParams
@@ -45,7 +46,8 @@ def export_model(
         model = model_id(weights_hash(checkpoint_dir), folder)
 
         def write_manifest(parity: dict[str, dict[str, Parity]], metrics: dict[str, float]) -> None:
-            write_json(folder / "manifest.json", manifest(model, checkpoint, folder, params.opset, parity, metrics))
+            found = manifest(model, checkpoint, folder, params.opset, parity, metrics)
+            write_json(folder / "manifest.json", seal.sealed(found.model_dump(mode="json")))
 
         # The runtime opens only a whole bundle: manifests without figures, the final one after the checks.
         write_manifest({}, {})

@@ -223,7 +223,7 @@ def _blocks(part: Path, now: State) -> Iterator[tuple[pa.StringArray, np.ndarray
     said = now.manifest
     schema = part_schema(said.dim, said.dtype)
     try:
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(schema):
                 raise ValueError(f"its columns are not those of {said.dim} {said.dtype}")
             for batch in file.iter_batches(BATCH, columns=["path", "embedding"], use_threads=False):

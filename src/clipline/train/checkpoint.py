@@ -70,6 +70,8 @@ def load(folder: Path) -> Checkpoint:
         raise CliplineError(f"{error.filename}: no such file. A checkpoint is what the train stage writes") from None
     # ValueError: neither JSON nor UTF-8; RuntimeError: torch's, for weights of another model.
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if "Cannot allocate memory" in str(error):  # torch's words: nothing is wrong with the file
+            raise
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200].rstrip(":")
         raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Mend: dvc repro train") from None
     return Checkpoint(model.eval(), recipe, info)

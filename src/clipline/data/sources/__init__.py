@@ -40,7 +40,10 @@ def fetch(dataset: Dataset, out: Path, cache: Path) -> dict[str, Any]:
             source = write_tables(found, dataset.kind, dataset.path)
             publish(found.folder, out)
         except OSError as error:
-            raise CliplineError(f"{error.filename or out}: {error.strerror or error}") from error
+            raise CliplineError(
+                f"{error.filename or out}: {error.strerror or error}. Mend: free some room, or mend that place and "
+                "its permissions; then run again: what was fetched is kept"
+            ) from error
         shutil.rmtree(cache)
     return source
 
