@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from clipline.errors import UsageError
 from clipline.registry.promote import Refusal
 from clipline.registry.promote import promote as promote_run
-from clipline.tracking.store import tracking_uri
+from clipline.tracking.store import pointed_at, tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT, export
 
 
@@ -66,6 +67,14 @@ def test_a_model_that_was_champion_before_keeps_its_version(trained):
     MlflowClient(tracking_uri()).delete_registered_model_alias("clipline", "champion")
     assert promote(first).startswith("clipline: the champion now: version 1, ")
     assert versions() == 2
+
+
+def test_promotes_in_its_own_store_whatever_mlflow_was_told_before(trained, monkeypatch):
+    run, store = trained(50.0, 40.0), tracking_uri()
+    with pointed_at("http://127.0.0.1:9"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+        assert promote(run).startswith("clipline: the champion now: version 1, ")
+        assert mlflow.get_tracking_uri() == "http://127.0.0.1:9"
 
 
 REFUSED = [

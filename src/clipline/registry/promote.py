@@ -13,7 +13,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
 from clipline.tracking.compare import find_runs
 from clipline.tracking.receipt import Receipt
-from clipline.tracking.store import Store, existing_store, opened
+from clipline.tracking.store import Store, existing_store, opened, pointed_at
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,7 +88,8 @@ def promote(
         old = f"; before it: {champion}" if champion else "; the first one"
         if dry_run:
             return f"{name}: would become the champion: {candidate}{old}. Nothing is changed (--dry-run)"
-        version = _register(store.client, name, candidate)
+        with pointed_at(store.uri):
+            version = _register(store.client, name, candidate)
         store.client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{name}: the champion now: version {version.version}, from {candidate}{old}"
 

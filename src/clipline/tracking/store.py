@@ -148,6 +148,22 @@ def reading() -> Iterator[MlflowClient]:
         raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
 
 
+@contextmanager
+def pointed_at(uri: str) -> Iterator[None]:
+    """While it lasts, what MLflow does by the process's own address goes to `uri`.
+
+    A client looks `models:/` up there, whatever its own address is.
+    """
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def ready_mlflow() -> None:
     """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
     for name, value in ENVIRONMENT.items():
