@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
+from clipline.tracking.store import pointed_at
 
 START = """
     settings = {"name": "x", "params": {"a": 1}, "tags": {}}
@@ -126,3 +128,23 @@ def test_settings_of_the_user_win(repo: Path, monkeypatch: pytest.MonkeyPatch) -
     start()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+
+
+@pytest.mark.parametrize("variable", [None, "http://127.0.0.1:8"])
+@pytest.mark.parametrize("told", [None, "http://127.0.0.1:9"])
+def test_an_address_lent_to_mlflow_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, told: str | None
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(told)
+    try:
+        if variable:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+        before = os.environ.get("MLFLOW_TRACKING_URI"), mlflow.get_tracking_uri()
+        with pointed_at("http://127.0.0.1:7"):
+            assert mlflow.get_tracking_uri() == "http://127.0.0.1:7"
+        assert (os.environ.get("MLFLOW_TRACKING_URI"), mlflow.get_tracking_uri()) == before
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert mlflow.is_tracking_uri_set() == bool(told)
+    finally:
+        mlflow.set_tracking_uri(None)
