@@ -9,7 +9,6 @@ both come from one photo. Others are images without copies: more to be confused 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from command import launch
 from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +24,7 @@ from rich.table import Table
 from clipline.dupes.likeness import unit
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 from clipline.image import open_rgb
 from clipline.runtime import OnnxModel
 from clipline.search.index import Index
@@ -111,8 +111,4 @@ def _print(paths: list[str], vectors: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CliplineError as error:
-        console.print(f"error: {error}", style="red")
-        sys.exit(error.exit_code)
+    launch(main)

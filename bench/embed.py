@@ -11,7 +11,6 @@ medians are printed. Ratios are medians of the rounds' own ratios.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import contenders
 import photos as photo_files
 import typer
 import vit
+from command import launch
 from contenders import Job, apart
 from machine_facts import machine_facts
 from rich.console import Console
@@ -29,7 +29,7 @@ from show import show
 
 from clipline import cores
 from clipline.bundle import Bundle
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("open_clip", "serial")
@@ -200,8 +200,4 @@ def _told(model: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CliplineError as error:
-        console.print(f"error: {error}", style="red")
-        sys.exit(error.exit_code)
+    launch(main)

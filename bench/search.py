@@ -27,6 +27,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from command import launch
 from machine_facts import machine_facts
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,7 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.embed.table import Row
 from clipline.embed.writer import Writer
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 from clipline.progress import Bar
 from clipline.runtime import OnnxModel
 from clipline.search import approximate, exact, rows
@@ -262,7 +263,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--once"]:
         _once(*sys.argv[2:])
         sys.exit()
-    try:
-        typer.run(main)
-    except CliplineError as error:
-        sys.exit(f"error: {error}")
+    launch(main)

@@ -28,6 +28,7 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
+from command import launch
 from contenders import apart
 from machine_facts import machine_facts
 from rich.console import Console
@@ -252,8 +253,4 @@ def show(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CliplineError as error:
-        console.print(f"error: {error}", style="red")
-        sys.exit(error.exit_code)
+    launch(main)

@@ -12,7 +12,6 @@ takes its features from the cache, as `dvc repro` does from the second epoch on.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,13 +19,14 @@ from typing import Annotated, Any, Literal
 
 import trainers
 import typer
+from command import launch
 from contenders import apart, open_clip_missing
 from machine_facts import machine_facts
 from rich.console import Console
 from rich.table import Table
 
 from clipline import cores
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 
 AIMS = {"frozen": 1.5, "trainable": 1.0}
 console = Console()
@@ -96,8 +96,4 @@ def _show(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CliplineError as error:
-        console.print(f"error: {error}", style="red")
-        sys.exit(error.exit_code)
+    launch(main)

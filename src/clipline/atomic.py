@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from clipline.errors import CliplineError
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
@@ -28,6 +30,17 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """`atomic` for a file that a person asked for by name: its folder is made. Raises CliplineError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            yield file
+    except OSError as error:
+        raise CliplineError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -116,8 +116,7 @@ class Bundle:
                 f"{path}: {path.stat().st_size:,} bytes where manifest.json says {graph.bytes:,}: cut short, "
                 f"or from another export. {COPY}"
             )
-        with path.open("rb") as file:
-            _compare(path, hashlib.file_digest(file, "sha256").hexdigest(), graph.sha256)
+        _compare(path, seal.file_hash(path), graph.sha256)
         graph_file.check(path, side)
         return path
 

@@ -16,7 +16,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.progress import note
 from clipline.runtime import OnnxModel
 from clipline.search.index import Hit, Index
-from clipline.search.query import image_file, open_model
+from clipline.search.query import image_file, image_place, open_model
 
 # Nobody turns more pages than this, and each costs a longer sort.
 DEEPEST = 990
@@ -35,21 +35,19 @@ class Edition:
     """The folder in one state. name: random; a row number means an image only together with it.
 
     model: the one that made the embeddings. home: the folder of the images, resolved: nothing outside it is served.
-    root: as the user gave it, or None.
     """
 
     name: str
     index: Index
     model: OnnxModel
     home: Path
-    root: Path | None
 
     def file(self, row: int) -> Path:
         """The image of a row, resolved. Raises GoneError where there is none, or where it lies outside of `home`."""
         if not 0 <= row < len(self.index):
             raise GoneError("no such image")
         try:
-            found = Path(image_file(self.index, self.root, self.index.path(row))).resolve(strict=True)
+            found = Path(image_file(self.home, self.index.path(row))).resolve(strict=True)
         except (OSError, ValueError, RuntimeError):  # also names too long, and links in a circle
             raise GoneError("gone from disk") from None
         if not found.is_relative_to(self.home):
@@ -132,15 +130,13 @@ class Library:
         return self._text_vector(edition.model, text)
 
     def _edit(self, index: Index, model: OnnxModel) -> Edition:
-        if self._root is None and "://" in index.manifest.root:
+        place = image_place(index, self._root)
+        if isinstance(place, str):
             raise UsageError(
-                f"{self.folder}: its images are at {index.manifest.root}, and the page shows files of this machine "
+                f"{self.folder}: its images are at {place}, and the page shows files of this machine "
                 "alone. Mend: copy them and name the copy with --root"
             )
-        if self._root is not None and not self._root.is_dir():
-            raise UsageError(f"--root {self._root}: no such folder")
-        home = self._root or index.manifest.root_folder(index.folder.resolve())
-        return Edition(secrets.token_hex(6), index, model, home.resolve(), self._root)
+        return Edition(secrets.token_hex(6), index, model, place.resolve())
 
 
 def best(edition: Edition, vector: np.ndarray, first: int, n: int, *, without: int | None = None) -> list[Hit]:

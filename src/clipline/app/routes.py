@@ -15,6 +15,7 @@ from clipline.app.guard import TooLargeError
 from clipline.app.library import GoneError, Library
 from clipline.app.pictures import Thumbnails
 from clipline.app.uploads import MAX_BYTES, Uploads
+from clipline.embed.paths import printable
 from clipline.errors import CliplineError
 
 # Uploads whose bytes are in memory at once, and how long a slow sender may hold one of those places.
@@ -48,7 +49,7 @@ def add(app: FastAPI, library: Library, uploads: Uploads) -> None:
             return Response(data, media_type=media_type, headers=KEPT)
         return FileResponse(
             file, media_type=media_type, headers=KEPT, content_disposition_type="inline",
-            filename=file.name.encode(errors="replace").decode(),
+            filename=printable(file.name),
         )  # fmt: skip
 
     @router.get("/upload/{token}")

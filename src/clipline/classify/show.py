@@ -19,6 +19,7 @@ from clipline.atomic import atomic
 from clipline.classify.evaluate import TOP, Evaluation
 from clipline.classify.predict import Prediction
 from clipline.embed.item import Failure
+from clipline.embed.paths import printable
 from clipline.errors import CliplineError
 
 SHOWN = 40  # images in a table: more are no reading
@@ -68,8 +69,7 @@ class Overview:
         table.add_column("probability", justify="right")
         table.add_column("then")
         for found in self._first:
-            # Names are not rich's markup, and may hold bytes that no terminal can show.
-            name = str(found.file).encode(errors="replace").decode()
+            name = printable(str(found.file))  # not rich's markup
             first, *others = found.labels
             then = ", ".join(f"{label} {probability:.0%}" for label, probability in others if probability >= LEAST)
             table.add_row(Text(name), Text(first[0]), f"{first[1]:.1%}", Text(then))

@@ -14,14 +14,14 @@ from clipline import cores
 from clipline.embed.clock import Clock
 from clipline.embed.item import Failure, FileItem, Source, Stat
 from clipline.embed.manifest import MANIFEST, PARTS
-from clipline.embed.paths import to_name, to_text
+from clipline.embed.paths import to_text
 from clipline.embed.pipeline import Embedded, Pipeline
 from clipline.embed.sources import open_source
 from clipline.embed.sources.patterns import is_image
 from clipline.errors import UsageError
 from clipline.runtime import OnnxModel
 from clipline.search.index import Index
-from clipline.search.query import image_file, open_model
+from clipline.search.query import image_file, image_place, open_model
 
 USUAL_MODEL = Path("models/onnx")
 ROWS = 4096  # of an embeddings folder at once: 16 MB of float32 at 1,024 components
@@ -81,17 +81,15 @@ class Images:
     def file(self, path: str) -> Path | str:
         """See `Vectors`."""
         root = self._source.root
-        return f"{root.rstrip('/')}/{path}" if "://" in root else Path(root) / to_name(path)
+        return image_file(root if "://" in root else Path(root), path)
 
 
 class Stored:
     """The vectors of an embeddings folder. root: where its images are now, None for where they were."""
 
     def __init__(self, index: Index, model: OnnxModel, root: Path | None = None) -> None:
-        self.model, self._index, self._root = model, index, root
+        self.model, self._index, self._place = model, index, image_place(index, root)
         self.total, self.notes = len(index), list(index.notes)
-        if not index.manifest.complete:
-            self.notes.append(f"{index.folder} is being written, or its run was interrupted: not all images are in it")
 
     def blocks(self) -> Iterator[Block]:
         """All of them, ROWS at a time."""
@@ -101,7 +99,7 @@ class Stored:
 
     def file(self, path: str) -> Path | str:
         """See `Vectors`."""
-        return image_file(self._index, self._root, path)
+        return image_file(self._place, path)
 
 
 def open_vectors(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from clipline.errors import UsageError
 
 if TYPE_CHECKING:
     from clipline.dupes.show import Place
@@ -59,20 +58,14 @@ def dupes(
     """
     from clipline.gallery import check_path
     from clipline.search.index import Index
-    from clipline.search.query import image_file
+    from clipline.search.query import image_file, image_place
 
     if gallery:
         check_path(gallery)
-    if root and not root.is_dir():
-        raise UsageError(f"--root {root}: no such folder")
     index = Index(folder)
+    place = partial(image_file, image_place(index, root))
     for note in index.notes:
         typer.echo(f"note: {note}", err=True)
-    if not index.manifest.complete:
-        typer.echo(f"note: {folder} is being written, or its run was interrupted: not all images are in it", err=True)
-
-    def place(path: str) -> Path | str:
-        return image_file(index, root, path)
 
     if outliers:
         _outliers(index, place, outliers, neighbours, gallery, csv, as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from clipline.cli.options import ProviderName, ProviderOption, ThreadsOption, model_option
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 
 if TYPE_CHECKING:
     from clipline.quiz.split import Captioned
@@ -113,15 +113,11 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
     from rich.console import Console
 
-    from clipline.image import ImageError
     from clipline.quiz import show
+    from clipline.search.vectors import of_images
     from clipline.zeroshot import notes, probabilities, scale_of
 
-    try:
-        pixels, _ = model.preprocess.read(image)
-    except ImageError as error:
-        raise CliplineError(f"{image}: {error}") from error
-    vector, texts = model.embed_pixels(pixels[None]), model.embed_texts(captions)
+    vector, texts = of_images(model, [image]), model.embed_texts(captions)
     ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
     console = Console()
     if as_json:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipline.dupes import likeness
 from clipline.embed.manifest import PARTS
+from clipline.embed.table import open_part
 from clipline.errors import CliplineError, UsageError
 from clipline.progress import Bar
 from clipline.search.index import Index
@@ -91,7 +89,8 @@ def _files(index: Index, rows: Sequence[int]) -> list[File]:
     found: list[tuple] = []
     start = 0
     for part in sorted(index.folder.glob(PARTS)):
-        table = _part(part)
+        with open_part(part, index.dim, index.manifest.dtype) as file:
+            table = file.read(_COLUMNS, use_threads=False)
         left, right = np.searchsorted(wanted[order], [start, start + len(table)])
         columns = [table.column(name) for name in _COLUMNS]
         found += [
@@ -107,13 +106,3 @@ def _files(index: Index, rows: Sequence[int]) -> list[File]:
         File(path, 1.0, size, width, height, sha256)
         for path, (size, sha256, width, height) in zip(index.paths(rows), facts, strict=True)
     ]
-
-
-def _part(path: Path) -> pa.Table:
-    try:
-        # Not read_table, which imports pandas where it is installed: half a second.
-        with pq.ParquetFile(path) as file:
-            return file.read(_COLUMNS, use_threads=False)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CliplineError(f"{path}: damaged ({first}). Mend: embed again with --overwrite") from error

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clipline import gallery
-from clipline.atomic import atomic
+from clipline.atomic import output
 from clipline.dupes.find import File, Group
+from clipline.embed.paths import printable
 from clipline.errors import CliplineError
 
 # From a path of the embeddings to what opens from here.
@@ -148,8 +149,7 @@ def _cells(file: File) -> tuple[str, str, str]:
 
 
 def _shown(found: Path | str) -> Text:
-    # Names are not rich's markup, and may hold bytes that no terminal can show.
-    return Text(str(found).encode(errors="replace").decode())
+    return Text(printable(str(found)))  # names are not rich's markup
 
 
 def _object(file: File, place: Place) -> dict[str, Any]:
@@ -169,9 +169,5 @@ def _write(path: Path, names: tuple[str, ...], found: Iterator[tuple]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows(found)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            file.write(text.getvalue().encode())
-    except OSError as error:
-        raise CliplineError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with output(path) as file:
+        file.write(text.getvalue().encode())

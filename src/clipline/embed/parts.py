@@ -20,7 +20,6 @@ from clipline.embed.table import (
     Row,
     disk,
     part_path,
-    part_schema,
     read_part,
     read_rows,
     read_vectors,
@@ -38,8 +37,7 @@ class Parts:
     """
 
     def __init__(self, folder: Path, dim: int, dtype: Dtype, part_rows: int) -> None:
-        self._folder, self._part_rows = folder, part_rows
-        self._schema = part_schema(dim, dtype)
+        self._folder, self._part_rows, self._dim, self._dtype = folder, part_rows, dim, dtype
         self._read = lru_cache(maxsize=4)(lambda number: self._embeddings(self._part(number, ["embedding"])))
         self._sizes: dict[int, int] = {}
         self._vectors = np.empty((part_rows, dim), dtype)
@@ -54,7 +52,7 @@ class Parts:
             self._take_up(self._number - 1, [row for row, _ in self.found[len(self.found) - last :]])
 
     def _part(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        return read_part(part_path(self._folder, number), self._schema, columns)
+        return read_part(part_path(self._folder, number), self._dim, self._dtype, columns)
 
     @staticmethod
     def _embeddings(table: pa.Table) -> np.ndarray:

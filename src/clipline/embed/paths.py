@@ -19,6 +19,11 @@ def to_text(name: str) -> str:
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in escaped)
 
 
+def printable(name: str) -> str:
+    """For people, with ? for each byte that is no text: no terminal, picture or header can hold those."""
+    return name.encode(errors="replace").decode()
+
+
 def to_name(text: str) -> str:
     """What `to_text` made -> the path that os functions open."""
     raw = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), text.encode())

@@ -73,19 +73,28 @@ def write_table(path: Path, table: pa.Table) -> None:
         )
 
 
-def read_part(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """A part, or some of its columns. Raises CliplineError where it is damaged, or of another schema."""
+@contextmanager
+def open_part(
+    path: Path, dim: int, dtype: Dtype, mend: str = "embed again with --overwrite"
+) -> Iterator[pq.ParquetFile]:
+    """A part to read from, while checksums of its pages are compared.
+
+    Raises CliplineError where it is damaged, be it found now or in the block, or has other columns.
+    """
     try:
-        if not pq.read_schema(path).equals(schema):
-            raise ValueError("its columns are others")
-        return pq.read_table(
-            path, columns=columns, use_threads=False, partitioning=None, page_checksum_verification=True
-        )
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(part_schema(dim, dtype)):
+                raise ValueError(f"its columns are not those of {dim} {dtype}")
+            yield file
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CliplineError(
-            f"{path}: damaged ({first}). Mend: delete it and run again: only its images are lost"
-        ) from error
+        raise CliplineError(f"{path}: damaged ({str(error).splitlines()[0]}). Mend: {mend}") from error
+
+
+def read_part(path: Path, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:
+    """A part, or some of its columns. Raises CliplineError where it is damaged, or has other columns."""
+    # Not read_table, which imports pandas where it is installed: half a second.
+    with open_part(path, dim, dtype, "delete it and run again: only its images are lost") as file:
+        return file.read(columns, use_threads=False)
 
 
 def read_rows(table: pa.Table) -> list[Row]:

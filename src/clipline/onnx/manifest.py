@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipline.bundle import Graph, Manifest, PreprocessSpec
 from clipline.onnx.parity import Parity
+from clipline.seal import file_hash
 from clipline.train.checkpoint import Checkpoint
 
 FILES = {
@@ -63,7 +64,7 @@ def manifest(
         image=graphs("image"),
         text=graphs("text"),
         metrics=metrics,
-        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FOLLOWERS},
+        files={name: file_hash(folder / name) for name in FOLLOWERS},
         logit_scale=logit_scale(checkpoint),
     )
 
@@ -82,7 +83,7 @@ def logit_scale(checkpoint: Checkpoint) -> float | None:
 
 
 def _graph(path: Path, precision: str, parity: Parity) -> Graph:
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = file_hash(path)
     return Graph(
         file=path.name,
         precision=precision,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clipline.embed.paths import printable
 from clipline.quiz.questions import Quiz
 from clipline.quiz.split import Captioned
 
@@ -39,7 +40,7 @@ def line(found: Ranked) -> str:
 
 def print_table(found: list[Ranked], console: Console, title: str) -> None:
     """For people."""
-    table = Table(title=Text(title.encode(errors="replace").decode()), title_justify="left", title_style="bold")
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for name in ("rank", "probability", "cosine"):
         table.add_column(name, justify="right")
     table.add_column("caption", overflow="fold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from clipline.bundle import Bundle
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError, UsageError
 from clipline.registry.find import find
+from clipline.seal import file_hash
 from clipline.tracking.store import patience, reading
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def verify(folder: Path) -> None:
     bundle.read_tokenizer()
     manifest = bundle.manifest
     for graph in (*manifest.image.values(), *manifest.text.values()):
-        with (folder / graph.file).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_hash(folder / graph.file)
         if found != graph.sha256:
             raise CliplineError(
                 f"{graph.file} has sha256 {found[:12]}… where manifest.json says {graph.sha256[:12]}…: damaged in "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -18,6 +17,7 @@ from ruamel.yaml import YAML
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.report.examples import Examples
+from clipline.seal import file_hash
 
 LIBRARIES = (
     "torch",
@@ -101,7 +101,7 @@ def gather(root: Path, data: Prepared, gates: dict[str, Any]) -> Facts:
         manifest=_json(root / "models/onnx/manifest.json", "export"),
         prepared=data.report,
         examples=Examples.from_dict(_json(root / "reports/examples.json", "evaluate")),
-        weights=_sha256(root / "models/checkpoint/model.safetensors"),
+        weights=_hash(root / "models/checkpoint/model.safetensors"),
         stored=stored(root / "dvc.lock"),
         versions=versions(),
         references=references if references and references["images"] == test["images"] else None,
@@ -134,10 +134,9 @@ def stored(lock: Path) -> dict[str, str]:
     return {out["path"]: out[out.get("hash", "md5")] for out in outs}
 
 
-def _sha256(path: Path) -> str:
+def _hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path)
     except FileNotFoundError:
         raise CliplineError(f"{path}: no such file. Mend: dvc repro train") from None
 

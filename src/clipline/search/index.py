@@ -56,6 +56,8 @@ class Index:
         self.manifest: Manifest = self._state.manifest
         self.vectors: np.ndarray = self._rows.vectors
         self.notes = [note] if note else []
+        if not self.manifest.complete:
+            self.notes.append(f"{folder} is being written, or its run was interrupted: not all images are in it")
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -8,8 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from clipline.atomic import atomic
-from clipline.errors import CliplineError
+from clipline.atomic import output
 from clipline.report import thumbs
 from clipline.search.query import Answer, Result
 
@@ -61,12 +60,8 @@ li img {
 def write(answers: Sequence[Answer], path: Path) -> None:
     """Write the page, whole or not at all. Raises CliplineError for an image that cannot be read, or for the disk."""
     text = render(answers, path.resolve().parent)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            file.write(text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise CliplineError(f"{path}: cannot write the page: {error.strerror or error}") from error
+    with output(path) as file:
+        file.write(text.encode("utf-8", "replace"))
 
 
 def render(answers: Sequence[Answer], home: Path) -> str:

@@ -70,11 +70,9 @@ class Searcher:
     ) -> None:
         check_model(index, model)
         self.index, self.model = index, model
-        self._place = _place(index, root)
+        self._place = image_place(index, root)
         self._approximate = _takes_approximate(index, approximate)
         self.notes = list(index.notes)
-        if not index.manifest.complete:
-            self.notes.append(f"{index.folder} is being written, or its run was interrupted: not all images are in it")
         if isinstance(self._place, Path) and not self._place.is_dir():
             self.notes.append(f"the images are not in {self._place} any more: name their folder with --root")
 
@@ -107,7 +105,7 @@ class Searcher:
     def results(self, hits: list[Hit], min_score: float | None = None) -> list[Result]:
         """Hits as files, those below `min_score` left out."""
         return [
-            Result(hit.path, _file(self._place, hit.path), hit.score)
+            Result(hit.path, image_file(self._place, hit.path), hit.score)
             for hit in hits
             if min_score is None or hit.score >= min_score
         ]
@@ -184,27 +182,12 @@ def check_model(index: Index, model: OnnxModel) -> None:
         )
 
 
-def image_file(index: Index, root: Path | None, path: str) -> Path | str:
-    """The image that the embeddings call `path`, to open from the current folder, or its URL.
+def image_place(index: Index, root: Path | None) -> Path | str:
+    """The folder of the images, from the current folder, or the URL that holds them.
 
     root: where the images are now; None takes where they were, seen from the folder of the embeddings. Raises
     UsageError where `root` is no folder.
     """
-    return _file(_place(index, root), path)
-
-
-def _takes_approximate(index: Index, wanted: bool | None) -> bool:
-    from clipline.search.approximate import FROM
-
-    return len(index) >= FROM if wanted is None else wanted and len(index) > 0
-
-
-def _file(place: Path | str, path: str) -> Path | str:
-    return place / to_name(path) if isinstance(place, Path) else f"{place.rstrip('/')}/{path}"
-
-
-def _place(index: Index, root: Path | None) -> Path | str:
-    """The folder of the images, or the URL that holds them."""
     if not root and "://" in index.manifest.root:
         return index.manifest.root
     if root:
@@ -213,3 +196,14 @@ def _place(index: Index, root: Path | None) -> Path | str:
         return root
     found = index.manifest.root_folder(index.folder.resolve()).resolve()
     return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+
+
+def image_file(place: Path | str, path: str) -> Path | str:
+    """The image that the embeddings call `path`, in `image_place`: a file to open, or a URL."""
+    return place / to_name(path) if isinstance(place, Path) else f"{place.rstrip('/')}/{path}"
+
+
+def _takes_approximate(index: Index, wanted: bool | None) -> bool:
+    from clipline.search.approximate import FROM
+
+    return len(index) >= FROM if wanted is None else wanted and len(index) > 0

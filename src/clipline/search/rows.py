@@ -19,12 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipline.atomic import atomic
 from clipline.embed import manifest
 from clipline.embed.manifest import Manifest
-from clipline.embed.table import part_schema, read_vectors
+from clipline.embed.table import open_part, read_vectors
 from clipline.errors import CliplineError
 
 KEEP = 64 << 20  # bytes of parts from which a flat copy is kept: below, reading them takes a quarter of a second
@@ -220,17 +219,9 @@ def _in_memory(folder: Path, now: State) -> Rows:
 
 def _blocks(part: Path, now: State) -> Iterator[tuple[pa.StringArray, np.ndarray]]:
     """(paths [b], vectors [b, dim]) of a part in the order in which they were written. Raises CliplineError."""
-    said = now.manifest
-    schema = part_schema(said.dim, said.dtype)
-    try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(schema):
-                raise ValueError(f"its columns are not those of {said.dim} {said.dtype}")
-            for batch in file.iter_batches(BATCH, columns=["path", "embedding"], use_threads=False):
-                yield batch.column("path"), read_vectors(batch.column("embedding"))
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CliplineError(f"{part}: damaged ({first}). Mend: embed again with --overwrite") from error
+    with open_part(part, now.manifest.dim, now.manifest.dtype) as file:
+        for batch in file.iter_batches(BATCH, columns=["path", "embedding"], use_threads=False):
+            yield batch.column("path"), read_vectors(batch.column("embedding"))
 
 
 def _check(folder: Path, now: State, counts: list[int]) -> None:

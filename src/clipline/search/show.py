@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipline.embed.paths import printable
 from clipline.errors import CliplineError, UsageError
 from clipline.search.query import Answer
 
@@ -22,13 +23,13 @@ def print_table(answers: list[Answer], console: Console) -> None:
     from rich.text import Text
 
     for answer in answers:
-        # Queries and names are not rich's markup, and names may hold bytes that no terminal can show.
-        table = Table(title=Text(_printable(answer.title), "bold"), title_justify="left")
+        # Queries and names are not rich's markup.
+        table = Table(title=Text(printable(answer.title), "bold"), title_justify="left")
         table.add_column("rank", justify="right")
         table.add_column("score", justify="right")
         table.add_column("image", overflow="fold")
         for rank, result in enumerate(answer.results, 1):
-            table.add_row(str(rank), f"{result.score:.4f}", Text(_printable(str(result.file))))
+            table.add_row(str(rank), f"{result.score:.4f}", Text(printable(str(result.file))))
         console.print(table)
 
 
@@ -87,7 +88,7 @@ def draw(answers: list[Answer], path: Path) -> None:
         return
     from clipline import gallery
 
-    rows = [gallery.Row(_printable(answer.title), _cells(answer)) for answer in answers]
+    rows = [gallery.Row(printable(answer.title), _cells(answer)) for answer in answers]
     gallery.draw(rows, path, columns=gallery.grid(max(len(row.cells) for row in rows)))
 
 
@@ -97,7 +98,3 @@ def _cells(answer: Answer) -> list:
     asked = [Cell(answer.image, "searched for", INK)] if answer.image else []
     found = [Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)]
     return asked + found
-
-
-def _printable(text: str) -> str:
-    return text.encode(errors="replace").decode()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from clipline.revision import git_revision
+from clipline.seal import file_hash
 
 # What decides a run's result. With files that the pipeline rewrites (dvc.lock) each run would be dirty.
 SOURCES = ["src", "stages", "configs", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock"]
@@ -45,7 +45,7 @@ def base_tags(*, recipe: str, dataset: str, fingerprint: str, device: str) -> di
 def lock_tag() -> dict[str, str]:
     """`dvc_lock`: the SHA-256 of dvc.lock here, which names every input and output of the stages that are done."""
     path = Path("dvc.lock")
-    return {"dvc_lock": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+    return {"dvc_lock": file_hash(path)} if path.is_file() else {}
 
 
 def _is_dirty() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Archive, Expect
-from clipline.data.sources.extract import copy, read, sha256
+from clipline.data.sources.extract import copy, read
 from clipline.data.sources.raw import (
     IMAGE_SUFFIXES,
     Collected,
@@ -23,6 +23,7 @@ from clipline.data.sources.raw import (
 from clipline.data.sources.readers import Reader, open_reader
 from clipline.data.sources.records import decode, records
 from clipline.errors import CliplineError
+from clipline.seal import file_hash
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
 # The original token file has five captions under this name, which no image ever had.
@@ -37,7 +38,7 @@ def collect(dataset: Archive, cache: Path) -> Collected:
 def unpack(path: Path, expect: Expect, cache: Path) -> Collected:
     """Copy the images of a known layout below `cache`; what an earlier run copied whole is kept."""
     reader = open_reader(path)
-    digest = None if path.is_dir() else sha256(path)
+    digest = None if path.is_dir() else file_hash(path)
     rows = _captions(reader)
     images = _images(reader, {row.image for row in rows})
     rows, skipped = reconcile(rows, images, expect, str(path), KNOWN_ABSENT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import zlib
@@ -16,12 +15,6 @@ from clipline.errors import CliplineError
 from clipline.progress import Bar
 
 CHUNK = 1 << 20
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(reader: Reader, name: str) -> bytes:

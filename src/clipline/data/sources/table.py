@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Table, TableSource
-from clipline.data.sources.extract import copy, sha256
+from clipline.data.sources.extract import copy
 from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, flat_names, prune, reconcile, some
 from clipline.data.sources.readers import Folder
 from clipline.data.sources.records import decode, records
 from clipline.errors import CliplineError, UsageError
+from clipline.seal import file_hash
 
 DELIMITERS = (",", "\t", ";", "|")
 
@@ -39,7 +40,7 @@ def collect(dataset: Table, cache: Path) -> Collected:
     prune(folder / "images", names)
     rows = [row._replace(image=raw_of[row.image]) for row in rows]
     skipped |= {"rows_without_caption": len(short)}
-    return Collected(folder, rows, sha256(table), skipped, {"lines_without_caption": short[:20]} if short else {})
+    return Collected(folder, rows, file_hash(table), skipped, {"lines_without_caption": short[:20]} if short else {})
 
 
 def read_table(path: Path, source: TableSource) -> tuple[list[Row], list[int]]:
