@@ -3,9 +3,14 @@
 import copy
 import csv
 import hashlib
+import importlib.util
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -290,3 +295,34 @@ def use_repository():
         patch.chdir(root)
 
     return use
+
+
+@pytest.fixture
+def make_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """make_disk("128k") -> folder that is a file system of its own, of that size."""
+    mounted = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    if os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("needs root to mount a tmpfs")
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def bench() -> ModuleType:
+    """bench/app.py, which starts the page's server, and does there what a person does."""
+    spec = importlib.util.spec_from_file_location("bench_app", Path(__file__).parents[1] / "bench" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

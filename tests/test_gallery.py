@@ -119,7 +119,7 @@ def test_a_missing_image_is_named_and_an_old_picture_stays(images, tmp_path):
 
 def test_a_place_that_cannot_be_written(images, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CliplineError, match="cannot write the picture"):
+    with pytest.raises(CliplineError, match="cannot be written"):
         draw([Row("q", [Cell(images[0])])], tmp_path / "file" / "out.png")
 
 

@@ -1,8 +1,6 @@
 """An embeddings folder with honest and hostile rows, and the real server on it."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from clipline.embed.manifest import Identity
 from clipline.embed.table import Row
 from clipline.embed.writer import Writer
 
-BENCH = Path(__file__).parents[2] / "bench" / "app.py"
 SECRET = (1, 2, 3)  # the colour of images that must never be served
 SCRIPT = "${alert(1)}<img src=x onerror=alert(2)>'\"&.png"
 
@@ -53,15 +50,6 @@ def tools():
         setattr(Tools, thing.__name__, staticmethod(thing))
     Tools.SECRET, Tools.SCRIPT = SECRET, SCRIPT
     return Tools
-
-
-@pytest.fixture(scope="session")
-def bench() -> ModuleType:
-    """bench/app.py: what it does as a person is what the page does."""
-    spec = importlib.util.spec_from_file_location("bench_app", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -33,4 +33,4 @@ def test_a_short_run(bundle, tmp_path):
 def test_no_photos(tmp_path, bundle):
     done = bench(tmp_path, "--model", bundle)
     assert done.returncode == 2
-    assert "0 photos" in done.stdout
+    assert "0 photos" in done.stderr

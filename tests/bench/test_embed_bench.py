@@ -65,4 +65,4 @@ def test_refusals(bundle, photos, tmp_path):
     ]:
         done = bench(folder, "--model", bundle, "--cache", tmp_path / "cache", "--images", 12, *options)
         assert done.returncode == 2, done.stderr
-        assert expected in " ".join(done.stdout.split())
+        assert expected in " ".join(done.stderr.split())

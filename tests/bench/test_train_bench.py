@@ -40,4 +40,4 @@ def test_a_missing_peer_is_named():
     if done.returncode == 0:
         pytest.skip("open_clip is installed here")
     assert done.returncode == 2
-    assert "pip install --no-deps open_clip_torch" in " ".join(done.stdout.split())
+    assert "pip install --no-deps open_clip_torch" in " ".join(done.stderr.split())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,7 +15,6 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.runtime import OnnxModel
 
-BENCH = Path(__file__).parents[2] / "bench" / "app.py"
 SCRIPT = "z ${document.title='caught'}<img src=x onerror=document.title='caught'>.png"
 # Whether each image that is on the screen has its pixels.
 DRAWN = """part => { const images = [...document.querySelectorAll(part + ' .shot img')];
@@ -50,15 +47,6 @@ def folder(make_bundle, tmp_path_factory) -> Path:
         Options(threads=1),
     )
     return made
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """bench/app.py, which starts the server."""
-    spec = importlib.util.spec_from_file_location("bench_app", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from clipline.cli import app
-from clipline.errors import CliplineError
 from clipline.runtime import OnnxModel
+from tests.command import run
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
@@ -20,17 +18,6 @@ def save(path: Path, colour, size=(40, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, COLOURS.get(colour, colour)).save(path)
     return path
-
-
-def run(*arguments: object) -> SimpleNamespace:
-    """The command line with `arguments`: code, out, err, and error, what `main` would print."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    error = done.exception
-    if isinstance(error, CliplineError):
-        return SimpleNamespace(code=error.exit_code, out=done.stdout, err=done.stderr, error=str(error))
-    if error and not isinstance(error, SystemExit):
-        raise error
-    return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr, error="")
 
 
 @pytest.fixture

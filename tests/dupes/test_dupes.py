@@ -12,24 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from clipline.cli import app
 from clipline.dupes import likeness
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.errors import CliplineError
 from clipline.runtime import OnnxModel
+from tests.command import run
 
 
 def dupes(*arguments: object) -> SimpleNamespace:
-    done = CliRunner().invoke(app, ["dupes", *(str(argument) for argument in arguments)])
-    error = done.exception
-    if isinstance(error, CliplineError):
-        return SimpleNamespace(code=error.exit_code, out=done.stdout, err=done.stderr, error=str(error))
-    if error and not isinstance(error, SystemExit):
-        raise error
-    return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr, error="")
+    return run("dupes", *arguments)
 
 
 def units(rows, dim=16, seed=0):

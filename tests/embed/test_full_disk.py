@@ -1,32 +1,11 @@
 """A disk that is really full (a small tmpfs): a clear error, whole files, and a restart with room goes on."""
 
-import os
-import shutil
 import subprocess
 import sys
 
-import pytest
 
-pytestmark = pytest.mark.skipif(
-    os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a tmpfs"
-)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 128 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", place], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_full_disk_costs_nothing_that_was_written(bundle, tmp_path, tools, small_disk):
+def test_a_full_disk_costs_nothing_that_was_written(bundle, tmp_path, tools, make_disk):
+    small_disk = make_disk("128k")
     for index in range(400):
         tools.save(tmp_path / "photos" / f"{index:03d}.png", (index % 250, index // 250, 9), (20, 20))
     command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", tmp_path / "photos"]

@@ -122,5 +122,5 @@ def test_foreign_and_damaged_parts_are_named(opened, tmp_path):
         with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
             opened()
     (tmp_path / "part-00001.parquet").unlink()
-    with pytest.raises(CliplineError, match="its columns are others"):
+    with pytest.raises(CliplineError, match="its columns are not those of 4 float16"):
         Parts(tmp_path, 4, "float16", 4)

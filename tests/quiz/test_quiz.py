@@ -10,26 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from clipline.cli import app
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 from clipline.quiz import picture
 from clipline.quiz.questions import Quiz, ask
 from clipline.quiz.split import Captioned, read
 from clipline.runtime import OnnxModel
+from tests.command import run
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 def match(*arguments: object) -> SimpleNamespace:
-    done = CliRunner().invoke(app, ["match", *(str(argument) for argument in arguments), "--provider", "cpu"])
-    error = done.exception
-    if isinstance(error, CliplineError):
-        return SimpleNamespace(code=error.exit_code, out=done.stdout, err=done.stderr, error=str(error))
-    if error and not isinstance(error, SystemExit):
-        raise error
-    return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr, error="")
+    return run("match", *arguments, "--provider", "cpu")
 
 
 @pytest.fixture

@@ -52,5 +52,5 @@ def test_an_image_that_cannot_be_read_is_named_and_an_old_page_stays(photo, tmp_
 
 
 def test_a_place_that_cannot_be_written(photo, tmp_path):
-    with pytest.raises(CliplineError, match="cannot write the page"):
+    with pytest.raises(CliplineError, match="cannot be written"):
         page.write([Answer("a", [Result("x", photo, 0.5)])], photo / "found.html")

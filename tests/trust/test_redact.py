@@ -1,7 +1,9 @@
 """Secrets leave every text that people or files get to see."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,14 +61,16 @@ def test_addresses():
     assert address("s3://bucket/what?/photos") == "s3://bucket/what?/photos"
 
 
-def test_tracebacks_of_commands_and_stages():
+def test_tracebacks_of_commands_and_stages(tmp_path):
     """An error that nobody foresaw."""
     for setting in (
         "from clipline import cli\ncli.app = fail\ncli.main()",
         "from stages.common import run_stage\nrun_stage(fail)",
     ):
         code = f"def fail():\n    raise ValueError('http://me:{SECRET}@host/?key={SECRET}')\n{setting}"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        command = [sys.executable, "-c", code]  # in a folder of its own, as a stage locks it
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: http://host/?key=…" in done.stderr
 
 

@@ -178,7 +178,10 @@ def fetch_from(tmp_path):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path.cwd())}
         command = [sys.executable, "-c", FETCH, str(tmp_path), name]
-        return subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120, check=False)
+        # A stage locks the folder that it runs in.
+        return subprocess.run(
+            command, cwd=tmp_path, env=kept | own, capture_output=True, text=True, timeout=120, check=False
+        )
 
     return run
 

@@ -219,7 +219,9 @@ def test_without_credentials_two_lines_say_how_to_get_a_token(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
     environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-c", FETCH, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()

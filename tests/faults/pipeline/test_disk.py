@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,23 +17,22 @@ needs_setpriv = pytest.mark.skipif(ROOT_USER and not shutil.which("setpriv"), re
 
 
 @pytest.fixture
-def disk(tmp_path) -> Iterator[Path]:
+def disk(make_disk) -> Path:
     """A file system of its own."""
-    if not ROOT_USER or not shutil.which("mount"):
-        pytest.skip("needs root to mount a tmpfs")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    return make_disk("400m")
 
 
 def resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
+
+def run_read_only(place: Place, stage: str, folder: Path) -> tuple[int, str]:
+    """The stage, without root's rights, while nothing may be written in `folder`."""
+    folder.chmod(0o555)
+    try:
+        return place.run(stage, *UNPRIVILEGED)
+    finally:
+        folder.chmod(0o755)
 
 
 def clear_end(code: int, said: str) -> None:
@@ -72,11 +71,7 @@ def test_a_read_only_place(stage, place, fault):
     locked = place.outs(stage)[0].parent
     locked.mkdir(exist_ok=True)
     with fault("read-only folder") as one:
-        locked.chmod(0o555)
-        try:
-            code, said = place.run(stage, *UNPRIVILEGED)
-        finally:
-            locked.chmod(0o755)
+        code, said = run_read_only(place, stage, locked)
         clear_end(code, said)
         check_nothing_half(place, stage)
         code, again = place.run(stage)
@@ -92,11 +87,7 @@ def test_a_read_only_cache(stage, place, fault):
     cache = place.folder / ".cache"
     cache.mkdir(exist_ok=True)
     with fault("read-only folder") as one:
-        cache.chmod(0o555)
-        try:
-            code, said = place.run(stage, *UNPRIVILEGED)
-        finally:
-            cache.chmod(0o755)
+        code, said = run_read_only(place, stage, cache)
         clear_end(code, said)
         check_nothing_half(place, stage)
         one.told(said)
