@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipline.app import library as module
-from clipline.app.library import GoneError, Library, best
+from clipline.app.library import EDITIONS, GoneError, Library, best
 from clipline.errors import UsageError
 
 
@@ -37,7 +37,7 @@ def test_the_nearest_come_first_and_pages_join(library, tools):
     pages = [best(edition, vector, first, 6) for first in (0, 6, 12, 18)]
     assert [len(page) for page in pages] == [6, 6, 6, 2]
     assert [hit.row for page in pages for hit in page] == [hit.row for hit in edition.index.search(vector[None], 20)[0]]
-    without = best(edition, edition.vector(4), 0, 20, without=4)
+    without = best(edition, edition.vector(4), 0, 20, without=edition.index.path(4))
     assert len(without) == 19
     assert 4 not in [hit.row for hit in without]
 
@@ -49,8 +49,16 @@ def test_new_embeddings_are_followed(library, album, tools):
     (album / "index2").rename(album / "index")
     after = library.now()
     assert (len(before.index), len(after.index)) == (20, 30)
+    assert library.edition(after.name) is library.latest is after
+    assert library.edition(before.name) is before  # pages that are open still find their images
+    for number in range(EDITIONS - 1):
+        tools.write(album / f"next{number}", tools.shades(30 + number))
+        (album / "index").rename(album / f"old{number}")
+        (album / f"next{number}").rename(album / "index")
+        library.now()
     with pytest.raises(GoneError, match="the folder has changed"):
         library.edition(before.name)
+    assert library.edition(after.name) is after
 
 
 def test_embeddings_that_vanish_and_come_back(library, album, capfd):

@@ -99,8 +99,22 @@ def test_pictures_that_cannot_be_used(shown, uploads, library):
             shown.near(picture)
 
 
-def test_an_upload_of_another_model_is_asked_for_again(shown, library, uploads, make_bundle, album, monkeypatch):
-    picture = upload(uploads, library, (0, 0, 250))
+def test_neighbours_of_a_row_in_a_folder_that_has_changed(shown, library, album, tools, monkeypatch):
+    picture = f"row:{library.now().name}:5"
+    monkeypatch.setattr("clipline.app.library.SECONDS", 0.0)
+    shades = dict(reversed(tools.shades(20).items()))  # the same images, in other rows
+    tools.write(album / "turned", shades)
+    (album / "index").rename(album / "old")
+    (album / "turned").rename(album / "index")
+    view = shown.near(picture)
+    assert view.title == "Like 005.png" and view.edition == library.latest.name
+    assert {tile.path for tile in view.tiles[:2]} == {"004.png", "006.png"}
+    assert "005.png" not in [tile.path for page in range(3) for tile in shown.turn(view.about, page).tiles]
+
+
+@pytest.mark.parametrize("kind", ["upload", "row"])
+def test_a_picture_of_another_model_is_asked_for_again(shown, library, uploads, make_bundle, album, monkeypatch, kind):
+    picture = upload(uploads, library, (0, 0, 250)) if kind == "upload" else f"row:{library.now().name}:5"
     monkeypatch.setattr("clipline.app.library.SECONDS", 0.0)
     manifest = album / "index" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"colours"', '"other"').replace("../onnx", "../new"))

@@ -22,6 +22,8 @@ from clipline.search.query import image_file, image_place, open_model
 DEEPEST = 990
 # How often the folder is looked at for changes: of a thousand parts that takes ten milliseconds.
 SECONDS = 1.0
+# Editions that are kept: while a folder grows, pages that people have open still find their images.
+EDITIONS = 4
 # Texts whose vectors are kept: paging asks for the same one again. 4 kB each at 1,024 components.
 KEPT_TEXTS = 512
 
@@ -77,51 +79,51 @@ class Library:
         self._model_folder, self._provider = model, provider
         self._lock = threading.Lock()
         index = Index(folder)
-        self._edition = self._edit(index, open_model(index, model, provider))
+        self._editions: dict[str, Edition] = {}  # the latest is the last
+        self._add(index, open_model(index, model, provider))
         self._checked = time.monotonic()
         self._text_vector = lru_cache(KEPT_TEXTS)(_text_vector)
 
     @property
     def title(self) -> str:
         """The name of the folder of the images."""
-        return self._edition.home.name or str(self._edition.home)
+        return self.latest.home.name or str(self.latest.home)
 
     @property
     def latest(self) -> Edition:
         """What was opened last, whether or not it still is what the folder holds."""
-        return self._edition
+        return next(reversed(self._editions.values()))
 
     def warm(self) -> None:
         """Load both graphs, so that a damaged one is found before anyone waits, and the first answer is quick."""
-        model = self._edition.model
-        self.text_vector(self._edition, "a photo")
+        model = self.latest.model
+        self.text_vector(self.latest, "a photo")
         model.embed_pixels(np.full((1, model.preprocess.size, model.preprocess.size, 3), 128, np.uint8))
 
     def now(self) -> Edition:
         """The folder as it is. Raises GoneError where it changed into what cannot be used."""
         with self._lock:
-            if time.monotonic() - self._checked < SECONDS:
-                return self._edition
-            if not self._edition.index.fresh():
-                self._reopen()
-            self._checked = time.monotonic()
-            return self._edition
+            if time.monotonic() - self._checked >= SECONDS:
+                if not self.latest.index.fresh():
+                    self._reopen()
+                self._checked = time.monotonic()
+            return self.latest
 
     def _reopen(self) -> None:
         try:
-            index, model = Index(self.folder), self._edition.model
+            index, model = Index(self.folder), self.latest.model
             if index.manifest.model_id != model.model_id:
                 model = open_model(index, self._model_folder, self._provider)
                 self._text_vector.cache_clear()
-            self._edition = self._edit(index, model)
+            self._add(index, model)
         except CliplineError as error:
             note(f"the embeddings changed, and cannot be used: {error}")
             raise GoneError("The embeddings changed, and cannot be used now. Try again in a moment.") from None
 
     def edition(self, name: str) -> Edition:
-        """The edition of that name. Raises GoneError where the folder has changed since, or the server."""
-        edition = self._edition
-        if not secrets.compare_digest(edition.name.encode(), name.encode(errors="replace")):
+        """The edition of that name. Raises GoneError where EDITIONS others came since, or the server is a new one."""
+        edition = self._editions.get(name)
+        if edition is None:
             raise GoneError("the folder has changed: search again")
         return edition
 
@@ -129,21 +131,24 @@ class Library:
         """float32 [dim] of a text; the latest are kept."""
         return self._text_vector(edition.model, text)
 
-    def _edit(self, index: Index, model: OnnxModel) -> Edition:
+    def _add(self, index: Index, model: OnnxModel) -> None:
         place = image_place(index, self._root)
         if isinstance(place, str):
             raise UsageError(
                 f"{self.folder}: its images are at {place}, and the page shows files of this machine "
                 "alone. Mend: copy them and name the copy with --root"
             )
-        return Edition(secrets.token_hex(6), index, model, place.resolve())
+        name = secrets.token_hex(6)
+        # A new dict: who reads the old one needs no lock.
+        kept = list(self._editions.items())[1 - EDITIONS :]
+        self._editions = dict([*kept, (name, Edition(name, index, model, place.resolve()))])
 
 
-def best(edition: Edition, vector: np.ndarray, first: int, n: int, *, without: int | None = None) -> list[Hit]:
-    """The hits `first` to `first + n` for a vector [dim], best first. without: a row that is not to be among them."""
+def best(edition: Edition, vector: np.ndarray, first: int, n: int, *, without: str | None = None) -> list[Hit]:
+    """The hits `first` to `first + n` for a vector [dim], best first. without: an image that is to be left out."""
     wanted = first + n + (without is not None)
     (hits,) = edition.index.search(vector[np.newaxis], min(wanted, len(edition.index)))
-    return [hit for hit in hits if hit.row != without][first : first + n]
+    return [hit for hit in hits if hit.path != without][first : first + n]
 
 
 def _text_vector(model: OnnxModel, text: str) -> np.ndarray:

@@ -56,7 +56,8 @@ def build(library: Library, views: Views) -> Page:
     return page
 
 
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+# One queue for all calls: each kind by itself would wait the longer the oftener it is asked.
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "answers"}
 
 
 def _part(value: Any = "", **options: Any) -> gr.HTML:

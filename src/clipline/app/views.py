@@ -92,11 +92,11 @@ class Views:
     def near(self, picture: str, page: int = 0) -> View:
         """The images most like a picture: `row:EDITION:ROW` or `upload:TOKEN`."""
         edition = self._library.now()
-        vector, row = self._vector(edition, picture)
-        total = min(len(edition.index) - (row is not None), DEEPEST)
+        vector, path = self._vector(edition, picture)
+        total = min(len(edition.index) - (path is not None), DEEPEST)
         first = _first(page, total)
-        hits = best(edition, vector, first, min(PAGE, total - first), without=row)
-        title = f"Like {edition.index.path(row)}" if row is not None else "Like your image"
+        hits = best(edition, vector, first, min(PAGE, total - first), without=path)
+        title = f"Like {path}" if path is not None else "Like your image"
         return _view(picture, title, edition, _triples(hits), first, total)
 
     def turn(self, about: str, page: int) -> View:
@@ -122,11 +122,13 @@ class Views:
         captions = _several(text.split("\n"), "captions, one on each line")
         return _ranking(edition, captions, zeroshot.match(edition.model, vector[np.newaxis], captions))
 
-    def _vector(self, edition: Edition, picture: str) -> tuple[np.ndarray, int | None]:
-        """(float32 [dim], its row if it is of the folder)."""
+    def _vector(self, edition: Edition, picture: str) -> tuple[np.ndarray, str | None]:
+        """(float32 [dim], its path if it is of the folder). Raises GoneError where it is none of `edition`'s model."""
         if row := ROW.fullmatch(picture):
-            number = int(row[2])
-            return self._library.edition(row[1]).vector(number), number
+            earlier, number = self._library.edition(row[1]), int(row[2])
+            if earlier.model.model_id != edition.model.model_id:
+                raise GoneError("The model has changed: search again.")
+            return earlier.vector(number), earlier.index.path(number)
         if upload := UPLOAD.fullmatch(picture):
             found = self._uploads.get(upload[1])
             if found.model_id != edition.model.model_id:
