@@ -41,7 +41,7 @@ test-install: $(STAMP) ## install base + cpu alone in a second environment: embe
 test-pipeline: $(STAMP) ## one run per model through all that DVC and MLflow do; remotes; MLflow's pages in a browser
 	python -m pytest --timeout 900 $(SLOW)
 
-test-faults: $(STAMP) ## kill, fill, lock and damage everything; a table of faults tried, survived, lost (0)
+test-faults: $(STAMP) ## kill, fill, lock and damage everything; a table of faults tried, survived, lost (0). As root, with faketime
 	CLIPLINE_KILLS=100 python -m pytest -s tests/embed/test_kills.py
 	CLIPLINE_KILLS=30 python -m pytest -s --timeout 1800 tests/train/test_kills.py
 	CLIPLINE_KILLS=3 CLIPLINE_RANGES=200 python -m pytest -s --timeout 1800 tests/faults

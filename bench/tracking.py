@@ -81,7 +81,7 @@ def training(job: Job) -> dict[str, Any]:
 
     from clipline.config.run import load_run
     from clipline.data.prepared import Prepared
-    from clipline.tracking.store import ready_mlflow
+    from clipline.tracking.environment import ready_mlflow
     from clipline.train.loop import Trainer
     from clipline.train.state import Keeper
     from stages import train

@@ -9,13 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipline import redact
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, out_of_memory
 from clipline.lock import locked
 
 BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Mend: wait until it ends, then run again"
-# What torch, onnxruntime and the system say in errors that are no MemoryError.
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
-NO_MEMORY += ("can't start new thread", "bad allocation")
 
 
 def say(text: str) -> None:
@@ -43,9 +40,10 @@ def run_stage(main: Callable[[], None]) -> None:
 def _alone() -> Iterator[None]:
     """One stage at a time in a working folder: a stage goes on when the `dvc` that started it is killed.
 
-    Processes that train one model together are one. Raises CliplineError where a stage runs already.
+    Of processes that train one model together the first holds the folder: whoever started them has become another
+    program. Raises CliplineError where a stage runs already.
     """
-    if "LOCAL_RANK" in os.environ:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
     with locked(Path.cwd(), BUSY):
@@ -57,6 +55,8 @@ def _in_words() -> Iterator[None]:
     """The disk's and the memory's refusals, from whatever library, as a CliplineError with the mend."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise CliplineError(f"{error.filename}: no such file. Mend: dvc repro, which runs the stages before") from error
     except OSError as error:
         where = error.filename or f"below {Path.cwd()}"
         raise CliplineError(
@@ -64,7 +64,7 @@ def _in_words() -> Iterator[None]:
             "run again: what was finished is kept"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in NO_MEMORY):
+        if not out_of_memory(error):
             raise
         raise CliplineError(
             "not enough memory. Mend: end other programs, or lower train.batch_size in the recipe, or the stage's "

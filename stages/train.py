@@ -21,6 +21,7 @@ from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared
 from clipline.lock import locked
 from clipline.model.device import pick_device
+from clipline.revision import code_fingerprint
 from clipline.train import checkpoint
 from clipline.train.gather import rank
 from clipline.train.loop import Trainer
@@ -60,8 +61,8 @@ def scratch(run: Run, data: Prepared, device: str) -> Path:
     settings = run.params.train
     # Each process has random numbers of its own: another number of them cannot go on with these.
     facts = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
-    # What is summed in another order is another training, bit for bit.
-    facts.append(settings.shard)
+    # What is summed in another order, or by other code, is another training, bit for bit.
+    facts += [settings.shard, code_fingerprint("model", "train", "losses.py")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     return repository_root() / ".cache" / "train" / name
 

@@ -284,10 +284,10 @@ def one_thread():
 @pytest.fixture(scope="session")
 def use_repository():
     """use_repository(root, patch): tracking works in `root` alone, and what it sets is undone with `patch`."""
-    from clipline.tracking import store
+    from clipline.tracking.environment import ENVIRONMENT
 
     def use(root: Path, patch: pytest.MonkeyPatch) -> None:
-        for name in [*os.environ, *store.ENVIRONMENT]:
+        for name in [*os.environ, *ENVIRONMENT]:
             if name.startswith(("MLFLOW_", "DVC_")):
                 patch.setenv(name, "")  # so that what the code under test sets is undone as well
                 patch.delenv(name)

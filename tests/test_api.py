@@ -1,7 +1,9 @@
 """Clip in Python does what the commands do, on the same model, and imports nothing before it is asked for."""
 
+import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,36 @@ def test_a_folder_is_embedded_and_then_passed_over(clip, place, tmp_path):
     (place / "photos" / "red.png").touch()
     again = clip.embed_folder(str(place / "photos"), str(tmp_path / "index"))
     assert (again.embedded, again.unchanged) == (0, 3)
+
+
+def test_threads_are_kept(place, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("clipline.cores.available", lambda: pytest.fail("asked for all cores"))
+    monkeypatch.setattr(
+        "clipline.search.vectors.ThreadPoolExecutor",
+        lambda threads: asked.append(threads) or ThreadPoolExecutor(threads),
+    )
+    clip = Clip(place / "onnx", threads=1)
+    assert clip.embed_images([place / "photos" / "red.png"]).shape == (1, 3)
+    done = clip.embed_folder(place / "photos", tmp_path / "index")
+    assert asked == [1] and done.running_on == "CPU, 1 thread"
+    assert (done.clock.threads["read"], done.clock.threads["decode"]) == (1, 1)
+
+
+def test_precision_auto_stays_with_what_a_folder_holds(make_bundle, place, tmp_path, monkeypatch):
+    """Whichever is faster when it is timed again."""
+    folder = make_bundle(tmp_path / "onnx")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["image"]["int8"] = manifest["image"]["fp32"] | {"precision": "int8", "variant": "int8-other"}
+    path.write_text(json.dumps(manifest))
+    clip, faster = Clip(folder, precision="auto", threads=1), ["fp32"]
+    monkeypatch.setattr("clipline.runtime.fastest", lambda calls, batch: (faster[0], "timed"))
+    assert clip.embed_folder(place / "photos", tmp_path / "index").embedded == 3
+    faster[0] = "int8"
+    assert clip.embed_folder(place / "photos", tmp_path / "index").unchanged == 3
+    assert clip.embed_folder(place / "photos", tmp_path / "index", overwrite=True).embedded == 3
+    assert json.loads((tmp_path / "index" / "manifest.json").read_text())["variant"] == "int8-other"
 
 
 def test_search_is_that_of_the_command(clip, place):

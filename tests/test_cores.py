@@ -54,3 +54,10 @@ def test_the_smallest_counts(tmp_path, monkeypatch):
 def test_vnni_is_read_from_the_flags(monkeypatch, cpuinfo, expected):
     monkeypatch.setattr(cores, "_text", lambda path: cpuinfo)
     assert cores.multiplies_bytes() is expected
+
+
+def test_affinity_and_quota_apart(monkeypatch):
+    monkeypatch.setattr(cores, "quotas", lambda *_: [2.5, 1.5])
+    assert (cores.quota(), cores.affinity()) == (1.5, len(os.sched_getaffinity(0)))
+    monkeypatch.setattr(cores, "quotas", lambda *_: [])
+    assert cores.quota() is None

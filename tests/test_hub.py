@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import free_port
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "org/good": {"tokenizer.json": b'{"a": 1}', "config.json": b"{}", "weights.bin": b"large"},
@@ -108,12 +110,6 @@ def fetch(port: int, home: Path, *names: str, **environment: str) -> list[tuple[
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_only_the_wanted_files_come_and_then_the_cache_serves(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     port = server.server_address[1]
     [(files, _)] = fetch(port, tmp_path, "org/good")
@@ -127,7 +123,7 @@ def test_only_the_wanted_files_come_and_then_the_cache_serves(server: ThreadingH
 
 
 def test_no_network_fails_at_once_with_the_mend(tmp_path: Path) -> None:
-    (first, seconds), (second, again) = fetch(closed_port(), tmp_path, "org/good", "org/other")
+    (first, seconds), (second, again) = fetch(free_port(), tmp_path, "org/good", "org/other")
     assert first.startswith("text.name: the hub (http://127.0.0.1:")
     assert "org/good is not in its cache. Mend: a local folder" in first
     assert "\n" not in first

@@ -41,6 +41,15 @@ def test_closing_ends_the_threads_and_drops_what_has_not_begun():
     assert len(begun) < 10
 
 
+def test_threads_are_called_as_their_work():
+    """For who looks at a process with py-spy, say: of several stages, which is busy."""
+
+    def resize(item: int) -> str:
+        return threading.current_thread().name
+
+    assert list(map_ordered(resize, [1], threads=1, ahead=1)) == ["resize_0"]
+
+
 def test_an_error_of_the_work_is_raised_in_its_place():
     results = map_ordered(lambda item: 1 / item, [1, 2, 0, 4], threads=2, ahead=3)
     assert [next(results), next(results)] == [1, 0.5]

@@ -37,6 +37,7 @@ def test_perfect_and_constant_models():
     eye, text_image = np.eye(20, dtype=np.float32), np.repeat(np.arange(20), 5)
     perfect = retrieval.evaluate(eye, eye[text_image], text_image)
     assert (perfect["i2t_r1"], perfect["t2i_r1"], perfect["i2t_median_rank"]) == (100, 100, 1)
+    assert (perfect["images"], perfect["captions"]) == (20, 100)
     same = np.ones((20, 4), dtype=np.float32)
     constant = retrieval.evaluate(same, same[np.zeros(100, int)], text_image)
     assert (constant["i2t_r10"], constant["t2i_r10"], constant["t2i_median_rank"]) == (0, 0, 20)
@@ -47,6 +48,12 @@ def test_scale_of_embeddings_does_not_matter():
     images, texts, text_image = rng.normal(size=(20, 8)), rng.normal(size=(40, 8)), np.arange(40) % 20
     scaled = images * rng.uniform(0.1, 10, (20, 1))
     assert retrieval.evaluate(images, texts, text_image) == retrieval.evaluate(scaled, texts, text_image)
+
+
+def test_stored_halves_are_compared_as_floats():
+    halves = np.full((2, 300), 300, np.float16)  # their squares' sum is beyond what a half holds
+    found = retrieval.normalise(halves)
+    assert found.dtype == np.float32 and np.allclose(np.linalg.norm(found, axis=1), 1)
 
 
 def test_chunks_change_nothing(monkeypatch):

@@ -195,3 +195,20 @@ def test_half_an_onnxruntime_is_told_apart(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     with pytest.raises(UsageError, match="installed in part"):
         OnnxModel(bundle)
+
+
+def test_what_it_runs_on_without_assertions(bundle):
+    """python -O leaves `assert` out."""
+    script = (
+        "import sys; from pathlib import Path; from clipline.runtime import OnnxModel;"
+        "print(OnnxModel(Path(sys.argv[1]), provider='cpu', threads=1).running_on)"
+    )
+    command = [sys.executable, "-O", "-c", script, str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "CPU, 1 thread\n"
+
+
+def test_texts_that_are_cut_are_named_by_their_beginning(model):
+    (note,) = model.cut_notes(["red", "red " * 100])
+    assert note.startswith("`red red") and note.endswith("…` is longer than the model reads: its end is ignored")
+    assert len(note) < 120

@@ -15,6 +15,7 @@ from clipline.zeroshot import (
     match,
     notes,
     probabilities,
+    prompts,
     scale_of,
 )
 
@@ -84,9 +85,9 @@ def test_what_cannot_be_a_class(open_model, labels, templates, message):
 
 def test_every_set_of_templates_is_usable():
     assert {"captions", "photo", "plain"} <= TEMPLATES.keys()
-    for prompts in TEMPLATES.values():
-        assert all(prompt.count("{}") == 1 for prompt in prompts)
-        assert len(set(prompts)) == len(prompts)
+    for templates in TEMPLATES.values():
+        assert all(template.count("{}") == 1 for template in templates)
+        assert len(set(templates)) == len(templates)
     assert len(TEMPLATES["cifar10"]) == 18
     assert "a photo of the small {}." in TEMPLATES["cifar10"]
 
@@ -136,3 +137,14 @@ def test_a_bundle_that_does_not_say_its_scale_is_noted(open_model):
     (note,) = notes(old, ["red"])
     assert "100 is assumed" in note and str(old.bundle.folder) in note
     assert "longer than the model reads" in notes(new, ["red " * 20])[0]
+
+
+def test_what_the_templates_make_too_long_is_noted_but_not_at_any_length(open_model):
+    model, labels = open_model(37.5), ["red", "blue", "green"]
+    assert prompts([" red ", "{0}"], ["a {}", "{} {}"]) == ["a red", "red red", "a {0}", "{0} {0}"]
+    assert notes(model, prompts(labels, ["a picture of {}"])) == []
+    long = "a picture a picture a picture a picture {}"
+    for label, note in zip(labels, notes(model, prompts(labels, [long])), strict=True):
+        assert f"picture {label}` is longer" in note
+    many = notes(model, prompts(labels, [long] * 7))
+    assert len(many) == 6 and many[-1] == "and 16 more are longer than the model reads"

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
 from clipline.errors import UsageError
+from clipline.registry import model_folder
 from clipline.runtime import OnnxModel
 from clipline.search import vectors
 from clipline.search.index import Index
@@ -51,8 +52,8 @@ class Clip:
         precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
         threads: int | None = None,
     ) -> None:
-        self._open = partial(OnnxModel, _folder(model), provider=provider, precision=precision, threads=threads)
-        self._model = self._open()
+        self._open = partial(OnnxModel, model_folder(model), provider=provider, precision=precision, threads=threads)
+        self._model, self._precision, self._threads = self._open(), precision, threads
         self._searchers: dict[tuple, Searcher] = {}
 
     @property
@@ -67,7 +68,7 @@ class Clip:
 
     def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
-        return vectors.of_images(self._model, _several(images))
+        return vectors.of_images(self._model, _several(images), self._threads)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
@@ -82,12 +83,14 @@ class Clip:
         begin anew. Images that cannot be read are counted and listed in errors.parquet; `Summary.enforce` raises for
         them. Raises UsageError before any work, and CliplineError where `out` is in use or damaged.
         """
+        from clipline.embed.manifest import precision_for
         from clipline.embed.run import Options, embed
         from clipline.embed.sources import open_source
 
-        model = self._open(bulk=True)
-        options = Options(batch_size=model.usual_batch, prune=prune, overwrite=overwrite)
-        return embed(open_source(str(images), skip=Path(out)), model, Path(out), options)
+        out = Path(out)
+        source = open_source(str(images), skip=out)
+        model = self._open(precision=precision_for(out, self._precision, overwrite=overwrite), bulk=True)
+        return embed(source, model, out, Options(threads=self._threads, prune=prune, overwrite=overwrite))
 
     def search(
         self,
@@ -156,14 +159,6 @@ class Clip:
             self._searchers.pop(key, None)  # before the new one is in memory too
             self._searchers[key] = Searcher(Index(folder), self._model, root=root, approximate=approximate)
         return self._searchers[key]
-
-
-def _folder(model: str | Path) -> Path:
-    if not str(model).startswith(("models:", "runs:")):
-        return Path(model)
-    from clipline.registry.fetch import fetch
-
-    return fetch(str(model))
 
 
 def _several(given: Any) -> list[Any]:

@@ -59,6 +59,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _sync(path)
         if out.exists():
             # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
             out.rename(old)
@@ -76,9 +79,12 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut, where the system can (Windows opens no folders)."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    if os.name != "nt":
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -11,11 +11,18 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def available() -> int:
     """The smaller of the CPU affinity and the cgroup quota (rounded up), at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in quotas(CGROUP, Path("/proc/self/cgroup")))]))
+    limit = quota()
+    return affinity() if limit is None else max(1, min(affinity(), math.ceil(limit)))
+
+
+def affinity() -> int:
+    """How many cores this process may be put on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """The cgroup quota in cores, the smallest above this process; None where there is none."""
+    return min(quotas(CGROUP, Path("/proc/self/cgroup")), default=None)
 
 
 def multiplies_bytes() -> bool:

@@ -10,6 +10,9 @@ import re
 
 from clipline.redact import redact
 
+# What torch, onnxruntime and the system say in errors that are no MemoryError.
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
+_NO_MEMORY += ("can't start new thread", "bad allocation")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -36,6 +39,16 @@ class TooManyErrorsError(CliplineError):
     """Done, but more inputs failed than were allowed: exit code 3."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, without the pages that may follow; the error's kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is memory's end, whoever says so."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def missing_extra(package: str, extra: str) -> UsageError:

@@ -121,12 +121,13 @@ def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, 
     return image.crop((x, y, x + size, y + size))
 
 
-def open_rgb(source: str | os.PathLike | bytes) -> Image.Image:
+def open_rgb(source: str | os.PathLike | bytes, most: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame of an image file, upright and in RGB (alpha over white).
 
-    Raises ImageError where the file is missing, is no image of FORMATS, is cut short or claims an absurd size.
+    most: pixels that it may have. Raises ImageError where the file is missing, is no image of FORMATS, is cut short or
+    has more pixels; the last is seen before anything is decoded.
     """
-    with _opened(source) as image:
+    with _opened(source, most) as image:
         return image
 
 
@@ -161,15 +162,15 @@ _room = _Room(ROOM)
 
 
 @contextmanager
-def _opened(source: str | os.PathLike | bytes) -> Iterator[Image.Image]:
+def _opened(source: str | os.PathLike | bytes, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """What `open_rgb` gives, while it has its room; what the block raises is an ImageError too."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = _filled(image)
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{width} x {height} pixels is over the limit of {MAX_PIXELS:,}")
+            if width * height > most:
+                raise ImageError(f"{width} x {height} pixels is over the limit of {most:,}")
             with _room.take(width * height) if width * height > LARGE else nullcontext():
-                yield to_rgb(_upright(image))
+                yield to_rgb(upright(image))
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
@@ -191,7 +192,7 @@ _TURNS = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Decode and turn as EXIF says. Pillow's own function also writes the EXIF anew, and fails where it is garbage."""
     image.load()
     try:

@@ -15,7 +15,7 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], *, threads: int,
 
     Close the iterator to stop early: what has not begun is then dropped. Raises what `function` raises.
     """
-    pool = ThreadPoolExecutor(threads, "decode")
+    pool = ThreadPoolExecutor(threads, getattr(function, "__name__", ""))
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

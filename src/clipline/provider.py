@@ -25,6 +25,18 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Full float32: the parity that the export stage promises does not hold with TF32's 10 bits.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 QUIET, WARNINGS = 4, 2
+CUDA_MEND = (
+    "Mend: see that nvidia-smi lists a GPU and that `pip list` shows onnxruntime-gpu without onnxruntime; "
+    "pip install 'clipline[gpu]' brings the CUDA libraries"
+)
+
+
+class NoCudaError(UsageError):
+    """CUDA was asked for and cannot be had. why: in words, without how to mend it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"CUDA was asked for, but {why}. {CUDA_MEND}. Or use the CPU: --provider cpu")
+        self.why = why
 
 
 class Sessions:
@@ -40,7 +52,7 @@ class Sessions:
         self._wanted = wanted
         self._why_not = None if wanted == "cpu" else self._no_cuda()
         if wanted == "cuda" and self._why_not:
-            raise _cuda_missing(self._why_not)
+            raise NoCudaError(self._why_not)
         self.words = ""
 
     def open(self, path: Path) -> InferenceSession:
@@ -75,7 +87,7 @@ class Sessions:
             reason = first_line(said.getvalue())
             self._why_not = "its CUDA libraries do not load" + (f": {reason}" if reason else "")
             if self._wanted == "cuda":
-                raise _cuda_missing(self._why_not)
+                raise NoCudaError(self._why_not)
         return session
 
     def _options(self):
@@ -142,11 +154,3 @@ def no_device() -> str | None:
 def first_line(text: object) -> str:
     """The first line of a message that may be pages long."""
     return (str(text).strip().splitlines() or [""])[0]
-
-
-def _cuda_missing(why: str) -> UsageError:
-    return UsageError(
-        f"CUDA was asked for, but {why}. Mend: see that nvidia-smi lists a GPU and that `pip list` shows "
-        "onnxruntime-gpu without onnxruntime; pip install 'clipline[gpu]' brings the CUDA libraries. "
-        "Or use the CPU: --provider cpu"
-    )

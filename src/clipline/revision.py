@@ -1,9 +1,13 @@
-"""Which version of the repository is running."""
+"""Which version of the repository is running, and of what it computes with."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
+from importlib import metadata
 from pathlib import Path
+
+LIBRARIES = ("torch", "timm", "transformers")
 
 
 def git_revision(folder: Path) -> str | None:
@@ -18,3 +22,16 @@ def git_revision(folder: Path) -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
+
+
+def code_fingerprint(*names: str) -> str:
+    """Hash of modules and packages of clipline, and of the LIBRARIES' versions: 20 hexadecimal digits.
+
+    For what is kept to go on with later: another code, or another library, may come to other numbers.
+    """
+    digest, home = hashlib.sha256(), Path(__file__).parent
+    for path in (home / name for name in names):
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    digest.update(" ".join(metadata.version(name) for name in LIBRARIES).encode())
+    return digest.hexdigest()[:20]

@@ -26,6 +26,7 @@ T = TypeVar("T", np.ndarray, dict[str, np.ndarray])
 USUAL_BATCH = {"cpu": 16, "cuda": 256}
 # Of the calls that share the CPU: each has a batch's activations in memory.
 CALLS = 4
+SHOWN = 60  # characters of a text, in a note about it
 
 
 class _Opened(NamedTuple):
@@ -104,7 +105,7 @@ class OnnxModel:
     @property
     def running_on(self) -> str:
         """The provider in words, e.g. `CPU, 2 threads`. Loads the image graph: only that tells."""
-        assert self._opened
+        _ = self._opened
         return self._sessions.words
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -131,6 +132,11 @@ class OnnxModel:
     def cut(self, texts: list[str]) -> list[str]:
         """Those of `texts` that are longer than the model reads; the rest of them is ignored."""
         return [text for text, item in zip(texts, self.tokenizer.encode_batch(texts), strict=True) if item.overflowing]
+
+    def cut_notes(self, texts: list[str]) -> list[str]:
+        """A line for each text that is `cut`, which names its beginning."""
+        begun = (text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…" for text in self.cut(texts))
+        return [f"`{text}` is longer than the model reads: its end is ignored" for text in begun]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -196,6 +202,11 @@ class OnnxModel:
                 f"{self.bundle.folder / graph.file}: onnxruntime failed on {shapes}: {first_line(error)}. "
                 "Mend: if memory ran out, use smaller batches; else export the model again"
             ) from error
+
+
+def usable(vector: np.ndarray) -> bool:
+    """Whether an embedding [dim] has a direction: no search could use NaN or zeros."""
+    return bool(np.isfinite(vector).all() and vector.any())
 
 
 def _usual(on_cuda: bool) -> int:

@@ -18,6 +18,7 @@ from clipline.runtime import OnnxModel
 # CLIP's own after training, and the most that most recipes allow: for bundles that do not say theirs.
 ASSUMED_SCALE = 100.0
 PROMPTS_AT_ONCE = 256
+SHOWN = 5  # notes on what is too long
 
 # {} is the label. A prompt should read like the captions that the model was trained on, and the mean of several
 # depends on the wording of none.
@@ -83,13 +84,17 @@ def class_vectors(
     found = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(labels), step):
         some = labels[start : start + step]
-        # Not str.format: a label may hold braces.
-        prompts = [template.replace("{}", label.strip()) for label in some for template in templates]
-        vectors = model.embed_texts(prompts, PROMPTS_AT_ONCE)
+        vectors = model.embed_texts(prompts(some, templates), PROMPTS_AT_ONCE)
         means = vectors.reshape(len(some), len(templates), -1).mean(axis=1)
         found.append(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12))
         advance(len(some))
     return np.concatenate(found)
+
+
+def prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """What the model reads: each label in each template, the templates of a label together."""
+    # Not str.format: a label may hold braces.
+    return [template.replace("{}", label.strip()) for label in labels for template in templates]
 
 
 def check_templates(templates: Sequence[str]) -> None:
@@ -129,9 +134,14 @@ def match(model: OnnxModel, images: np.ndarray, captions: Sequence[str]) -> np.n
 
     images: [n, dim], L2-normalised embeddings by `model`. Raises UsageError for an empty caption.
     """
+    return probabilities(images, caption_vectors(model, captions), scale_of(model))
+
+
+def caption_vectors(model: OnnxModel, captions: Sequence[str]) -> np.ndarray:
+    """float32 [captions, dim], L2-normalised. Raises UsageError for an empty caption."""
     if not all(caption.strip() for caption in captions):
         raise UsageError("a caption is empty. Mend: say in words what may be in the image")
-    return probabilities(images, model.embed_texts(list(captions)), scale_of(model))
+    return model.embed_texts(list(captions))
 
 
 def scale_of(model: OnnxModel) -> float:
@@ -141,8 +151,10 @@ def scale_of(model: OnnxModel) -> float:
 
 
 def notes(model: OnnxModel, texts: Sequence[str] = ()) -> list[str]:
-    """What someone who reads the probabilities should know, one line each."""
-    found = [f"`{text}` is longer than the model reads: its end is ignored" for text in model.cut(list(texts))]
+    """What someone who reads the probabilities should know, one line each. texts: as the model reads them."""
+    found = model.cut_notes(list(texts))
+    if len(found) > SHOWN:
+        found[SHOWN:] = [f"and {len(found) - SHOWN:,} more are longer than the model reads"]
     if model.bundle.manifest.logit_scale is None:
         found.append(
             f"{model.bundle.folder} does not say its logit scale, so {ASSUMED_SCALE:g} is assumed: the order is right, "

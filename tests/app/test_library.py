@@ -116,3 +116,18 @@ def test_many_threads_open_one_edition(library, album, tools):
         thread.join()
     assert {id(edition) for edition in seen} == {id(library.now())}
     assert len(seen[0].index) == 25
+
+
+def test_what_cannot_be_used_is_looked_at_once_a_second(library, album, capfd, monkeypatch):
+    (album / "index").rename(album / "away")
+    with pytest.raises(GoneError, match="cannot be used now"):
+        library.now()
+    with pytest.raises(GoneError, match="cannot be used now"):
+        library.now()
+    assert capfd.readouterr().err.count("no such folder") == 1, "the same trouble is one line"
+    monkeypatch.setattr(module, "SECONDS", 3600.0)
+    (album / "away").rename(album / "index")
+    with pytest.raises(GoneError, match="cannot be used now"):
+        library.now()
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    assert len(library.now().index) == 20

@@ -1,6 +1,7 @@
 """Thumbnails and originals, and what is kept of them."""
 
 import io
+import struct
 
 import pytest
 from PIL import Image
@@ -48,7 +49,7 @@ def test_thumbnails_follow_the_files_end(edition, album):
     kept = Thumbnails()
     kept.get(edition, 0)
     (album / "photos" / "000.png").unlink()
-    with pytest.raises(GoneError, match="gone"):
+    with pytest.raises(GoneError, match="not on disk any more"):
         kept.get(edition, 0)
     (album / "photos" / "001.png").write_bytes(b"no image")
     with pytest.raises(GoneError, match="cannot be read"):
@@ -120,3 +121,12 @@ def test_uploads_that_cannot_be_used(edition, monkeypatch):
     with pytest.raises(UsageError, match="60 x 40 pixels is over the limit"):
         uploads.add(jpeg(), edition.model)
     assert not uploads._kept
+
+
+def test_a_tile_far_larger_than_its_upload_counts(edition):
+    """A TIFF of 100 x 100 pixels whose only tile has 13,000 x 13,000: 134 bytes, and 169 MB once decoded."""
+    tags = {256: 100, 257: 100, 258: 8, 259: 1, 262: 1, 277: 1, 322: 13_000, 323: 13_000, 324: 8, 325: 0}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(UsageError, match="13000 x 13000 pixels is over the limit of 64,000,000"):
+        Uploads().add(data, edition.model)

@@ -64,7 +64,8 @@ def test_an_empty_query_shows_the_folder(shown):
 
 
 def test_queries_that_are_too_long(shown):
-    assert shown.words("red " * 20).notes == ["The query is longer than the model reads: its end is ignored."]
+    (note,) = shown.words("red " * 20).notes
+    assert note == f"`{('red ' * 20)[:59]}…` is longer than the model reads: its end is ignored"
     with pytest.raises(UsageError, match="more than 1,000 characters"):
         shown.words("x" * 1001)
 
@@ -141,13 +142,13 @@ def test_captions(shown, library, uploads):
     ranking = shown.captions(upload(uploads, library, (0, 250, 0)), "a red, red picture\n\nGreen\nblue " + "blue " * 20)
     assert ranking.texts[0] == ("Green", pytest.approx(1, abs=1e-3))
     assert ranking.texts[0][1] > ranking.texts[1][1]
-    assert ranking.notes[0].startswith("“blue blue")
+    assert ranking.notes[0].startswith("`blue blue")
 
 
 def test_files_that_are_gone_are_said_to_be(shown, album):
     (album / "photos" / "001.png").unlink()
     view = shown.words("red")
-    assert [tile.there for tile in view.tiles][:3] == [True, False, True]
+    assert [tile.gone for tile in view.tiles][:3] == ["", "not on disk any more", ""]
     drawn = html.gallery(view)
     assert drawn.count("Not on disk any more") == 1
     assert drawn.count('<img src="pictures/thumb/') == 8
@@ -173,3 +174,10 @@ def test_names_and_texts_are_escaped(tools, album, shown):
 def test_probabilities_are_readable():
     drawn = html.ranking(Ranking([("dog", 0.98765), ("cat", 0.0004)], []))
     assert "98.8 %" in drawn and "&lt; 0.1 %" not in drawn and "< 0.1 %" in drawn
+
+
+def test_members_of_tar_shards_are_said_to_be(tools, album):
+    (album / "photos" / "shard.tar").write_bytes(b"members")
+    tools.write(album / "shards", {"shard.tar/a.png": (250, 0, 0)})
+    view = Views(Library(album / "shards", None, None, "cpu"), Uploads()).folder()
+    assert "Inside of a file, such as a tar shard" in html.gallery(view)

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from clipline import gallery, plots, tracking
 from clipline.config.run import load_run
+from tests.helpers import clean_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -55,7 +56,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, raw: Path, use_repository) -> 
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "configs", folder / "configs")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_")) and k not in TESTING}
+    kept = {name: value for name, value in clean_environment().items() if name not in TESTING}
     made = Two(folder, {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_ROOT": str(folder)})
     with pytest.MonkeyPatch.context() as patch:
         use_repository(folder, patch)
@@ -172,8 +173,7 @@ def ui(chromium: str, two: Two, outside: Outside) -> Iterator[Ui]:
     """The commands of `make ui`, in the repository with the two runs, on a free port."""
     dry = ["make", "--dry-run", "--assume-old=.venv/.installed", "ui"]
     told, command = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n", 1)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     link = re.search(r"http://127\.0\.0\.1:5000/[^\s\"]+", told)[0].replace(":5000/", f":{port}/")
     environment = two.environment | outside.environment
     with (two.folder.parent / "server.log").open("w+") as log:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clipline import cores
+from clipline.classify.vectors import open_vectors
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 
@@ -138,6 +140,18 @@ def test_what_is_noted(photos, tools, bundle):
     done = tools.run("classify", "photos/a.png", "--labels", f"red,{'blue ' * 20}", "--model", bundle)
     assert done.code == 0
     assert "longer than the model reads" in done.err and "100 is assumed" in done.err
+
+
+def test_a_template_that_leaves_no_room_for_its_label_is_noted(photos, classify):
+    done = classify("photos/a.png", *LABELS, "--template", f"{'picture ' * 8}{{}}")
+    assert done.code == 0
+    assert done.err.count("note: `picture picture") == done.err.count("longer than the model reads") == 3
+
+
+def test_threads_for_embeddings(photos, tools, scaled, model, tmp_path):
+    embed(Folder(photos), model, tmp_path / "index", Options())
+    opened = open_vectors(["index"], model=scaled, provider="cpu", threads=cores.available() + 1)
+    assert opened.model.running_on == f"CPU, {cores.available() + 1} threads"
 
 
 def test_no_model(photos, tools):

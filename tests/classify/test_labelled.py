@@ -1,5 +1,11 @@
 """Trees with a folder for each class, in all the ways in which they are unpacked."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from clipline.classify.labelled import open_labelled
@@ -9,6 +15,18 @@ from clipline.errors import UsageError
 def found(place, split=None) -> tuple[list[str], list[str]]:
     opened = open_labelled(place, split)
     return opened.classes, [item.path for item in opened.source]
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read anything: as root, be nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def tree(tools, folder, *names):
@@ -45,6 +63,22 @@ def test_a_class_called_test_is_no_split(tools, tmp_path):
     assert found(place)[0] == ["essay", "test"]
     with pytest.raises(UsageError, match="has classes, not splits"):
         found(place, "test")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
+def test_what_may_not_be_read():
+    """A class's folder, and a batch of CIFAR-10."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "tree" / "cat").mkdir(parents=True)
+        (place / "test_batch.bin").write_bytes(b"")
+        place.chmod(0o755)
+        (place / "tree" / "cat").chmod(0)
+        (place / "test_batch.bin").chmod(0)
+        for unreadable in (place / "tree" / "cat", place / "test_batch.bin"):
+            opened = unreadable if unreadable.is_file() else unreadable.parent
+            with unprivileged(), pytest.raises(UsageError, match=f"^{unreadable}: cannot be read: Permission denied"):
+                open_labelled(opened)
 
 
 def test_nothing_labelled(tools, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from clipline.data.prepared import Prepared
+from clipline.lock import locked
+from stages.common import BUSY
+from tests.helpers import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,11 +83,18 @@ def test_no_raw_data_names_the_stage_to_run(repository: Path) -> None:
     assert "data/raw/captions.csv: no such file. Mend: run the download stage" in done.stderr
 
 
+def test_one_stage_at_a_time(repository: Path) -> None:
+    with locked(repository, "busy"):
+        done = stage(repository)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"preprocess: error: {repository}: {BUSY}"
+    assert not (repository / "data/prepared").exists()
+    assert stage(repository).returncode == 0
+
+
 def test_no_network_fails_in_seconds_with_the_mend(repository: Path, tmp_path: Path) -> None:
     edit(repository / "params.yaml", "recipe: scenes_tiny", "recipe: resnet50_distilbert")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    endpoint = f"http://127.0.0.1:{free_port()}"
     start = time.monotonic()
     done = stage(repository, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "hub"))
     assert time.monotonic() - start < 30

@@ -98,6 +98,7 @@ def test_column_reads_all_spellings_and_leaves_empty_cells_out() -> None:
             [("a.jpg", "train"), ("a.jpg", "test")],
             "a.jpg is in two splits: 'train' in line 2, 'test' in line 3",
         ),
+        ([("a.jpg", "val"), ("a.jpg", "validation"), ("a.jpg", "")], "in two splits: 'val' in line 2, '' in line 4"),
         ([("a.jpg", "val"), ("a.jpg", "")], "a.jpg is in two splits: 'val' in line 2, '' in line 3"),
     ],
 )

@@ -66,3 +66,11 @@ def test_cuda_that_is_absent(bundle):
     for each in providers.placements(Bundle(bundle), "cuda", threads=1):
         assert "CUDA was asked for" in each.problem
         assert each.nodes == {}
+
+
+def test_why_not_is_said_apart_from_the_mend():
+    error = provider.NoCudaError("the driver sleeps")
+    assert error.why == "the driver sleeps"
+    assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {provider.CUDA_MEND}. Or use the CPU")
+    _, cuda = providers.providers(threads=1)
+    assert "CUDA was asked for" not in cuda.why

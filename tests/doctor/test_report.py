@@ -81,7 +81,7 @@ def test_rates_hang_together(bundle, photos):
     """What reads and decodes and runs cannot be faster than the slowest of them."""
     found = stages.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
     assert found.possible < min(found.stages["decode"], found.stages["model"])
-    assert found.together < 1.5 * found.possible, "more than noise"
+    assert found.together < 3 * found.possible, "more than noise"
 
 
 def test_a_folder_with_no_good_image(bundle, tmp_path):

@@ -14,8 +14,11 @@ import pytest
 from PIL import Image
 
 from clipline.dupes import likeness
+from clipline.dupes.find import File
+from clipline.dupes.show import draw_outliers
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
+from clipline.errors import CliplineError
 from clipline.runtime import OnnxModel
 from tests.command import run
 
@@ -73,6 +76,7 @@ def test_copies_are_found_at_a_threshold_of_one_in_half_precision():
     assert group.tolist() == [7, 50]
 
 
+@pytest.mark.timeout(20)
 def test_thousands_of_equal_images_take_no_time():
     (group,) = likeness.groups(np.ones((5000, 2), np.float16), 0.99)
     assert len(group) == 5000
@@ -233,3 +237,10 @@ def test_nothing_heavy_is_imported(place):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.endswith("HEAVY []\n")
+
+
+def test_members_of_tar_shards_are_not_drawn(tmp_path):
+    (tmp_path / "shard.tar").write_bytes(b"members")
+    file = File("shard.tar/a.png", 0.5, 99, 9, 9, "")
+    with pytest.raises(CliplineError, match=r"shard\.tar/a\.png: inside of a tar shard"):
+        draw_outliers([file], lambda path: tmp_path / path, tmp_path / "out.png", 1)

@@ -11,10 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers import UNPRIVILEGED
+
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
-# Root may write anywhere; without these two powers it may not.
-UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.name == "posix" else []
-UNPRIVILEGED = UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else []
 
 
 def embed(photos: Path, bundle: Path, out: Path, *options: str) -> list[str]:
@@ -122,6 +121,20 @@ def test_a_read_only_place(photos, bundle, tmp_path):
         assert f"{name}: cannot be {what}: Permission denied. " in done.stderr
     assert [path.name for path in place.iterdir()] == ["old"]
     assert {path.name: path.read_bytes() for path in (place / "old").iterdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
+@pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
+def test_a_place_that_may_not_be_read(photos, bundle, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir(mode=0)
+    done = run([*UNPRIVILEGED, *embed(photos, bundle, place / "out")])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"{place / 'out'}: cannot be read: Permission denied. Mend: " in done.stderr
+    program = "import sys; from pathlib import Path; from clipline.embed.destination import check; check(Path('place'))"
+    done = run([*UNPRIVILEGED, sys.executable, "-c", program], cwd=tmp_path)
+    assert "UsageError: place: cannot be read: Permission denied. Mend: " in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")

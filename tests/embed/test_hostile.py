@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import UNPRIVILEGED
+
 GOOD, VANISHING = 1000, 10
-UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and names as Unix knows them"),
-    pytest.mark.skipif(
-        os.name == "posix" and os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv"
-    ),
+    pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv"),
 ]
 
 
@@ -78,10 +77,9 @@ def test_all_good_ones_and_each_bad_one(bundle, tmp_path, tools):
     # Names that sort last, so that they are there when the run begins, and gone when it comes to them.
     vanishing = [tools.save(photos / "zz" / f"{index}.png", size=(41 + index, 30)) for index in range(VANISHING)]
     out = tmp_path / "out"
-    privileges = UNPRIVILEGED if os.geteuid() == 0 else []
     command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", photos, "--model", bundle]
     process = subprocess.Popen(
-        [*privileges, *command, "--out", out, "--part-rows", "50", "--batch-size", "8", "--provider", "cpu"],
+        [*UNPRIVILEGED, *command, "--out", out, "--part-rows", "50", "--batch-size", "8", "--provider", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -46,6 +46,16 @@ def test_full_parts_are_written_at_once_and_the_rest_when_flushed(opened, tmp_pa
     assert (parts.files, parts.unsaved) == (3, 0)
 
 
+def test_a_short_part_without_new_rows_is_not_written_again(opened, tmp_path):
+    parts = opened()
+    fill(parts, range(3))
+    parts.flush()
+    before = (tmp_path / "part-00000.parquet").stat()
+    opened().drop([])
+    after = (tmp_path / "part-00000.parquet").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_rows_found_come_back_as_they_were(opened):
     parts = opened()
     places = fill(parts, range(6))

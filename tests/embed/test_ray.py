@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from clipline.embed import ray_cluster, ray_engine
 from clipline.embed.item import FileItem
-from clipline.embed.ray_cluster import LOCAL, Cluster, prepare
+from clipline.embed.ray_cluster import LOCAL, Cluster, Shape, prepare
 from clipline.embed.ray_engine import RayEngine
 from clipline.embed.ray_worker import Job, Work, Worker
 from clipline.embed.run import Options, embed
@@ -132,7 +133,7 @@ def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, tools, no
     assert summary.clock.threads["model"] == 2
 
 
-def test_a_restart_sends_only_what_is_new(many, model, tmp_path, tools, noted):
+def test_a_restart_sends_only_what_is_new(many, model, tmp_path, tools, noted, monkeypatch):
     run(many, model, tmp_path / "out", TWO)
     before = contents(tmp_path / "out")
     first = len(noted())
@@ -148,9 +149,14 @@ def test_a_restart_sends_only_what_is_new(many, model, tmp_path, tools, noted):
     after = contents(tmp_path / "out")
     assert [name for name in before if after[name] != before[name]] == [
         "errors.parquet",
+        "part-00000.parquet",  # the new dates' rows are in the last one
         "part-00001.parquet",
         "part-00013.parquet",
     ]
+    monkeypatch.setattr(ray_engine, "Worker", None)
+    for index in range(4):  # they are tried again, and are all that there is to do
+        (many / f"{index + 101:03d}-broken.jpg").unlink()
+    assert run(many, model, tmp_path / "out", TWO).unchanged == 397
 
 
 def test_nothing_new_needs_no_cluster(photos, model, tmp_path):
@@ -172,11 +178,13 @@ def test_workers_that_are_killed_lose_nothing(many, model, tmp_path, notes, note
             os.kill(seen[-1], signal.SIGKILL)
             killed.append(seen[-1])
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    run(many, model, tmp_path / "out", TWO)
-    killer.join()
-    notes.with_name("slow").unlink()
+    try:
+        run(many, model, tmp_path / "out", TWO)
+        killer.join()
+    finally:
+        notes.with_name("slow").unlink()
     assert len(set(killed)) == 2
     assert len({process for process, _ in noted()}) >= 3
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
@@ -187,9 +195,11 @@ def test_workers_that_are_killed_lose_nothing(many, model, tmp_path, notes, note
 def test_a_block_that_kills_every_worker(photos, model, tmp_path, notes, monkeypatch):
     monkeypatch.setattr(ray_engine, "RETRIES", 1)
     notes.with_name("deadly").touch()
-    with pytest.raises(CliplineError, match=r"Ray gave up on a block of images: Actor.*run again"):
-        run(photos, model, tmp_path / "out", TWO)
-    notes.with_name("deadly").unlink()
+    try:
+        with pytest.raises(CliplineError, match=r"Ray gave up on a block of images: Actor.*run again"):
+            run(photos, model, tmp_path / "out", TWO)
+    finally:
+        notes.with_name("deadly").unlink()
     assert run(photos, model, tmp_path / "out", TWO).rows == 12
 
 
@@ -223,9 +233,32 @@ def test_clusters_that_cannot(photos, model, tmp_path, notes):
         run(photos, model, tmp_path / "out", Cluster(provider="cpu", threads=3))
 
 
+def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, model, tmp_path, monkeypatch):
+    """A GPU's is larger than what the walk began with, and a block is of as many pieces more."""
+    seen, asked = [], []
+
+    def blocks(given):
+        seen.extend(given)
+        raise CliplineError("seen")
+
+    monkeypatch.setattr("ray.data.from_blocks", blocks)
+    monkeypatch.setattr(ray_engine, "Job", lambda *args: asked.append(args[-1]))
+    monkeypatch.setattr(ray_engine, "USUAL_BATCH", {"cpu": 1, "cuda": 2})
+    for provider, sizes in (("cuda", [8, 4]), ("cpu", [4, 4, 4])):
+        shape = Shape(1, 1, 0, provider)
+        monkeypatch.setattr(Cluster, "connected", lambda cluster, shape=shape: contextlib.nullcontext(shape))
+        with pytest.raises(CliplineError, match="seen"):
+            embed(Folder(photos), model, tmp_path / "out", Options(engine=partial(RayEngine, cluster=Cluster())))
+        worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
+        done = [pickle.loads(worker(table)["done"][0].as_py()) for table in seen]
+        assert [len(each.results) for each in done] == sizes
+        seen.clear()
+    assert asked == [2, 1]
+
+
 def test_images_that_workers_do_not_see(bundle, model, tmp_path):
     worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 4))
-    work = Work([FileItem("a.jpg", tmp_path / "elsewhere" / "a.jpg")], {})
+    work = Work([FileItem("a.jpg", tmp_path / "elsewhere" / "a.jpg")], set())
     with pytest.raises(UsageError, match=r"Ray node .*elsewhere: no such folder.*storage that all nodes share"):
         worker.embed(work)
 

@@ -100,11 +100,23 @@ def test_a_changed_image_is_replaced(go, out, photos, tools):
     assert np.allclose(row["embedding"], tools.unit((0, 0, 255)), atol=1e-3)
 
 
-def test_a_touched_image_is_hashed_but_not_embedded(go, photos):
+def test_touched_images_are_hashed_once_but_not_embedded(go, out, photos, tools, monkeypatch):
+    """As after cp -r: the rows take the new dates, and the next run reads nothing."""
     go()
-    os.utime(photos / "red-0.png", (5, 5))
+    before = by_path(tools, out)
+    touched = ("red-0.png", "sub/blue-1.JPG")
+    for name in touched:
+        os.utime(photos / name, (5, 5))
     summary, seen = go()
-    assert (summary.unchanged, summary.replaced, seen) == (12, 0, 0)
+    assert (summary.images, summary.unchanged, summary.replaced, summary.copies, seen) == (12, 12, 0, 0, 0)
+    assert "(12 unchanged)" in str(summary)
+    after = by_path(tools, out)
+    for name, row in after.items():
+        expected = before[name]
+        assert row == (expected | {"mtime": row["mtime"]} if name in touched else expected)
+        assert (row["mtime"].timestamp() == 5) == (name in touched)
+    monkeypatch.setattr("clipline.embed.item.FileItem.read", lambda item: pytest.fail(f"{item.path} was read"))
+    assert go()[0].unchanged == 12
 
 
 def test_images_that_are_gone_stay_until_pruned(go, out, photos, tools):

@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import zlib
 from pathlib import Path
@@ -227,33 +226,34 @@ def test_strips_give_what_the_whole_gives(mode, monkeypatch):
 
 def test_large_ones_wait_for_each_other(monkeypatch):
     """Eight threads with 1,200 pixels each, and room for 2,500."""
-    at_once, most, guard = 0, 0, threading.Lock()
+    at_once, most, guard, together = 0, 0, threading.Lock(), None
 
     def upright(image):
         nonlocal at_once, most
         with guard:
             at_once += 1
             most = max(most, at_once)
-        time.sleep(0.02)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
         with guard:
             at_once -= 1
         return original(image)
 
-    original = module._upright
-    monkeypatch.setattr(module, "_upright", upright)
+    original = module.upright
+    monkeypatch.setattr(module, "upright", upright)
     monkeypatch.setattr(module, "_room", module._Room(2500))
     seen, data = {}, encode(plain(), "PNG")
-    for limit in (100, 10_000):
+    for limit, wanted, seconds in ((100, 3, 2), (10_000, 8, 60)):
         monkeypatch.setattr(module, "LARGE", limit)
-        most = 0
+        # Who is let in waits for `wanted`: for so long, if the third one must not come in.
+        most, together = 0, threading.Barrier(wanted, timeout=seconds)
         threads = [threading.Thread(target=open_rgb, args=(data,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         seen[limit] = most
-    assert seen[100] == 2
-    assert seen[10_000] > 2
+    assert seen == {100: 2, 10_000: 8}
 
 
 @pytest.mark.timeout(20)
@@ -270,7 +270,7 @@ def test_too_little_memory_is_a_reason(monkeypatch):
     def upright(image):
         raise MemoryError
 
-    monkeypatch.setattr(module, "_upright", upright)
+    monkeypatch.setattr(module, "upright", upright)
     with pytest.raises(ImageError, match="too little memory"):
         open_rgb(encode(plain(), "PNG"))
 

@@ -83,8 +83,8 @@ def test_the_package_is_whole(environment, tmp_path):
     package = Path(said(run(environment / "python", "-c", program, cwd=tmp_path)).strip())
     assert not package.is_relative_to(ROOT)
     source = ROOT / "src" / "clipline"
-    wanted = {path.relative_to(source) for kind in ("*.py", "*.txt") for path in source.rglob(kind)}
-    assert {path for path in wanted if not (package / path).is_file()} == set()
+    wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    assert {path for path in wanted if "__pycache__" not in path.parts and not (package / path).is_file()} == set()
 
 
 def test_embed_and_search(environment, place):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from clipline.errors import CliplineError, UsageError
 from clipline.model.clip import build_model
 from clipline.model.image_tower import build_image_tower
 from clipline.model.text_tower import build_text_tower, text_config, trim
+
+ROOT = Path(__file__).parents[2]
 
 PIXELS = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 TIMM = {"tower": "timm", "name": "test_resnet", "weights": "random", "trainable": True}
@@ -55,6 +58,16 @@ def test_every_pool_gives_features_of_the_towers_width(make_recipe, image, width
     features = tower(PIXELS)
     assert features.shape == (3, tower.width) and tower.width == width
     assert torch.allclose(tower(PIXELS[1:2]), features[1:2], atol=1e-5)  # no image sees its neighbours
+
+
+@pytest.mark.parametrize(("name", "width"), [("test_mambaout", 64), ("mixer_s32_224", 512), ("test_vit3", 96)])
+def test_networks_whose_maps_are_laid_out_otherwise(make_recipe, name, width):
+    """Maps with the channels last, tokens without a class among them, and sizes that the name does not tell."""
+    image = {**TIMM, "name": name, "pool": "avg"}
+    tower = build_image_tower(make_recipe({"image": image}), load=False).eval()
+    assert tower(PIXELS).shape == (3, width) and tower.width == width
+    places = tower.net.forward_features(torch.zeros(1, 3, 32, 32)).shape
+    assert width in places and places[0] == 1
 
 
 def test_pools_differ(make_recipe):
@@ -195,10 +208,17 @@ def test_weights_that_do_not_fit_are_one_clear_line(make_recipe, tmp_path, write
     [
         ({"image": {**TIMM, "name": "resnet5000"}}, "timm has no model 'resnet5000'"),
         ({"image": {**TIMM, "pool": "cls"}}, "needs a transformer"),
+        ({"image": {**TIMM, "name": "test_vit2", "pool": "cls"}}, "test_vit2 has no class token"),
+        ({"image": {**TIMM, "args": {"padtype": "same"}}}, r"image.args: {'padtype': 'same'} does not go: .*padtype"),
         ({"text.args": {"hiden_size": 3}}, "hiden_size"),
-        ({"head.kind": "tower"}, "has no projection"),
+        ({"text.args": {"hidden_size": 130, "num_attention_heads": 4}}, r"text.args: .* does not go: .*130"),
+        ({"text.args": {"hidden_size": "x"}}, "text.args: {'hidden_size': 'x'} does not go"),
+        ({"head.kind": "tower"}, "head.kind: tower needs towers with projections"),
         ({"text.layers": 2}, r"text.layers \(2\) is over the tower's 1"),
-        ({"text.layers": 2, "head.kind": "tower"}, "head.kind: tower takes features of the tower's own width"),
+        (
+            {"text.layers": 2, "head.kind": "tower", "image": TIMM, "text.architecture": "clip_text_model"},
+            "head.kind: tower takes features of the tower's own width",
+        ),
     ],
 )
 def test_impossible_towers_are_usage_errors(make_recipe, changes, message):
@@ -217,7 +237,7 @@ from clipline.config.recipe import Recipe
 from clipline.errors import CliplineError
 from clipline.model.image_tower import build_image_tower
 from clipline.model.text_tower import build_text_tower
-values = read_yaml(Path("configs/recipe/{recipe}.yaml"))
+values = read_yaml(Path({str(ROOT)!r}, "configs/recipe/{recipe}.yaml"))
 values["text"]["weights"] = "hub"; values["inputs"]["tokenizer"] = {{"kind": "tower"}}
 recipe = validate(Recipe, values, "r")
 try:

@@ -58,6 +58,19 @@ def test_the_same_embeddings_from_fewer_nodes(exported, image, removed):
     assert np.abs(run(path, pixels) - before).max() < 2e-6
 
 
+def test_weights_that_are_computed_stay_as_they_are(exported):
+    """As the exporter leaves those of some standardised convolutions (timm's resnetv2 BiT)."""
+    path = exported(RESNET)
+    model = onnx.load(path)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [conv.input[1]], ["computed"]))
+    conv.input[1] = "computed"
+    onnx.save(model, path)
+    bytes_before = path.read_bytes()
+    assert not fold_scaling(path)
+    assert path.read_bytes() == bytes_before
+
+
 def test_a_graph_that_begins_otherwise_stays_as_it_is(exported):
     path = exported(None)
     assert fold_scaling(path)

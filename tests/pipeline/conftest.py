@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests.helpers import clean_environment
+
 ROOT = Path(__file__).parents[2]
 yaml = YAML()
 
@@ -19,9 +21,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-        self.env.pop("MLFLOW_TRACKING_URI", None)
-        self.env.pop("DVC_ROOT", None)
+        self.env = clean_environment(PATH=path, OMP_NUM_THREADS="2", HF_HUB_OFFLINE="1")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         result = subprocess.run(

@@ -59,8 +59,8 @@ def module_file(name: str) -> Path | None:
     return None
 
 
-def imports(file: Path) -> set[Path]:
-    """The project's own files that `file` imports anywhere, also inside functions; packages count if they hold code."""
+def imported(file: Path) -> set[str]:
+    """The names that `file` imports anywhere, also inside functions: `os`, `pathlib.Path`."""
     found: set[str] = set()
     for node in ast.walk(parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -68,6 +68,12 @@ def imports(file: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{file}: relative import"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def imports(file: Path) -> set[Path]:
+    """Those of them that are the project's own files; packages count if they hold code."""
+    found = imported(file)
     found |= {LAZY[name] for name in found & LAZY.keys()}
     names = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
     return {path for name in names if name.split(".")[0] in {"clipline", "stages"} and (path := module_file(name))}
@@ -95,6 +101,15 @@ def test_deps_are_the_import_closure(stage):
     listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     needed = closure(ROOT / "stages" / f"{stage}.py") - EXEMPT.keys()
     assert listed == needed, f"add {sorted(needed - listed)}; remove {sorted(listed - needed)}"
+
+
+@pytest.mark.parametrize("name", ["train/loop.py", "onnx/export.py"])
+def test_training_and_export_need_neither_dvc_nor_mlflow(name):
+    files = closure(ROOT / "src/clipline" / name)
+    assert "src/clipline/retrieval.py" in files
+    tops = {file: {each.split(".")[0] for each in imported(ROOT / file)} for file in files}
+    assert {file for file, found in tops.items() if found & {"dvc", "mlflow"}} == set()
+    assert any("torch" in found for found in tops.values()), "what is imported is seen"
 
 
 def test_every_exemption_exists():

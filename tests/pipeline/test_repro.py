@@ -85,8 +85,10 @@ def test_evaluate_params_rerun_evaluate_alone_into_the_same_run(finished):
 def test_a_change_runs_from_the_stage_that_it_touches(finished, file, change, first):
     before = (finished.folder / file).read_bytes()
     finished.edit(file, **change)
-    result = finished.run("dvc", "status", "--json")
-    (finished.folder / file).write_bytes(before)
+    try:
+        result = finished.run("dvc", "status", "--json")
+    finally:
+        (finished.folder / file).write_bytes(before)
     changed = [stage for stage, why in json.loads(result.stdout).items() if file in str(why)]
     assert changed[0] == first, result.stdout
 

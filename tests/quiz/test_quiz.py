@@ -83,6 +83,7 @@ def test_captions_from_a_file_as_json(place):
         (("--quiz", "data/prepared", "--caption", "x"), 2, "captions of its own"),
         (("a.png", "--caption", "red", "--caption", "b", "--out", "q.png"), 2, "are for --quiz"),
         (("a.png", "--caption", "red", "--caption", "blue"), 1, "a.png: "),
+        (("data/raw/images/00.png", "--caption", "red", "--caption", " "), 2, "a caption is empty"),
         (("a.png", "--caption", "red", "--caption", "blue", "--model", "none"), 2, "none/manifest.json: no such file"),
         (("--quiz", "data/prepared", "--out", "q.txt"), 2, "a picture's name ends in"),
         (("--quiz", "data/prepared", "--split", "dev"), 2, "no split 'dev'; it has: test, train"),
@@ -120,6 +121,8 @@ def test_the_same_split_from_prepared_and_from_a_csv(place):
         (b"", "no column caption or image"),
         (b"image,caption\n", "no captions in it"),
         (b"image,caption\n1.png,caf\xe9\n", "not a CSV in UTF-8"),
+        (b"image,caption,split\n1.png,red,test\n2.png,blue\n", "line 3 has no `split`"),
+        (b"image,caption,split\n1.png,red\n2.png,blue,train\n", "line 2 has no `split`"),
     ],
 )
 def test_tables_that_cannot_serve(tmp_path, text, message):

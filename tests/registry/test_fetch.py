@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,10 @@ from PIL import Image
 
 from clipline.errors import CliplineError, UsageError
 from clipline.registry import fetch as fetching
-from clipline.registry.fetch import fetch
+from clipline.registry.fetch import fetch, verify
 from clipline.registry.promote import promote
 from clipline.runtime import OnnxModel
-from clipline.tracking.store import tracking_uri
+from clipline.tracking.place import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT
 
 CLIPLINE = Path(sys.executable).parent / "clipline"
@@ -55,7 +57,10 @@ def test_outside_a_repository_it_stays_with_the_users_caches(registered, repo, t
 
 
 UNKNOWN = [
-    ("models:/other@champion", r"no registered model other; the store has clipline"),
+    (
+        "models:/other@champion",
+        r"no registered model other in sqlite:///.*mlflow\.db; it has clipline\. Mend: name one",
+    ),
     ("models:/clipline@best", r"clipline has no alias best; it has champion \(version 1\)"),
     ("models:/clipline/7", r"clipline has no version 7; it has 1"),
     ("runs:/abc/clip", r"no run abc; the newest in the store: RUN"),
@@ -75,9 +80,26 @@ def test_an_unknown_name_is_one_line_that_says_what_there_is(registered):
 def test_what_was_changed_in_the_store_is_refused(registered, repo):
     (stored,) = repo.glob("mlartifacts/**/text.onnx")
     stored.write_bytes(stored.read_bytes()[:-1] + b"\0")
-    with pytest.raises(CliplineError, match=r"models:/clipline/1: text.onnx has sha256 \w+… where manifest.json says"):
+    said = r"models:/clipline/1: damaged in the store, or changed there: text\.onnx: not the file that manifest\.json"
+    with pytest.raises(CliplineError, match=said) as refused:
         fetch("models:/clipline/1")
+    assert str(refused.value).count("Mend: ") == 1
     assert list((repo / ".cache" / "models").iterdir()) == []
+
+
+def test_a_graph_of_the_other_side_is_refused(bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "onnx")
+    facts = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(facts | {"text": facts["image"]}))
+    with pytest.raises(CliplineError, match=r"damaged in the store, or changed there: image\.onnx: "):
+        verify(folder)
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_stores_fault(registered, repo):
+    (repo / ".cache").write_text("a file")
+    with pytest.raises(CliplineError, match=r"models:/clipline/1: cannot be kept in .*\.cache/models: ") as refused:
+        fetch("models:/clipline/1")
+    assert "the MLflow store" not in str(refused.value)
 
 
 def test_models_that_are_none_of_clipline(registered, repo):

@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from clipline.errors import UsageError
 from clipline.registry.promote import Refusal
 from clipline.registry.promote import promote as promote_run
-from clipline.tracking.store import pointed_at, tracking_uri
+from clipline.tracking.environment import pointed_at
+from clipline.tracking.place import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT, export
 
 
@@ -192,3 +193,12 @@ def test_of_two_at_once_only_one_wins(trained):
     assert lost.startswith("not promoted: run ")
     assert "is +0.00 points from the champion: version 2" in lost
     assert versions() == 2
+
+
+def test_a_dry_run_makes_no_experiment(trained):
+    run = trained(50.0, 40.0)
+    said = promote_run(run, receipt=RECEIPT, experiment="another", name="clipline", margin=0.5, dry_run=True)
+    assert said.startswith(f"clipline: would become the champion: run {run}")
+    with pytest.raises(UsageError, match="no run"):
+        promote_run("f" * 32, receipt=RECEIPT, experiment="another", name="clipline", margin=0.5, dry_run=True)
+    assert MlflowClient(tracking_uri()).get_experiment_by_name("another") is None

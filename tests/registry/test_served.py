@@ -26,7 +26,8 @@ from PIL import Image
 
 from clipline.runtime import OnnxModel
 from clipline.tracking.clip_model import save
-from tests.tracking.conftest import BIN, free_port
+from tests.helpers import free_port
+from tests.tracking.conftest import BIN
 
 TEXTS = ["a red picture", "a blue picture", "green"]
 

@@ -66,6 +66,7 @@ def test_queries_of_every_kind_in_their_order(run, tmp_path):
 
 
 def test_a_file_among_words_is_told(run):
+    assert "note: `scan.TIFF` is taken for words" in run("scan.TIFF", "-n", "1").stderr
     done = run("--image", "photos/sky.png", "photos/red.png", "-n", "1")
     assert [query for _, query in found(done)] == ["photos/red.png", "photos/sky.png"]
     assert "note: `photos/red.png` is taken for words; for images like that one: --image photos/red.png" in done.stderr
@@ -112,7 +113,11 @@ def test_gallery_page(run, tmp_path):
     [
         ([], 2, "standard input is no terminal"),
         (["--queries", "none.txt"], 2, "none.txt: cannot be read: No such file"),
-        (["--queries", "photos/green.png"], 2, "not text in UTF-8"),
+        (
+            ["--queries", "photos/green.png"],
+            2,
+            "photos/green.png: not a text in UTF-8. Mend: save the queries",
+        ),
         (["--queries", "-"], 2, "no query in it"),
         (["--image", "none.png"], 1, "none.png: no such file"),
         (["red", "--not", " "], 2, "the query is empty"),

@@ -3,12 +3,20 @@
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from clipline.errors import UsageError
-from clipline.search.query import search
+from clipline.embed.paths import to_text
+from clipline.embed.run import Options, embed
+from clipline.embed.sources import open_source
+from clipline.errors import CliplineError, UsageError
+from clipline.runtime import OnnxModel
+from clipline.search import approximate
+from clipline.search.index import Index
+from clipline.search.query import Answer, Result, image_file, image_place, search
+from clipline.search.show import draw
 
 
 def paths(folder: Path, query: str, n: int = 2, **options) -> list[str]:
@@ -98,6 +106,16 @@ def test_another_precision_of_the_same_model_may_search(embedded):
     assert paths(embedded, "red", 1) == ["deep/red.png"]
 
 
+@pytest.mark.parametrize(("rows", "taken"), [(6, True), (7, False)])
+def test_the_approximate_index_takes_over_when_there_are_many(embedded, monkeypatch, rows, taken):
+    """Untold, from so many images on; there are six."""
+    monkeypatch.setattr(approximate, "FROM", rows)
+    found = search(embedded, ["red"], 1)
+    assert found.answers[0].results[0].path == "deep/red.png"
+    assert any("approximate index of 6 images" in note for note in found.notes) == taken
+    assert (embedded.parent / ".index.index").exists() == taken
+
+
 @pytest.mark.parametrize("queries", [[""], ["  "], ["red", "\n"]])
 def test_empty_queries(embedded, queries):
     with pytest.raises(UsageError, match="the query is empty"):
@@ -131,3 +149,25 @@ def test_embeddings_that_are_being_written_are_searched_with_a_note(embedded):
     found = search(embedded, ["red"], 1)
     assert found.answers[0].results[0].path == "deep/red.png"
     assert "not all images are in it" in found.notes[0]
+
+
+def test_escapes_in_a_url_are_the_objects_own(embedded):
+    """`to_text` doubles what could be taken for its own escapes; in the URL they are as the store has them."""
+    change_manifest(embedded, root=to_text("https://host/caf%C3%A9"))
+    place = image_place(Index(embedded), None)
+    assert image_file(place, to_text("tea%C3%A9.jpg")) == "https://host/caf%C3%A9/tea%C3%A9.jpg"
+
+
+def test_members_of_tar_shards_are_said_to_be(embedded, shades, tmp_path):
+    with tarfile.open(shades / "shard.tar", "w") as tar:
+        for path in sorted(shades.rglob("*.png")):
+            tar.add(path, path.name)
+    model = OnnxModel(tmp_path / "onnx", provider="cpu", threads=1)
+    embed(open_source(str(shades / "shard.tar")), model, tmp_path / "shards", Options())
+    answers = search(tmp_path / "shards", ["red"], 2).answers
+    assert [result.path for result in answers[0].results] == ["shard.tar/red.png", "shard.tar/rose.png"]
+    for name in ("out.png", "out.html"):
+        with pytest.raises(CliplineError, match=r"shard\.tar/red\.png and 1 more: inside of a tar shard.*unpack"):
+            draw(answers, tmp_path / name)
+    with pytest.raises(CliplineError, match=r"gone\.png: no such file, .*Mend: .*--root"):
+        draw([Answer("red", [Result("gone.png", shades / "gone.png", 0.5)])], tmp_path / "out.png")

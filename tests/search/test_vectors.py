@@ -1,5 +1,7 @@
 """Queries as vectors: files, Pillow's images, and words less words."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +17,8 @@ def model(bundle):
 
 
 def test_files_and_pillow_images_are_the_same(model, tmp_path):
-    turned = Image.effect_noise((40, 30), 90).convert("RGB")
-    turned.putpixel((0, 0), (255, 0, 0))
+    turned = Image.new("RGB", (40, 30), (0, 0, 250))
+    turned.paste((250, 0, 0), (0, 0, 12, 30))  # more of it stays where the photo is upright
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
@@ -58,3 +60,18 @@ def test_words_less_words(model):
     assert np.allclose(mean, red, atol=1e-6), "green and blue together are the contrary of red"
     with pytest.raises(UsageError, match="nothing is left"):
         vectors.less(red[None], red[None])
+
+
+def test_exif_that_pillow_cannot_write_again(model, tmp_path):
+    """A description that is a number: Pillow's own turning fails on it."""
+    entries = struct.pack("<HHIf", 270, 11, 1, 1.5) + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
+    exif = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + entries + bytes(4)
+    Image.new("RGB", (40, 30), (250, 0, 0)).save(tmp_path / "odd.jpg", exif=exif)
+    found = vectors.of_images(model, [Image.open(tmp_path / "odd.jpg")])
+    assert np.array_equal(found, vectors.of_images(model, [tmp_path / "odd.jpg"]))
+
+
+def test_zeros_are_no_embedding(model, tmp_path):
+    Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / "grey.png")
+    with pytest.raises(CliplineError, match=r"grey\.png: .*zeros alone"):
+        vectors.of_images(model, [tmp_path / "grey.png"])

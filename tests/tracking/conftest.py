@@ -16,14 +16,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from clipline.tracking import store
+from clipline.tracking.place import tracking_uri
+from tests.helpers import clean_environment, free_port
 
 BIN = Path(sys.executable).parent
-
-
-def _clean_environment(root: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    return {**kept, "DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +29,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory, use_repository: Callable)
     with pytest.MonkeyPatch.context() as patch:
         use_repository(folder, patch)
         # No experiment in it: that would bring the path of its own artifacts along.
-        MlflowClient(store.tracking_uri()).search_experiments()
+        MlflowClient(tracking_uri()).search_experiments()
     return folder / "mlflow.db"
 
 
@@ -61,7 +57,7 @@ class Stage:
         self.process = subprocess.Popen(
             [sys.executable, "-c", head + textwrap.dedent(code)],
             cwd=root,
-            env={**_clean_environment(root), **environment},
+            env=clean_environment(DVC_ROOT=str(root), OMP_NUM_THREADS="1") | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -96,12 +92,6 @@ def stage(empty_repo: Path) -> Iterator[Callable[..., Stage]]:
         one.process.communicate()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Server:
     """A real `mlflow server`, which can be killed and started again on the same port and data."""
 
@@ -115,7 +105,7 @@ class Server:
         command = f"{BIN / 'mlflow'} server --host 127.0.0.1 --port {self.port} --workers 1".split()
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self.folder / "files")]
-        environment = _clean_environment(self.folder)
+        environment = clean_environment(DVC_ROOT=str(self.folder), OMP_NUM_THREADS="1")
         quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

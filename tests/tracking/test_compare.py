@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -16,8 +17,8 @@ from clipline import tracking
 from clipline.cli.runs import table
 from clipline.errors import CliplineError, UsageError
 from clipline.tracking import TrackingError
-from clipline.tracking.compare import as_json, compare, find_runs, page
-from clipline.tracking.store import tracking_uri
+from clipline.tracking.compare import Summary, as_json, compare, find_runs, page
+from clipline.tracking.place import tracking_uri
 
 EXPERIMENT = "test"
 CLIPLINE = Path(sys.executable).parent / "clipline"
@@ -125,3 +126,25 @@ def test_a_server_that_is_down_is_one_line(empty_repo: Path, monkeypatch: pytest
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(CliplineError, match=r"cannot read from the MLflow store http://127\.0\.0\.1:9: "):
         find_runs(EXPERIMENT)
+
+
+def test_the_best_of_each_recall_and_of_nothing_else() -> None:
+    figures = {"test_t2i_r1": 1.0, "test_t2i_r5": 2.0, "onnx_t2i_r10": 3.0, "test_t2i_median_rank": 4.0}
+    runs = [
+        Summary(str(more), "1", "a", datetime.now(UTC), "FINISHED", {}, {k: v + more for k, v in figures.items()})
+        for more in (0, 1)
+    ]
+    assert {row.name: row.best for row in compare(runs)} == {
+        "test_t2i_r1": [1], "test_t2i_r5": [1], "onnx_t2i_r10": [1], "test_t2i_median_rank": [],
+    }  # fmt: skip
+
+
+def test_names_are_no_markup() -> None:
+    runs = [
+        Summary("0" * 32, "1", name, datetime.now(UTC), "FINISHED", {"data[/]": name}, {})
+        for name in ("run [final]", "a [/] b")
+    ]
+    out = io.StringIO()
+    Console(file=out, width=120).print(table(runs))
+    assert all(out.getvalue().count(name) == 2 for name in ("run [final]", "a [/] b"))
+    assert "data[/]" in out.getvalue()

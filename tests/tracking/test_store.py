@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
-from clipline.tracking.store import pointed_at
+from clipline.tracking.environment import pointed_at
 
 START = """
     settings = {"name": "x", "params": {"a": 1}, "tags": {}}

@@ -1,6 +1,6 @@
 """`python -m stages.train` killed at random moments: it goes on, and ends in the very same model and one MLflow run.
 
-A few kills here; CLIPLINE_KILLS says how many (`make test-faults`).
+A few kills here; CLIPLINE_KILLS says how many (`make test-faults`), CLIPLINE_FAULTS_SEED when.
 """
 
 import csv
@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers import clean_environment
+
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("CLIPLINE_KILLS", "2"))
 EPOCHS = 20 + 10 * KILLS
@@ -28,8 +30,7 @@ TIMES = {
 
 
 def stage(folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment = clean_environment(PYTHONPATH=str(ROOT), DVC_ROOT=str(folder), OMP_NUM_THREADS="1")
     with (folder / "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "stages.train"], cwd=folder, env=environment, stderr=log, stdout=log
@@ -93,7 +94,7 @@ def history(folder: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
 def test_killed_at_random_moments(make_folder):
     whole, cut = make_folder("whole"), make_folder("cut")
     assert stage(whole).wait() == 0, (whole / "log").read_text()
-    dice, killed = random.Random(0), 0
+    dice, killed = random.Random(os.environ.get("CLIPLINE_FAULTS_SEED", "0")), 0
     while True:
         before, process = states(cut), stage(cut)
         # Most of them wait for progress, or hardly a kill would come after a start of seconds.

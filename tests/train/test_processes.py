@@ -1,7 +1,6 @@
 """`train.devices: 2`: the stage starts torchrun, and two processes train the model that one does, shared out or not."""
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from clipline.lock import locked
+from tests.helpers import clean_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +32,7 @@ def stage(prepared, make_recipe, tmp_path):
         params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"data": "tiny", "recipe": "tiny"}
         params["train"] |= {"device": "cpu", "devices": devices, "shard": shard}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment = clean_environment(PYTHONPATH=str(ROOT), DVC_ROOT=str(folder), OMP_NUM_THREADS="1")
         command = [sys.executable, "-m", "stages.train"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -63,3 +64,10 @@ def results(folder: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]
     """The rows of reports/train.csv, and the checkpoint's weights."""
     rows = list(csv.DictReader((folder / "reports" / "train.csv").open()))
     return rows, load_file(folder / "models" / "checkpoint" / "model.safetensors")
+
+
+def test_several_processes_are_one_stage(stage, no_dropout, tmp_path):
+    folder = tmp_path / "2 False"
+    folder.mkdir()
+    with locked(folder, "busy"), pytest.raises(AssertionError, match="another stage runs here"):
+        stage(2, no_dropout)

@@ -231,6 +231,19 @@ def test_a_frozen_tower_sees_changed_images_through_cached_views(trainer, tmp_pa
     assert fitted(made)[-1]["train_loss"] > 0
 
 
+def test_cached_views_stay_as_they_are_in_the_last_epochs(trainer):
+    made = trainer(
+        {
+            "image.trainable": False, "train.views": 2, "train.epochs": 3,
+            "train.augment": {"crop": {"scale": [0.3, 0.6]}, "off_last": 1},
+        }
+    )  # fmt: skip
+    rows, plain = np.arange(60), made.train.features["image"][:, 0]
+    for epoch, same in ((2, False), (3, True)):
+        made.step.begin(epoch)
+        assert torch.equal(made.train.images(rows), plain) == same
+
+
 def test_copies_of_the_head_are_an_ensemble(trainer):
     made = trainer({"head.copies": 2, "head.kind": "residual", "train.epochs": 4})
     rows = fitted(made)

@@ -10,6 +10,8 @@ import pytest
 from clipline.errors import CliplineError, UsageError
 from clipline.redact import SECRETS, address, redact
 
+ROOT = Path(__file__).parents[2]
+
 SECRET = "s3cr3t-T0ken"
 
 
@@ -68,7 +70,7 @@ def test_tracebacks_of_commands_and_stages(tmp_path):
         "from stages.common import run_stage\nrun_stage(fail)",
     ):
         code = f"def fail():\n    raise ValueError('http://me:{SECRET}@host/?key={SECRET}')\n{setting}"
-        environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code]  # in a folder of its own, as a stage locks it
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError: http://host/?key=…" in done.stderr

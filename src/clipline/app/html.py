@@ -71,13 +71,13 @@ def _tile(view: View, number: int) -> str:
     tile = view.tiles[number]
     name, place = escape(tile.path.rpartition("/")[2]), f"{view.edition}/{tile.row}"
     score = "" if tile.score is None else f'<span class="score" title="Cosine similarity">{tile.score:.3f}</span>'
-    if tile.there:
+    if not tile.gone:
         shot = (
             f'<a class="shot" href="pictures/full/{place}" target="_blank" rel="noopener" title="{escape(tile.path)}: '
             f'open full size"><img src="pictures/thumb/{place}" alt="{escape(tile.path)}" loading="lazy"></a>'
         )
     else:
-        shot = f'<div class="shot gone" title="{escape(tile.path)}"><span>Not on disk any more</span></div>'
+        shot = f'<div class="shot gone" title="{escape(tile.path)}"><span>{escape(tile.gone.capitalize())}</span></div>'
     return (
         f'<li class="tile">{shot}<div class="line"><span class="rank">{tile.rank:,}</span>{score}'
         f'<button type="button" class="use" data-picture="row:{view.edition}:{tile.row}" '

@@ -50,12 +50,14 @@ class Edition:
             raise GoneError("no such image")
         try:
             found = Path(image_file(self.home, self.index.path(row))).resolve(strict=True)
+        except NotADirectoryError:
+            raise GoneError("inside of a file, such as a tar shard") from None
         except (OSError, ValueError, RuntimeError):  # also names too long, and links in a circle
-            raise GoneError("gone from disk") from None
+            raise GoneError("not on disk any more") from None
         if not found.is_relative_to(self.home):
             raise GoneError("outside of the folder")
         if not found.is_file():
-            raise GoneError("gone from disk")
+            raise GoneError("not on disk any more")
         return found
 
     def vector(self, row: int) -> np.ndarray:
@@ -81,7 +83,7 @@ class Library:
         index = Index(folder)
         self._editions: dict[str, Edition] = {}  # the latest is the last
         self._add(index, open_model(index, model, provider))
-        self._checked = time.monotonic()
+        self._checked, self._problem = time.monotonic(), ""
         self._text_vector = lru_cache(KEPT_TEXTS)(_text_vector)
 
     @property
@@ -104,12 +106,17 @@ class Library:
         """The folder as it is. Raises GoneError where it changed into what cannot be used."""
         with self._lock:
             if time.monotonic() - self._checked >= SECONDS:
-                if not self.latest.index.fresh():
-                    self._reopen()
                 self._checked = time.monotonic()
+                self._follow()
+            if self._problem:
+                raise GoneError("The embeddings changed, and cannot be used now. Try again in a moment.")
             return self.latest
 
-    def _reopen(self) -> None:
+    def _follow(self) -> None:
+        """Open the folder anew where it has changed; `_problem` is why that cannot be done, else empty."""
+        before, self._problem = self._problem, ""
+        if self.latest.index.fresh():
+            return
         try:
             index, model = Index(self.folder), self.latest.model
             if index.manifest.model_id != model.model_id:
@@ -117,8 +124,9 @@ class Library:
                 self._text_vector.cache_clear()
             self._add(index, model)
         except CliplineError as error:
-            note(f"the embeddings changed, and cannot be used: {error}")
-            raise GoneError("The embeddings changed, and cannot be used now. Try again in a moment.") from None
+            self._problem = str(error)
+            if self._problem != before:
+                note(f"the embeddings changed, and cannot be used: {error}")
 
     def edition(self, name: str) -> Edition:
         """The edition of that name. Raises GoneError where EDITIONS others came since, or the server is a new one."""

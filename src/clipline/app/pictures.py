@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from clipline import cores
 from clipline.app.library import Edition, GoneError
-from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb, to_rgb
+from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb, to_rgb, upright
+from clipline.thumbs import jpeg
 
 SIDE = 480  # pixels of a thumbnail's long side: sharp where a phone shows it across its width
 KEPT_BYTES = 96 * 2**20  # of thumbnails: about 3,000
@@ -53,15 +53,6 @@ class Thumbnails:
         return made
 
 
-def jpeg(image: Image.Image, side: int | None = None, quality: int = 82) -> bytes:
-    """An RGB image as a JPEG file, its long side at most `side` pixels."""
-    if side:
-        image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=quality)
-    return data.getvalue()
-
-
 def original(file: Path) -> tuple[str, bytes | None]:
     """(media type, bytes to send) of an image file; None for the bytes means the file as it is.
 
@@ -84,6 +75,6 @@ def _small(file: Path) -> Image.Image:
     try:
         with Image.open(file, formats=("JPEG",)) as image:
             image.draft("RGB", (SIDE, SIDE))
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(upright(image))
     except (Image.DecompressionBombError, *DAMAGE):
         return open_rgb(file)  # another format, or damage that it passes over

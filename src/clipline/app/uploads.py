@@ -5,23 +5,22 @@ Nothing of an upload is written to disk, and its name is a random token, so that
 
 from __future__ import annotations
 
-import io
 import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from clipline.app.library import GoneError
-from clipline.app.pictures import SIDE, jpeg
+from clipline.app.pictures import SIDE
 from clipline.errors import UsageError
-from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb
-from clipline.runtime import OnnxModel
+from clipline.image import ImageError, open_rgb
+from clipline.runtime import OnnxModel, usable
+from clipline.thumbs import jpeg
 
 MAX_BYTES = 20 * 2**20
-# Strangers' files, unlike the folder's: stricter than clipline.image, as decoding may take 12 bytes per pixel.
+# Strangers' files, unlike the folder's: stricter than clipline.image, which says how many bytes decoding a pixel takes.
 MAX_PIXELS = 64_000_000
 KEPT = 1000  # uploads: 50 kB each at most
 
@@ -48,15 +47,14 @@ class Uploads:
         """Embed an image file and keep what is needed of it; returns its token. Raises UsageError with the reason."""
         try:
             with self._turn:
-                _check_size(data)
-                image = open_rgb(data)
+                image = open_rgb(data, MAX_PIXELS)
                 pixels = model.preprocess(image)
                 thumbnail = jpeg(image, SIDE)
                 del image
         except ImageError as error:
             raise UsageError(f"This file cannot be used: {error}.") from None
         (vector,) = model.embed_pixels(pixels[np.newaxis])
-        if not np.isfinite(vector).all() or not vector.any():
+        if not usable(vector):
             raise UsageError("The model finds nothing in this image.")
         token = secrets.token_urlsafe(16)
         with self._lock:
@@ -72,14 +70,3 @@ class Uploads:
                 raise GoneError("This image was forgotten: drop it again.")
             self._kept.move_to_end(token)
             return self._kept[token]
-
-
-def _check_size(data: bytes) -> None:
-    """Raises ImageError before anything is decoded; what is no image at all is left to `open_rgb`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-    except (Image.DecompressionBombError, *DAMAGE):
-        return
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels is over the limit of {MAX_PIXELS // 10**6} megapixels")

@@ -22,13 +22,16 @@ UPLOAD = re.compile(r"upload:([\w-]{1,64})")
 
 @dataclass(frozen=True)
 class Tile:
-    """One image found. rank: from 1. score: cosine, or None where nothing was asked. there: its file can be served."""
+    """One image found. rank: from 1. score: cosine, or None where nothing was asked.
+
+    gone: why its file cannot be served, empty where it can.
+    """
 
     row: int
     path: str
     rank: int
     score: float | None
-    there: bool
+    gone: str
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ class Views:
         if not text:
             return self.folder(page, ["Type what to look for, then press Enter."])
         edition = self._library.now()
-        notes = ["The query is longer than the model reads: its end is ignored."] if edition.model.cut([text]) else []
         total = min(len(edition.index), DEEPEST)
         first = _first(page, total)
         hits = best(edition, self._library.text_vector(edition, text), first, min(PAGE, total - first))
-        return _view(f"words:{text}", f"“{text}”", edition, _triples(hits), first, total, notes)
+        return _view(
+            f"words:{text}", f"“{text}”", edition, _triples(hits), first, total, edition.model.cut_notes([text])
+        )
 
     def near(self, picture: str, page: int = 0) -> View:
         """The images most like a picture: `row:EDITION:ROW` or `upload:TOKEN`."""
@@ -111,16 +115,16 @@ class Views:
         vector, _ = self._vector(edition, picture)
         labels = _several(re.split(r"[,\n]", text), "labels, such as: dog, cat, beach")
         classes = zeroshot.class_vectors(edition.model, labels)
-        return _ranking(
-            edition, labels, zeroshot.probabilities(vector[np.newaxis], classes, zeroshot.scale_of(edition.model))
-        )
+        found = zeroshot.probabilities(vector[np.newaxis], classes, zeroshot.scale_of(edition.model))
+        prompts = zeroshot.prompts(labels, zeroshot.TEMPLATES[zeroshot.DEFAULT_TEMPLATES])
+        return _ranking(edition, labels, prompts, found)
 
     def captions(self, picture: str, text: str) -> Ranking:
         """How likely each caption, one per line, is for a picture."""
         edition = self._library.now()
         vector, _ = self._vector(edition, picture)
         captions = _several(text.split("\n"), "captions, one on each line")
-        return _ranking(edition, captions, zeroshot.match(edition.model, vector[np.newaxis], captions))
+        return _ranking(edition, captions, captions, zeroshot.match(edition.model, vector[np.newaxis], captions))
 
     def _vector(self, edition: Edition, picture: str) -> tuple[np.ndarray, str | None]:
         """(float32 [dim], its path if it is of the folder). Raises GoneError where it is none of `edition`'s model."""
@@ -145,7 +149,7 @@ def _view(
     if not edition.index.manifest.complete:
         notes.append("The folder is being embedded, or that was interrupted: not all images are here yet.")
     tiles = [
-        Tile(row, path, rank, score, _is_there(edition, row)) for rank, (row, path, score) in enumerate(hits, first + 1)
+        Tile(row, path, rank, score, _gone(edition, row)) for rank, (row, path, score) in enumerate(hits, first + 1)
     ]
     return View(about, title, edition.name, tiles, first // PAGE, total, len(edition.index), notes)
 
@@ -154,11 +158,12 @@ def _triples(hits: list[Hit]) -> list[tuple[int, str, float | None]]:
     return [(hit.row, hit.path, hit.score) for hit in hits]
 
 
-def _is_there(edition: Edition, row: int) -> bool:
+def _gone(edition: Edition, row: int) -> str:
     try:
-        return bool(edition.file(row))
-    except GoneError:
-        return False
+        edition.file(row)
+    except GoneError as error:
+        return str(error)
+    return ""
 
 
 def _first(page: int, total: int) -> int:
@@ -182,9 +187,10 @@ def _several(parts: list[str], what: str) -> list[str]:
     return texts
 
 
-def _ranking(edition: Edition, texts: list[str], probabilities: np.ndarray) -> Ranking:
-    notes = [f"“{text[:40]}…” is longer than the model reads: its end is ignored." for text in edition.model.cut(texts)]
+def _ranking(edition: Edition, texts: list[str], read: list[str], probabilities: np.ndarray) -> Ranking:
+    """read: what the model reads of `texts`."""
+    notes = edition.model.cut_notes(read)
     if edition.model.bundle.manifest.logit_scale is None:
         notes.append("The order is right; how sure it is, is a guess: this model does not say its logit scale.")
-    order = np.argsort(-probabilities[0], kind="stable")
-    return Ranking([(texts[i], float(probabilities[0, i])) for i in order], notes)
+    (ranked,) = zeroshot.best(texts, probabilities, len(texts))
+    return Ranking(ranked, notes)

@@ -41,14 +41,18 @@ class Labelled:
 def open_labelled(place: Path, split: str | None = None) -> Labelled:
     """The labelled images in `place`: those of `split` where it has splits; None takes test, else val, else train.
 
-    Raises UsageError where there is nothing labelled, or no such split, and CliplineError where CIFAR-10 is damaged.
+    Raises UsageError where there is nothing labelled, no such split, or no right to read, and CliplineError where
+    CIFAR-10 is damaged.
     """
-    if not place.exists():
-        raise UsageError(f"{place}: no such file or folder")
-    batches = place if place.is_file() else cifar.find(place)
-    if batches:
-        return Labelled(list(cifar.CLASSES), cifar.Cifar(batches, split or "test"))
-    return _tree(place, split)
+    try:
+        if not place.exists():
+            raise UsageError(f"{place}: no such file or folder")
+        batches = place if place.is_file() else cifar.find(place)
+        if batches:
+            return Labelled(list(cifar.CLASSES), cifar.Cifar(batches, split or "test"))
+        return _tree(place, split)
+    except OSError as error:
+        raise UsageError(f"{error.filename or place}: cannot be read: {error.strerror or error}") from None
 
 
 def _tree(place: Path, split: str | None) -> Labelled:

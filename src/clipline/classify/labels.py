@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipline.errors import UsageError
+from clipline.lines import read_lines
 from clipline.zeroshot import DEFAULT_TEMPLATES, TEMPLATES, check_templates
 
 
@@ -42,15 +43,3 @@ def read_templates(templates: Sequence[str], name: str | None) -> list[str]:
         raise UsageError(f"--templates {name}: neither a file nor one of {', '.join(TEMPLATES)}")
     check_templates(found)
     return found
-
-
-def read_lines(file: Path, what: str) -> list[str]:
-    """The lines of a text file that are not empty."""
-    try:
-        # utf-8-sig: Windows' editors put a mark in front.
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: not a text in UTF-8. Mend: save the {what} as UTF-8") from None
-    return [line.strip() for line in lines if line.strip()]

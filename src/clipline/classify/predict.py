@@ -34,9 +34,10 @@ def prepare(model: OnnxModel, labels: Sequence[str], templates: Sequence[str]) -
 
 
 def predict(vectors: Vectors, labels: Sequence[str], classes: np.ndarray, top: int) -> Iterator[Prediction | Failure]:
-    """The `top` likeliest of `labels` for each image, in order; what cannot be read comes as a Failure.
+    """The `top` likeliest of `labels` for each image, block by block; what cannot be read comes as a Failure.
 
-    classes: float32 [labels, dim], from `prepare`. Raises CliplineError where the model or the embeddings fail.
+    Within a block images are in order, with the failures behind them. classes: float32 [labels, dim], from `prepare`.
+    Raises CliplineError where the model or the embeddings fail.
     """
     scale = scale_of(vectors.model)
     with Bar("classifying", vectors.total, "images") as bar:

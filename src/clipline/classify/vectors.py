@@ -117,7 +117,7 @@ def open_vectors(
     """
     if len(what) == 1 and is_embeddings(Path(what[0])):
         index = Index(Path(what[0]))
-        return Stored(index, open_model(index, model, provider), root)
+        return Stored(index, open_model(index, model, provider, threads), root)
     if len(what) == 1 and (Path(what[0]).is_dir() or not is_image(what[0])):
         source = open_source(what[0], root=root)
     elif root:
@@ -162,7 +162,7 @@ class _Unknown:
     def unchanged(self, path: str, stat: Stat) -> bool:
         return False
 
-    def same(self, path: str, sha256: str) -> bool:
+    def same(self, path: str, sha256: str, stat: Stat) -> bool:
         return False
 
     def skip(self, path: str) -> None:

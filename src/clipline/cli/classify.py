@@ -89,12 +89,12 @@ def classify(
     They are shared out among your labels alone: an image that none of them fits gets one all the same. Words that
     captions use, such as `dog` or `beach`, do better than codes.
     """
+    from clipline import zeroshot
     from clipline.classify.labelled import open_labelled
     from clipline.classify.labels import read_labels, read_templates
     from clipline.classify.predict import Errors
     from clipline.classify.vectors import Images, open_for_images, open_vectors
     from clipline.gallery import check_path
-    from clipline.zeroshot import notes
 
     prompts = read_templates(template or [], templates)
     if not evaluate and (split or confusion):
@@ -113,7 +113,7 @@ def classify(
         names = read_labels(labels, labels_file)
         vectors = open_vectors(images, model=model, root=root, provider=provider.value, threads=threads)
         _classify(vectors, _Asked(names, prompts, top, csv, as_json), errors)
-    for note in [*vectors.notes, *notes(vectors.model, names)]:
+    for note in [*vectors.notes, *zeroshot.notes(vectors.model, zeroshot.prompts(names, prompts))]:
         typer.echo(f"note: {note}", err=True)
     if note := errors.enforce(vectors.total, max_errors):
         typer.echo(f"note: {note}", err=True)

@@ -23,7 +23,7 @@ EXAMPLES = (
     "--outliers: rank, similarity, width, height, bytes, image; separated by tabs. Nothing is ever deleted."
 )
 # Of 900 planted copies it finds those that are recompressed, mirrored, resized by half or cropped by a tenth (96% and
-# more), and among 8,091 photos no pair that is not of one scene (docs/benchmarks.md). Other models may want another.
+# more; docs/benchmarks.md). Other models may want another.
 THRESHOLD = 0.93
 
 

@@ -102,26 +102,26 @@ def embed(
     dot are passed over. errors.parquet lists what could not be embedded, and why.
     """
     from clipline.embed.batch_size import choose
+    from clipline.embed.manifest import precision_for
     from clipline.embed.ray_engine import RayEngine
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
-    from clipline.runtime import USUAL_BATCH, OnnxModel
+    from clipline.runtime import OnnxModel
 
     cluster = _cluster(engine, ray_address, ray_workers, provider, threads)
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
-    chosen = _precision(precision, out, overwrite=overwrite)
+    chosen = precision_for(out, precision.value, overwrite=overwrite)
     if cluster and "auto" in (chosen, batch_size):
         raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
-    if cluster and not batch_size:
-        batch_size = str(USUAL_BATCH["cuda" if provider == ProviderName.cuda else "cpu"])
     # With a cluster the provider is its workers': this machine may have no GPU.
     here = "cpu" if cluster else provider.value
     opened = OnnxModel(model, provider=here, precision=chosen, threads=threads, bulk=True)
     if chosen == "auto":
         typer.echo(f"--precision auto: {opened.precision_words}", err=True)
+    size = None if batch_size is None else choose(opened, batch_size, lambda line: typer.echo(line, err=True))
     options = Options(
-        batch_size=choose(opened, batch_size, lambda line: typer.echo(line, err=True)),
+        batch_size=size,
         dtype=dtype.value,
         threads=threads,
         part_rows=part_rows,
@@ -145,12 +145,3 @@ def _cluster(
     from clipline.embed.ray_cluster import Cluster
 
     return Cluster(address, provider=provider.value, threads=threads, workers=workers)
-
-
-def _precision(wanted: PrecisionName, out: Path, *, overwrite: bool) -> str:
-    """As asked; for `auto`, where `out` is gone on with, that of its vectors: all are of one precision."""
-    from clipline.embed.manifest import MANIFEST, read
-
-    if wanted == PrecisionName.auto and not overwrite and (out / MANIFEST).is_file():
-        return read(out).precision
-    return wanted.value

@@ -99,7 +99,7 @@ def _open(model: Path | None, provider: ProviderName, threads: int | None) -> On
 
 
 def _captions(given: list[str], file: Path | None) -> list[str]:
-    from clipline.classify.labels import read_lines
+    from clipline.lines import read_lines
 
     found = [*given, *(read_lines(file, "captions") if file else [])]
     if len(found) < 2:
@@ -115,9 +115,9 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
     from clipline.quiz import show
     from clipline.search.vectors import of_images
-    from clipline.zeroshot import notes, probabilities, scale_of
+    from clipline.zeroshot import caption_vectors, notes, probabilities, scale_of
 
-    vector, texts = of_images(model, [image]), model.embed_texts(captions)
+    texts, vector = caption_vectors(model, captions), of_images(model, [image])
     ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
     console = Console()
     if as_json:

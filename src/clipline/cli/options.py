@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from clipline.registry import model_folder
+
 
 class ProviderName(StrEnum):
     """What onnxruntime runs on."""
@@ -47,15 +49,6 @@ ProviderOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores that this process may use")
 ]
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model: `model` itself, or where MLflow's model of that name lies once it is fetched."""
-    if not model.startswith(("models:", "runs:")):
-        return Path(model)
-    from clipline.registry.fetch import fetch
-
-    return fetch(model)
 
 
 def model_option(words: str, **settings):  # what typer.Option returns has no public name

@@ -12,6 +12,7 @@ from clipline.cli.options import usual_experiment
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from clipline.tracking.compare import Row, Summary
 
@@ -58,31 +59,30 @@ def runs(
 def table(runs: list[Summary]) -> Table:
     """One column for each run, one line for each setting that differs and for each metric."""
     from rich.table import Table
+    from rich.text import Text
 
     from clipline.tracking.compare import compare
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     drawn.add_column("run", overflow="fold")
     for run in runs:
-        drawn.add_column(f"{run.name}\n{run.id[:8]}", justify="right", overflow="fold")
+        drawn.add_column(Text(f"{run.name}\n{run.id[:8]}"), justify="right", overflow="fold")
     drawn.add_row("started", *(f"{run.started:%Y-%m-%d %H:%M}" for run in runs))
     if len({run.status for run in runs}) > 1:
         drawn.add_row("status", *(run.status for run in runs))
     drawn.add_section()
     for row in compare(runs):
-        drawn.add_row(row.name, *(_cell(row, index) for index in range(len(runs))))
+        drawn.add_row(Text(row.name), *(_cell(row, index) for index in range(len(runs))))
     return drawn
 
 
-def _cell(row: Row, index: int) -> str:
-    from rich.markup import escape
+def _cell(row: Row, index: int) -> Text:
+    """Names and values are not rich's markup."""
+    from rich.text import Text
 
     value = row.values[index]
     if value is None:
-        return "-"
+        return Text("-")
     if isinstance(value, float):
-        text = f"{value:,.6g}"
-        return f"[green]{text}[/green]" if index in row.best else text
-    if HASH.fullmatch(value):
-        value = value[:12]
-    return escape(value)
+        return Text(f"{value:,.6g}", "green" if index in row.best else "")
+    return Text(value[:12] if HASH.fullmatch(value) else value)

@@ -75,10 +75,12 @@ def search(
     provider: ProviderOption = ProviderName.cpu,
 ) -> None:
     """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""
+    from clipline.embed.sources.patterns import is_image
+    from clipline.lines import read_lines
     from clipline.search import show
     from clipline.search.query import open_searcher
 
-    asked = [*(words or []), *_lines(queries), *(image or [])]
+    asked = [*(words or []), *(read_lines(queries, "queries") if queries else []), *(image or [])]
     if not asked and not queries and not sys.stdin.isatty():
         raise typer.BadParameter(
             "nothing to look for, and standard input is no terminal to ask at. Give words, --image FILE, "
@@ -92,7 +94,7 @@ def search(
     searcher = open_searcher(folder, model=model, root=root, provider=provider.value, approximate=approximate)
 
     for name in words or []:
-        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
+        if is_image(name):
             typer.echo(f"note: `{name}` is taken for words; for images like that one: --image {name}", err=True)
 
     def find(what: list[str | Path]) -> None:
@@ -103,20 +105,6 @@ def search(
         find(asked)
     else:
         _ask(searcher, find)
-
-
-def _lines(file: Path | None) -> list[str]:
-    """The queries in a file, one on each line; empty lines are none. Raises UsageError."""
-    if file is None:
-        return []
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"--queries {file}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--queries {file}: is not text in UTF-8. Mend: save it as UTF-8") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _report(found: Answers, as_json: bool, gallery: Path | None) -> None:

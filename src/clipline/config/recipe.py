@@ -7,6 +7,7 @@ here as far as that needs no weights and no torch, so that an impossible one sto
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ class Tokenizer(Settings):
     def _size(self) -> Tokenizer:
         trained = self.kind != "tower"
         self.require(trained == (self.vocab_size is not None), "vocab_size goes with wordpiece or bpe, and only there")
+        self.require(trained or self.lowercase, "lowercase: a tower's own tokenizer decides by itself; leave it out")
         self.require(
             self.kind != "bpe" or self.vocab_size >= BPE_LEAST,
             f"vocab_size: found {self.vocab_size}; bpe needs at least {BPE_LEAST}",
@@ -139,6 +141,7 @@ class TextTower(Settings):
     def _consistent(self) -> TextTower:
         self.require(self.weights != "hub" or self.name is not None, "weights: hub needs a `name`, the hub's id")
         self.require(not self.args or self.weights == "random", "args need weights: random (others have their own)")
+        self.require("vocab_size" not in self.args, "args.vocab_size: the tokenizer's is taken; leave it out")
         return self
 
     def positions(self) -> int | None:
@@ -152,7 +155,7 @@ class TextTower(Settings):
             )
             return found
         if self.weights == "hub":
-            return default
+            return None
         try:
             config = resolve(self.weights) / "config.json"
             text = config.read_text(encoding="utf-8") if config.is_file() else None
@@ -161,7 +164,8 @@ class TextTower(Settings):
         if text is None:
             return None
         try:
-            return int(json.loads(text).get(key, default))
+            facts = json.loads(text)
+            return int(facts.get("text_config", facts).get(key, default))  # of a whole CLIP the text's part
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return self.require(False, f"weights: {config} is damaged: no number `{key}` can be read from it")
 
@@ -200,6 +204,14 @@ class Temperature(Settings):
     learned: bool
     max_scale: Annotated[float, Field(gt=0)] | None = 100.0
 
+    @model_validator(mode="after")
+    def _within(self) -> Temperature:
+        self.require(
+            1 / self.init <= (self.max_scale or math.inf),
+            f"init ({self.init}) begins at a scale of {1 / self.init:g}, over max_scale ({self.max_scale})",
+        )
+        return self
+
 
 # ---------------------------------------------------------------- all of it
 
@@ -218,11 +230,21 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         self._check_patch()
+        own = isinstance(self.image, TimmTower) and self.text.architecture == "clip_text_model"
+        self.require(
+            self.head.kind != "tower" or own,
+            "head.kind: tower needs towers with projections: image.tower timm and text.architecture clip_text_model",
+        )
         joined = self.image.pool == "avg_std" or self.text.pool == "mean_cls" or self.text.layers > 1
         self.require(
             self.head.kind != "tower" or not joined,
             "head.kind: tower takes features of the tower's own width: no avg_std, mean_cls or text.layers over 1",
         )
+        for kind in ("image", "text"):
+            self.require(
+                getattr(self, kind).trainable or not getattr(self.train.freeze, kind),
+                f"train.freeze.{kind}: {kind}.trainable is false, so nothing of it ever learns; leave it out",
+            )
         self.require(
             self.train.captions_per_image == 1 or self.loss.kind in {"multi_positive", "siglip"},
             f"train.captions_per_image ({self.train.captions_per_image}) needs loss.kind multi_positive or siglip: "
@@ -275,13 +297,13 @@ class Recipe(Settings):
     def _check_patch(self) -> None:
         size = self.inputs.image_size
         if isinstance(self.image, ViTTower):
-            patch = self.image.patch
+            key, patch = "image.patch", self.image.patch
         else:
             found = re.search(r"patch(\d+)", self.image.name)
-            patch = int(found[1]) if found else 1
+            key, patch = "the patch of image.name", int(found[1]) if found else 1
         allowed = [n for n in range(patch, 1025, patch) if n >= 32]
         near = sorted(allowed, key=lambda n: abs(n - size))[:2]
         self.require(
             size % patch == 0,
-            f"image.patch ({patch}) does not divide inputs.image_size ({size}); nearest: {sorted(near)}",
+            f"{key} ({patch}) does not divide inputs.image_size ({size}); nearest: {sorted(near)}",
         )

@@ -108,11 +108,15 @@ def load_run(root: Path = Path()) -> Run:
     params = Params.from_yaml(root / "params.yaml")
     dataset = _named(root / "configs" / "data", params.data, "data")
     recipe = _named(root / "configs" / "recipe", params.recipe, "recipe")
-    return Run(
+    run = Run(
         params=params,
         dataset=validate(Dataset, read_yaml(dataset), str(dataset)),
         recipe=Recipe.from_yaml(recipe),
     )
+    devices, batch = params.train.devices, run.recipe.train.batch_size
+    if devices > batch:
+        raise UsageError(f"params.yaml: train.devices ({devices}) is over {recipe}: train.batch_size ({batch})")
+    return run
 
 
 def _named(folder: Path, name: str, key: str) -> Path:

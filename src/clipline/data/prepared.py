@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from clipline import seal
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, out_of_memory
 
 _FILES = ("report.json", "images.parquet", "captions.parquet", "images.npy", "tokens.npy", "tokenizer.json")
 _MEND = "Mend: run the preprocess stage again (dvc repro preprocess)"
@@ -71,7 +70,7 @@ class Prepared:
             self._pixels = np.load(folder / "images.npy", mmap_mode="r")
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         except (ValueError, AttributeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
-            if getattr(error, "errno", None) == errno.ENOMEM:  # nothing is wrong with the files
+            if out_of_memory(error):  # nothing is wrong with the files
                 raise
             raise CliplineError(f"{folder}: damaged: {error}. {_MEND}") from None
 

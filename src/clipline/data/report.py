@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from clipline.data.captions import Caption
@@ -45,8 +44,6 @@ def pictures(images: Images, absent: Sequence[str]) -> dict[str, Any]:
 
 def tokens(tokenizer: Tokenizer, source: str, encoded: Encoded) -> dict[str, Any]:
     """The tokenizer's part of report.json."""
-    unknown = getattr(tokenizer.model, "unk_token", None)
-    unknown_id = tokenizer.token_to_id(unknown) if unknown else None
     truncated = encoded.full > encoded.tokens.shape[1]
     return {
         "source": source,
@@ -57,9 +54,6 @@ def tokens(tokenizer: Tokenizer, source: str, encoded: Encoded) -> dict[str, Any
         "longest_caption": int(encoded.full.max()),
         "truncated_captions": int(truncated.sum()),
         "truncated_share": round(float(truncated.mean()), 6),
-        "unknown_share": round(float(np.sum(encoded.tokens == unknown_id) / encoded.lengths.sum()), 6)
-        if unknown_id is not None
-        else 0.0,
     }
 
 

@@ -44,21 +44,27 @@ def by_column(captions: Iterable[Caption]) -> dict[str, str]:
             raise CliplineError(
                 "split.kind is column, but captions.csv has no column `split`. Mend: name it as source.split_column"
             )
-        value = caption.split.strip().lower()
-        if value and value not in _SPELLINGS:
+        value = _split(caption)
+        if value is None:
             raise CliplineError(
                 f"captions.csv: line {caption.line}: split {caption.split!r} is unknown; "
                 f"allowed: {', '.join(_SPELLINGS)}, or empty for none"
             )
         first = found.setdefault(caption.image, caption)
-        if (first.split or "").strip().lower() != value:
+        if _split(first) != value:
             raise CliplineError(
                 f"captions.csv: {caption.image} is in two splits: "
                 f"{first.split!r} in line {first.line}, {caption.split!r} in line {caption.line}"
             )
         if value:
-            assigned[caption.image] = _SPELLINGS[value]
+            assigned[caption.image] = value
     return assigned
+
+
+def _split(caption: Caption) -> str | None:
+    """The split that the table says, empty for none; None where it says what is none."""
+    said = caption.split.strip().lower()
+    return _SPELLINGS.get(said) if said else ""
 
 
 def known(split: Split, captions: Iterable[Caption]) -> dict[str, str] | None:

@@ -46,14 +46,12 @@ def cpu() -> Cpu:
     """The CPU, and how much of it this process may use."""
     facts = dict(_cpuinfo())
     have = set(facts.get("flags", facts.get("Features", "")).split())
-    count = os.cpu_count() or 1
-    quotas = cores.quotas(cores.CGROUP, Path("/proc/self/cgroup"))
     return Cpu(
         model=facts.get("model name") or platform.processor() or platform.machine(),
         flags=[name for name, flags in FLAGS.items() if have.intersection(flags)],
-        cores=count,
-        affinity=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count,
-        quota=min(quotas, default=None),
+        cores=os.cpu_count() or 1,
+        affinity=cores.affinity(),
+        quota=cores.quota(),
         usable=cores.available(),
     )
 

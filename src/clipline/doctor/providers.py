@@ -17,7 +17,7 @@ import numpy as np
 
 from clipline.bundle import Bundle, Graph
 from clipline.errors import CliplineError
-from clipline.provider import CPU, CUDA, Sessions, errors, first_line, load_onnxruntime
+from clipline.provider import CPU, CUDA, NoCudaError, Sessions, errors, first_line, load_onnxruntime
 
 Wanted = Literal["auto", "cpu", "cuda"]
 NAMES: dict[Literal["cpu", "cuda"], str] = {"cpu": CPU, "cuda": CUDA}
@@ -59,8 +59,10 @@ def _try(name: Literal["cpu", "cuda"], threads: int) -> str:
         path.write_bytes(DOUBLE)
         try:
             (found,) = Sessions(name, threads).open(path).run(["y"], {"x": np.arange(3, dtype=np.float32)})
+        except NoCudaError as error:
+            return error.why
         except CliplineError as error:
-            return str(error).partition(". Mend: ")[0].removeprefix("CUDA was asked for, but ")
+            return str(error).partition(". Mend: ")[0]
         except errors(ort) as error:
             return f"it starts, but a first call fails: {first_line(error)}"
     return "" if found.tolist() == [0, 2, 4] else f"it starts, but doubles 0 1 2 to {found.tolist()}"

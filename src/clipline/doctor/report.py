@@ -15,7 +15,7 @@ from clipline.doctor.providers import Placement, Provider, placements, providers
 from clipline.doctor.stages import Rates, rates
 from clipline.embed.item import Source
 from clipline.errors import CliplineError, UsageError
-from clipline.provider import CUDA, no_device
+from clipline.provider import CUDA, CUDA_MEND, no_device
 from clipline.runtime import OnnxModel
 
 # Of the failed images, so many are named.
@@ -121,10 +121,7 @@ def _judge(report: Report, wanted: str) -> None:
         return
     device = no_device() is None
     if wanted == "cuda" or (wanted == "auto" and device and cuda.available):
-        report.problems.append(
-            f"CUDA does not run: {cuda.why}. Mend: see that nvidia-smi lists a GPU and that pip list shows "
-            "onnxruntime-gpu without onnxruntime; pip install 'clipline[gpu]' brings the CUDA libraries"
-        )
+        report.problems.append(f"CUDA does not run: {cuda.why}. {CUDA_MEND}")
     elif device and wanted == "auto":
         report.notes.append(
             "there is an NVIDIA GPU, but this onnxruntime is for CPUs alone: pip uninstall onnxruntime, "

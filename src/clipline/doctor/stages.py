@@ -68,8 +68,7 @@ def rates(source: Source, model: OnnxModel, threads: int, batch_size: int) -> Ra
     )
     stages = dict(zip(STAGES, (read, decoding, alone, write), strict=True))
     slowest = min(stages, key=stages.__getitem__)
-    shared = model.running_on.startswith("CPU")
-    possible = 1 / (1 / decoding + 1 / alone) if shared else min(decoding, alone)
+    possible = min(decoding, alone) if model.on_cuda else 1 / (1 / decoding + 1 / alone)
     return Rates(
         images=len(images),
         failures=[f"{each.path}: {each.stage}: {each.reason}" for each in failures],

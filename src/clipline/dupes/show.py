@@ -17,6 +17,7 @@ from clipline.atomic import output
 from clipline.dupes.find import File, Group
 from clipline.embed.paths import printable
 from clipline.errors import CliplineError
+from clipline.search.query import why_gone
 
 # From a path of the embeddings to what opens from here.
 Place = Callable[[str], Path | str]
@@ -126,9 +127,7 @@ def draw_outliers(files: list[File], place: Place, path: Path, neighbours: int) 
 def _cell(file: File, place: Place, caption: str, frame: str | None = None) -> gallery.Cell:
     found = place(file.path)
     if not Path(found).is_file():
-        raise CliplineError(
-            f"{found}: no such file, so there is no picture. Mend: name the folder of the images with --root"
-        )
+        raise CliplineError(f"{found}: {why_gone(found)}")
     return gallery.Cell(Path(found), f"{caption} {Path(file.path).name}", frame)
 
 

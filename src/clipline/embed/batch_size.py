@@ -16,13 +16,11 @@ LARGEST = 1024
 SECONDS = 1.0
 
 
-def choose(model: OnnxModel, wanted: str | None, say: Callable[[str], None]) -> int:
-    """`wanted` as a number, or the usual for None, or for `auto` the knee (see `knee`), which `say` is told.
+def choose(model: OnnxModel, wanted: str, say: Callable[[str], None]) -> int:
+    """`wanted` as a number, or for `auto` the knee (see `knee`), which `say` is told.
 
     Raises UsageError.
     """
-    if wanted is None:
-        return model.usual_batch
     if wanted != "auto":
         if not wanted.isdecimal() or int(wanted) < 1:
             raise UsageError(f"--batch-size {wanted}: a number above 0, or auto")

@@ -16,19 +16,24 @@ BUSY = "another process is embedding into it. Mend: wait for that one, or choose
 
 
 def check(out: Path) -> None:
-    """Raise UsageError where `out` is a file, or holds anything but embeddings."""
-    if not out.exists():
-        if out.is_symlink():
-            raise UsageError(f"{out}: a link that leads nowhere. Mend: remove it, or choose another --out")
-        return
-    if not out.is_dir():
-        raise UsageError(f"{out}: is a file. Mend: choose another --out")
-    for path in sorted(out.iterdir()):
-        if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
-            raise UsageError(
-                f"{out}: holds `{path.name}`, which is no part of embeddings. "
-                "Mend: choose another --out, or move it away"
-            )
+    """Raise UsageError where `out` is a file, cannot be read, or holds anything but embeddings."""
+    try:
+        if not out.exists():
+            if out.is_symlink():
+                raise UsageError(f"{out}: a link that leads nowhere. Mend: remove it, or choose another --out")
+            return
+        if not out.is_dir():
+            raise UsageError(f"{out}: is a file. Mend: choose another --out")
+        foreign = [each for each in out.iterdir() if each.is_dir() or not any(each.match(name) for name in OURS)]
+    except OSError as error:
+        raise UsageError(
+            f"{out}: cannot be read: {error.strerror or error}. Mend: choose another --out, or mend its permissions"
+        ) from None
+    if foreign:
+        raise UsageError(
+            f"{out}: holds `{min(foreign).name}`, which is no part of embeddings. "
+            "Mend: choose another --out, or move it away"
+        )
 
 
 @contextmanager

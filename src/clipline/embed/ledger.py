@@ -56,10 +56,12 @@ class Ledger:
             return False
         return (entry.bytes, entry.mtime) == (stat.bytes, stat.mtime_ns // 1000)
 
-    def same(self, path: str, sha256: str) -> bool:
-        """By hash."""
+    def same(self, path: str, sha256: str, stat: Stat) -> bool:
+        """By hash; with another date it needs a new row, or each run to come would read the file again."""
         entry = self._entries.get(path)
-        return entry is not None and entry.sha256 == sha256
+        if entry is None or entry.sha256 != sha256:
+            return False
+        return not (entry.mtime and stat.mtime_ns) or entry.mtime == stat.mtime_ns // 1000
 
     def sha256(self, path: str) -> str | None:
         """The hash in the row of `path`; None where there is no row."""

@@ -69,6 +69,16 @@ class Manifest(Identity):
         return folder / to_name(self.model)
 
 
+def precision_for(folder: Path, wanted: str, *, overwrite: bool) -> str:
+    """The precision to open a model with, as asked; for `auto`, where `folder` is gone on with, that of its vectors.
+
+    All of a folder are of one precision. Raises UsageError where its manifest cannot be read.
+    """
+    if wanted == "auto" and not overwrite and (folder / MANIFEST).is_file():
+        return read(folder).precision
+    return wanted
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of an embeddings folder. Raises UsageError where `folder` is none, or is not finished."""
     path = folder / MANIFEST

@@ -100,7 +100,7 @@ class Parts:
 
     def flush(self) -> None:
         """Write the last part as far as it goes. Without any row there is one empty part: readers need one."""
-        if self.unsaved or not self._sizes:
+        if self.unsaved or not self.files:
             write_part(part_path(self._folder, self._number), self._rows, self._vectors[: len(self._rows)])
             self._saved = len(self._rows)
 

@@ -27,7 +27,7 @@ COPIES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A file with the same bytes as an earlier one: it takes that one's vector."""
+    """A file with the same bytes as an earlier one, or as itself with an earlier date: it takes that one's vector."""
 
     path: str
     stat: Stat
@@ -52,8 +52,8 @@ class Ledger(Protocol):
     def unchanged(self, path: str, stat: Stat) -> bool:
         """Whether the row of `path` is there, by size and date."""
 
-    def same(self, path: str, sha256: str) -> bool:
-        """Whether the row of `path` is there, by hash: a copy brought back, a date touched."""
+    def same(self, path: str, sha256: str, stat: Stat) -> bool:
+        """Whether the row of `path` is there, by hash, and its date is not out of date."""
 
     def skip(self, path: str) -> None:
         """Called for each item whose row is there, in order."""
@@ -103,7 +103,7 @@ class Pipeline:
                 found = load(item, stat)
             except OSError as error:
                 return item.path, Failure(item.path, "read", error.strerror or str(error))
-        return item.path, UNCHANGED if self.ledger.same(found.path, found.sha256) else found
+        return item.path, UNCHANGED if self.ledger.same(found.path, found.sha256, found.stat) else found
 
     def _new(self, loaded: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Copy | Failure]:
         for path, found in loaded:

@@ -31,7 +31,7 @@ from clipline.embed.pipeline import Copy, Embedded, Result
 from clipline.embed.ray_cluster import Cluster, Shape
 from clipline.embed.ray_worker import Done, Job, Work, Worker, absolute
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime import USUAL_BATCH, OnnxModel
 
 if TYPE_CHECKING:
     import ray.data
@@ -59,12 +59,15 @@ Chunk = bytes | list[str]
 
 @dataclass
 class RayEngine:
-    """As `Pipeline`, on a cluster. clock: gets the workers' seconds. running_on: in words, known after `run`."""
+    """As `Pipeline`, on a cluster. clock: gets the workers' seconds. running_on: in words, known after `run`.
+
+    batch_size: None means the usual one where the workers run.
+    """
 
     model: OnnxModel
     ledger: Ledger
     clock: Clock
-    batch_size: int
+    batch_size: int | None
     cluster: Cluster
     running_on: str = field(default="Ray, which was not needed", init=False)
 
@@ -74,7 +77,8 @@ class RayEngine:
         Raises UsageError where the cluster is not there, or its nodes see no model or images, and CliplineError where
         it breaks down.
         """
-        rows = self.batch_size * BATCHES
+        size = self.batch_size or USUAL_BATCH["cpu"]  # of the walk, which begins before the cluster is known
+        rows = size * BATCHES
         works: list[bytes] = []
         shape: Shape | None = None
         with ExitStack() as stack, closing(Ahead(self._chunks(items, rows), max(1, ROUND // rows))) as ahead:
@@ -85,10 +89,12 @@ class RayEngine:
                         works.append(chunk)
                     else:
                         self._skip(chunk)
-                if works and (not chunks or len(works) >= LEAST):
-                    # Not before there is work: a run that finds nothing new needs no cluster.
+                if works:
+                    # Not before: a run that finds nothing new needs no cluster.
                     shape = shape or self._connect(stack)
-                    yield from self._round(works, shape)
+                    joined = self._batch(shape) // size
+                    if not chunks or len(works) >= LEAST * joined:
+                        yield from self._round(works, joined, shape)
                 if not chunks:
                     return
 
@@ -98,6 +104,9 @@ class RayEngine:
         self.clock.threads.update(read=threads, decode=threads, model=shape.workers)
         return shape
 
+    def _batch(self, shape: Shape) -> int:
+        return self.batch_size or USUAL_BATCH[shape.provider]
+
     def _skip(self, paths: list[str]) -> None:
         for path in paths:
             self.ledger.skip(path)
@@ -105,7 +114,7 @@ class RayEngine:
     def _chunks(self, items: Iterable[Item | Failure], rows: int) -> Iterator[Chunk]:
         """Chunks of `rows`."""
         threads = 4 * cores.available()  # they wait for the file system
-        work, skipped = Work([], {}), []
+        work, skipped = Work([], set()), []
         with closing(parallel.map_ordered(self._look, items, threads=threads, ahead=2 * threads)) as looked:
             for item, unchanged, sha256 in looked:
                 if unchanged:
@@ -113,10 +122,10 @@ class RayEngine:
                 else:
                     work.items.append(item)
                 if sha256:
-                    work.hashes[item.path] = sha256
+                    work.hashes.add(sha256)
                 if len(work.items) == rows:
                     yield pickle.dumps(work)
-                    work = Work([], {})
+                    work = Work([], set())
                 if len(skipped) == rows:
                     yield skipped
                     skipped = []
@@ -135,11 +144,11 @@ class RayEngine:
             return Failure(item.path, "read", error.strerror or str(error)), False, None
         return absolute(item), False, self.ledger.sha256(item.path)
 
-    def _round(self, works: list[bytes], shape: Shape) -> Iterator[list[Result]]:
-        """Takes all `works`."""
+    def _round(self, works: list[bytes], joined: int, shape: Shape) -> Iterator[list[Result]]:
+        """Takes all `works`, so many of them `joined` in a block."""
         import ray.data
 
-        blocks = [pa.table({"work": [work]}) for work in works]
+        blocks = [pa.table({"work": [works[start : start + joined]]}) for start in range(0, len(works), joined)]
         works.clear()
         job = Job(
             self.model.bundle.folder.absolute(),
@@ -147,12 +156,12 @@ class RayEngine:
             self.model.variant,
             shape.provider,
             shape.threads,
-            self.batch_size,
+            self._batch(shape),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of max_task_retries, for which Ray names no successor
             dataset = ray.data.from_blocks(blocks).map_batches(
-                _Embedder,
+                Worker,
                 fn_constructor_args=(job,),
                 batch_size=1,
                 batch_format="pyarrow",
@@ -168,8 +177,13 @@ class RayEngine:
     def _take(self, done: Done, shape: Shape) -> list[Result]:
         self.clock.add(done.seconds)
         self.running_on = f"Ray, {shape.workers} worker{'s' * (shape.workers > 1)}: {done.running_on}"
-        self._skip(done.skipped)
-        return [self._first(result) for result in done.results]
+        results = []
+        for result in done.results:
+            if isinstance(result, Copy) and self.ledger.same(result.path, result.sha256, result.stat):
+                self.ledger.skip(result.path)
+            else:
+                results.append(self._first(result))
+        return results
 
     def _first(self, result: Result) -> Result:
         """The result, or a Copy where equal bytes came before, maybe from another worker."""
@@ -178,17 +192,6 @@ class RayEngine:
         if isinstance(result, Failure) and result.sha256:
             self.ledger.copy(result.sha256)
         return result
-
-
-class _Embedder(Worker):
-    """A Worker as Ray Data calls it: tables with one pickled block. An error is a result: Ray would garble it."""
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        try:
-            done = self.embed(pickle.loads(table["work"][0].as_py()))
-        except CliplineError as error:
-            done = error
-        return pa.table({"done": [pickle.dumps(done)]})
 
 
 def _rows(dataset: ray.data.Dataset) -> Iterator[Done]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from clipline.embed.clock import Clock
 from clipline.embed.item import Failure, Item, Stat
 from clipline.embed.pipeline import Embedded, Pipeline, Result
-from clipline.errors import UsageError
+from clipline.errors import CliplineError, UsageError
 from clipline.runtime import OnnxModel
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -48,38 +50,35 @@ class Job:
 
 
 class Work(NamedTuple):
-    """A block of items in order. hashes: of the rows that their paths have, by path."""
+    """A block of items in order. hashes: of the rows that their paths have."""
 
     items: list[Item | Failure]
-    hashes: dict[str, str]
+    hashes: set[str]
 
 
 class Done(NamedTuple):
-    """What became of a block. skipped: paths whose row is there. seconds: of thread time, by stage."""
+    """What became of a block. seconds: of thread time, by stage."""
 
     results: list[Result]
-    skipped: list[str]
     seconds: dict[str, float]
     running_on: str
 
 
 @dataclass
 class _Known:
-    """The pipeline's ledger of one block; the driver's own has the last word."""
+    """The pipeline's ledger of one block. What has a row is a copy to it; the driver's own has the last word."""
 
-    hashes: dict[str, str]
-    skipped: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    seen: set[str]
 
     def unchanged(self, path: str, stat: Stat) -> bool:
         """Those were never sent."""
         return False
 
-    def same(self, path: str, sha256: str) -> bool:
-        return self.hashes.get(path) == sha256
+    def same(self, path: str, sha256: str, stat: Stat) -> bool:
+        return False
 
     def skip(self, path: str) -> None:
-        self.skipped.append(path)
+        """Never called."""
 
     def copy(self, sha256: str) -> bool:
         known = sha256 in self.seen
@@ -88,11 +87,24 @@ class _Known:
 
 
 class Worker:
-    """Embeds block after block. The model is opened for the first one, so that an error is the answer to it."""
+    """Embeds block after block. The model is opened for the first one, so that an error is the answer to it.
+
+    As Ray Data calls it, with tables that hold a block, pickled in pieces, it gives errors as results: Ray would garble
+    them.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model: OnnxModel | None = None
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        works = [pickle.loads(work) for work in table["work"][0].as_py()]
+        items = [item for work in works for item in work.items]
+        try:
+            done = self.embed(Work(items, set().union(*(work.hashes for work in works))))
+        except CliplineError as error:
+            done = error
+        return pa.table({"done": [pickle.dumps(done)]})
 
     def embed(self, work: Work) -> Done:
         """Raises UsageError where this node cannot see model or images, CliplineError where the model fails."""
@@ -102,7 +114,7 @@ class Worker:
         ledger, clock = _Known(work.hashes), Clock({})
         pipeline = Pipeline(self._model, ledger, clock, self._job.batch_size, self._job.threads)
         results = [_light(each) for block in pipeline.run(work.items) for each in block]
-        return Done(results, ledger.skipped, clock.seconds, self._model.running_on)
+        return Done(results, clock.seconds, self._model.running_on)
 
 
 def absolute(item: Item) -> Item:

@@ -33,15 +33,15 @@ SHOWN = 5
 class Options:
     """How to embed.
 
-    dtype: of the stored vectors. threads: that read and decode; None means every core that this process may use.
-    part_rows: rows per parquet file, the most that a kill may cost. prune: drop the rows of images that are gone.
-    overwrite: begin anew; what is there stays until the new one is whole. stable: leave out `mtime`, so that equal
-    inputs give equal bytes. published: where `out` will be moved to afterwards. root: what the manifest shall name as
-    the place of the images, seen from there; None works it out. engine: makes what runs in the place of the local
-    pipeline, of the model, the ledger, the clock and the batch size.
+    batch_size: None means the usual one where the model runs. dtype: of the stored vectors. threads: that read and
+    decode; None means every core that this process may use. part_rows: rows per parquet file, the most that a kill may
+    cost. prune: drop the rows of images that are gone. overwrite: begin anew; what is there stays until the new one is
+    whole. stable: leave out `mtime`, so that equal inputs give equal bytes. published: where `out` will be moved to
+    afterwards. root: what the manifest shall name as the place of the images, seen from there; None works it out.
+    engine: makes what runs in the place of the local pipeline, of the model, the ledger, the clock and the batch size.
     """
 
-    batch_size: int = 16
+    batch_size: int | None = None
     dtype: Dtype = "float16"
     threads: int | None = None
     part_rows: int = 1000
@@ -50,7 +50,7 @@ class Options:
     stable: bool = False
     published: Path | None = None
     root: str | None = None
-    engine: Callable[[OnnxModel, Ledger, Clock, int], Engine] | None = None
+    engine: Callable[[OnnxModel, Ledger, Clock, int | None], Engine] | None = None
 
 
 def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:
@@ -119,8 +119,9 @@ class _Run:
         if options.engine:
             self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)
         else:
-            self.pipeline = Pipeline(model, self.ledger, self.clock, options.batch_size, threads)
-        self.embedded = self.copies = 0
+            batch_size = options.batch_size or model.usual_batch
+            self.pipeline = Pipeline(model, self.ledger, self.clock, batch_size, threads)
+        self.embedded = self.copies = self.touched = 0
         self.failures: list[Failure] = []
         self.unlisted: list[str] = []
 
@@ -150,7 +151,10 @@ class _Run:
             self._fail(replace(original, path=copy.path))
             return
         self._add(copy, original.size, self.writer.parts.vector(original.place))
-        self.copies += 1
+        if self.ledger.sha256(copy.path) == copy.sha256:
+            self.touched += 1
+        else:
+            self.copies += 1
 
     def _fail(self, failure: Failure) -> None:
         self.writer.fail(failure)
@@ -163,15 +167,16 @@ class _Run:
         """Drop what is out of date, write the rest, and sum up."""
         with self.clock.stage("write"):
             gone = self.ledger.gone(self.unlisted)
-            replaced = self.ledger.out_of_date
-            counts = self.writer.finish(replaced + gone if self.options.prune else replaced).counts
+            old = self.ledger.out_of_date
+            counts = self.writer.finish(old + gone if self.options.prune else old).counts
+        unchanged = self.ledger.skipped + self.touched
         return Summary(
             out=out,
-            images=self.embedded + self.copies + self.ledger.skipped + self.writer.errors,
+            images=self.embedded + self.copies + unchanged + self.writer.errors,
             embedded=self.embedded,
             copies=self.copies,
-            unchanged=self.ledger.skipped,
-            replaced=len(replaced),
+            unchanged=unchanged,
+            replaced=len(old) - self.touched,
             dropped=len(gone) if self.options.prune else 0,
             gone=0 if self.options.prune else len(gone),
             errors=self.writer.errors,

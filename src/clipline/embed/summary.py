@@ -15,8 +15,8 @@ from clipline.errors import TooManyErrorsError
 class Summary:
     """Counts of this run: images looked at = embedded + copies + unchanged + errors; rows and parts that there are.
 
-    replaced, dropped: rows of changed files, and of files that are gone. gone: rows of such files that were kept.
-    failures: the first few.
+    unchanged: in their bytes. replaced, dropped: rows of changed files, and of files that are gone. gone: rows of such
+    files that were kept. failures: the first few.
     """
 
     out: Path

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipline.config.recipe import Recipe, TimmTower, ViTTower
 from clipline.errors import UsageError
-from clipline.model.weights import load_state, loading, local_weights
+from clipline.model.weights import arguments, load_state, loading, local_weights
 
 EPSILON = 1e-6
 
@@ -44,14 +44,19 @@ class ImageTower(nn.Module):
             return self.net.forward_head(x, pre_logits=True)
         if self.pool in {"cls", "last"}:
             return x[:, 0] if self.pool == "cls" else x[:, -1]
-        # A CNN's map [B, F, h, w], or tokens [B, P, F]: to the places P that are pooled.
-        x_BPF = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x[:, self.net.num_prefix_tokens :]
+        x_BPF = self._places(x)
         average_BF = x_BPF.mean(dim=1)
         if self.pool == "avg":
             return average_BF
         variance_BF = (x_BPF - average_BF.unsqueeze(1)).square().mean(dim=1)
         # EPSILON: the root has no finite slope at 0, and a ReLU's map is often 0 everywhere.
         return torch.cat([average_BF, (variance_BF + EPSILON).sqrt()], dim=1)
+
+    def _places(self, x: Tensor) -> Tensor:
+        """A map [B, F, h, w], or [B, h, w, F] (Swin), or tokens [B, P, F] -> the places that are pooled [B, P, F]."""
+        if x.ndim == 4:
+            return x.flatten(1, 2) if getattr(self.net, "output_fmt", "NCHW") == "NHWC" else x.flatten(2).mT
+        return x[:, getattr(self.net, "num_prefix_tokens", 0) :]
 
 
 def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:
@@ -93,20 +98,33 @@ def _timm(config: TimmTower, size: int, projection: int, load: bool) -> ImageTow
         near = timm.list_models(f"*{config.name.split('.')[0]}*")[:5]
         raise UsageError(f"image.name: timm has no model {config.name!r}{f'; close: {near}' if near else ''}")
     args = dict(config.args)
-    if "patch" in config.name:  # convolutional networks take any size and know no img_size
+    if timm.get_pretrained_cfg(config.name).fixed_input_size:  # others take any size, and many know no img_size
         args.setdefault("img_size", size)
     path = local_weights(config.weights, "image.weights") if load else None
     from_hub = load and config.weights == "hub"
-    with loading(config.name, "image.weights", online=from_hub):
+    with loading(config.name, "image.weights", online=from_hub), arguments("image.args", config.args):
         net = timm.create_model(config.name, pretrained=from_hub, num_classes=projection, **args)
     if path:
         load_state(net, path, "image.weights", ignore=() if projection else ("head.", "fc.", "classifier."))
     tower = ImageTower(net, config.pool, *_mean_std(config, net))
-    if config.pool in {"cls", "last"} and not hasattr(net, "num_prefix_tokens"):
+    _check_pool(tower, config, size)
+    return tower
+
+
+@torch.inference_mode()
+def _check_pool(tower: ImageTower, config: TimmTower, size: int) -> None:
+    """Raise UsageError where the pool does not fit the network: by one image."""
+    if config.pool in {"cls", "last"} and not hasattr(tower.net, "num_prefix_tokens"):
         raise UsageError(
             f"image.pool: {config.pool} needs a transformer; {config.name} has no tokens (use avg or tower)"
         )
-    return tower
+    if config.pool == "cls" and getattr(tower.net, "cls_token", None) is None:
+        raise UsageError(f"image.pool: {config.name} has no class token (use avg or tower)")
+    training = tower.training
+    shape = tuple(tower.eval()(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)
+    tower.train(training)
+    if shape != (1, tower.width):
+        raise UsageError(f"image.pool: {config.pool} makes {shape} of an image with {config.name}, not {tower.width}")
 
 
 def _mean_std(config: TimmTower | ViTTower, net: nn.Module) -> tuple[list[float], list[float]]:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, Pre
 
 from clipline.config.recipe import Recipe, TextTower
 from clipline.errors import CliplineError, UsageError
-from clipline.model.weights import loading, local_weights
+from clipline.model.weights import arguments, loading, local_weights
 
 
 class TextEncoder(nn.Module):
@@ -56,8 +56,8 @@ def build_text_tower(recipe: Recipe, vocab_size: int, *, saved_config: dict | No
         hf_config = AutoConfig.for_model(**saved_config)
         net = _from_config(hf_config, recipe)
     elif config.weights == "random":
-        hf_config = _random_config(config, vocab_size)
-        net = _from_config(hf_config, recipe)
+        with arguments("text.args", config.args):
+            net = _from_config(_random_config(config, vocab_size), recipe)
     else:
         net = _pretrained(config, recipe.head.kind == "tower")
     _check(net, recipe, vocab_size)

@@ -11,14 +11,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from clipline import hub
 from clipline.config.base import resolve
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, first_line, out_of_memory
 
 ONLY_SAFE = (
     "Pickled weights (.bin, .pt, .pth) may run code and are never read. Mend: load them where you trust them, and save "
@@ -57,12 +58,24 @@ def loading(name: str, key: str, *, online: bool) -> Iterator[None]:
         with _no_pickle(name, key):
             yield
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if out_of_memory(error):
+            raise
         whose = "the hub's weights for" if online else "the weights in"
         raise CliplineError(
-            f"{key}: {whose} {name!r} cannot be had ({first[:160]}). Mend: check the name and the "
+            f"{key}: {whose} {name!r} cannot be had ({first_line(error)[:160]}). Mend: check the name and the "
             f"network, or set {key} to a local file or folder, or to random"
         ) from error
+
+
+@contextmanager
+def arguments(key: str, args: dict[str, Any]) -> Iterator[None]:
+    """Turn what a library raises for arguments that it does not take into UsageError. key: of `args` in the recipe."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, AttributeError, LookupError, StrictDataclassError) as error:
+        if not args:
+            raise
+        raise UsageError(f"{key}: {args} does not go: {' '.join(str(error).split())[:200]}") from error
 
 
 @contextmanager
@@ -97,8 +110,11 @@ def load_state(module: nn.Module, path: Path, key: str, ignore: tuple[str, ...] 
         missing, unexpected = module.load_state_dict(state, strict=False)
     except SafetensorError as error:
         raise CliplineError(f"{key}: {file} is damaged: {error}") from error
-    except RuntimeError as error:  # torch lists the shapes that differ
-        raise CliplineError(f"{key}: {file} does not fit the tower: {str(error).splitlines()[1].strip()}") from error
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        shapes = str(error).splitlines()[1:] or [str(error)]  # torch lists those that differ below its first line
+        raise CliplineError(f"{key}: {file} does not fit the tower: {shapes[0].strip()}") from error
     if missing or unexpected:
         raise CliplineError(
             f"{key}: {file} does not fit the tower: {len(missing)} tensors missing {missing[:3]}, "

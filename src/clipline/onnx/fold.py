@@ -28,6 +28,8 @@ def fold_scaling(path: Path) -> bool:
     if conv.op_type != "Conv" or any(node.op_type != "Pad" for node in between):
         return False
     constants = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in graph.initializer}
+    if any(name not in constants for node in (by_255, minus_mean, by_std, conv) for name in node.input[1:]):
+        return False  # weights that are computed, as those of standardised convolutions (timm's StdConv2d)
     scale, mean, std = (constants[node.input[1]] for node in (by_255, minus_mean, by_std))
     weight = constants[conv.input[1]] / (scale * std.reshape(-1, 1, 1))
     pads = between or any(next(each.ints for each in conv.attribute if each.name == "pads"))

@@ -80,9 +80,10 @@ def _choose(work: _Work) -> list[str]:
     groups.sort(key=work.build, reverse=True)
     chosen: list[str] = []
     for group in groups:
+        if cosine >= ENOUGH or len(chosen + group) > max(size, MOST_IN_FLOAT * len(names)):
+            break
         found = work.build(chosen + group)
-        few = len(chosen + group) <= max(size, MOST_IN_FLOAT * len(names))
-        if cosine >= ENOUGH or not few or 1 - found > (1 - WORTH_IT) * (1 - cosine):
+        if 1 - found > (1 - WORTH_IT) * (1 - cosine):
             break
         chosen, cosine = chosen + group, found
     return chosen

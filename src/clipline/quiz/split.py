@@ -91,6 +91,8 @@ def _csv(path: Path) -> _Rows:
                 raise UsageError(f"{path}: no column {' or '.join(sorted(missing))} in its first line")
             for row in reader:
                 if row["image"] and row["caption"] and row["caption"].strip():
+                    if "split" in row and row["split"] is None:
+                        raise UsageError(f"{path}: line {reader.line_num} has no `split`. Mend: complete it")
                     rows.append((row["image"], row["caption"].strip(), row.get("split")))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None

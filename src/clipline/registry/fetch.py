@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipline.bundle import Bundle
+from clipline.caches import user_cache
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError, UsageError
 from clipline.registry.find import find
-from clipline.seal import file_hash
-from clipline.tracking.store import patience, reading
+from clipline.tracking.environment import patience
+from clipline.tracking.messages import cause
+from clipline.tracking.store import reading
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
 PARTIAL = ".partial."
@@ -28,18 +29,21 @@ def fetch(model: str) -> Path:
 
     A model is fetched once, into `cache()`, and its graphs are compared with the hashes in manifest.json: what MLflow
     keeps under one id never changes. Raises UsageError where there is no such model, and CliplineError where it cannot
-    be fetched or is damaged.
+    be fetched or kept, or is damaged.
     """
-    with reading() as client, patience():
-        logged = find(client, model)
-        if not re.fullmatch(r"[\w-]+", logged.model_id):
-            raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")
-        folder = cache() / logged.model_id
-        if not folder.is_dir():
-            try:
-                _download(client, logged, folder)
-            except CliplineError as error:
-                raise type(error)(f"{model}: {error}") from error
+    with reading() as client:
+        logged, uri = find(client, model), client.tracking_uri
+    if not re.fullmatch(r"[\w-]+", logged.model_id):
+        raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")
+    folder = cache() / logged.model_id
+    if not folder.is_dir():
+        try:
+            with patience():
+                _download(uri, logged, folder)
+        except CliplineError as error:
+            raise type(error)(f"{model}: {error}") from error
+        except OSError as error:
+            raise CliplineError(f"{model}: cannot be kept in {folder.parent}: {error.strerror or error}") from error
     return folder
 
 
@@ -48,26 +52,28 @@ def cache() -> Path:
     root = repository_root()
     if (root / "dvc.yaml").is_file():
         return root / ".cache" / "models"
-    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(usual) / "clipline" / "models"
+    return user_cache() / "models"
 
 
 def verify(folder: Path) -> None:
-    """Raises CliplineError where a file in `folder` is not the one that manifest.json names."""
-    bundle = Bundle(folder)
-    bundle.read_tokenizer()
-    manifest = bundle.manifest
-    for graph in (*manifest.image.values(), *manifest.text.values()):
-        found = file_hash(folder / graph.file)
-        if found != graph.sha256:
-            raise CliplineError(
-                f"{graph.file} has sha256 {found[:12]}… where manifest.json says {graph.sha256[:12]}…: damaged in "
-                "the store, or changed there. Mend: dvc repro --force --single-item export, and promote it again"
-            )
+    """Raises CliplineError where a file in `folder` is not the one that manifest.json names, or no part of a model."""
+    try:
+        bundle = Bundle(folder)
+        bundle.read_tokenizer()
+        for graph in bundle.manifest.image.values():
+            bundle.graph("image", graph)
+        for graph in bundle.manifest.text.values():
+            bundle.graph("text", graph)
+    except UsageError as error:
+        what = str(error).replace(f"{folder}{os.sep}", "").partition(". Mend: ")[0]
+        raise CliplineError(
+            f"damaged in the store, or changed there: {what}. Mend: dvc repro --force --single-item export, and "
+            "promote it again"
+        ) from error
 
 
-def _download(client: MlflowClient, logged: LoggedModel, folder: Path) -> None:
-    """Fetch, verify, and only then give it its name; another process may do the same at once."""
+def _download(uri: str, logged: LoggedModel, folder: Path) -> None:
+    """Fetch, verify, and only then give it its name; another process may do the same at once. Raises OSError."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
@@ -75,10 +81,10 @@ def _download(client: MlflowClient, logged: LoggedModel, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=PARTIAL) as scratch:
         try:
             mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{logged.artifact_location}/artifacts", dst_path=scratch, tracking_uri=client.tracking_uri
+                artifact_uri=f"{logged.artifact_location}/artifacts", dst_path=scratch, tracking_uri=uri
             )
-        except MlflowException as error:
-            raise CliplineError(f"cannot be fetched: {str(error).splitlines()[0]}") from error
+        except (MlflowException, OSError) as error:  # the network's errors are OSErrors too
+            raise CliplineError(f"cannot be fetched from {uri}: {cause(error)}") from error
         bundles = [manifest.parent for manifest in Path(scratch).glob("**/manifest.json")]
         if len(bundles) != 1:
             raise UsageError("not a model that clipline's export stage logged")

@@ -36,7 +36,10 @@ def _version(client: MlflowClient, name: str, alias: str | None, number: str | N
     registered = _or_none(client.get_registered_model, name)
     if registered is None:
         known = sorted(model.name for model in client.search_registered_models(max_results=20))
-        raise UsageError(f"no registered model {name}; the store has {_list(known)}")
+        raise UsageError(
+            f"no registered model {name} in {client.tracking_uri}; it has {_list(known)}. Mend: name one that "
+            "is there, or register one with clipline promote"
+        )
     if alias:
         number = registered.aliases.get(alias)
         if number is None:

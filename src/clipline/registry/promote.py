@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from clipline.errors import CliplineError, UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
 from clipline.tracking.compare import find_runs
+from clipline.tracking.environment import pointed_at
+from clipline.tracking.place import existing_store
 from clipline.tracking.receipt import Receipt
-from clipline.tracking.store import Store, existing_store, opened, pointed_at
+from clipline.tracking.store import Store, opened, viewed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,9 +71,9 @@ def promote(
     champion, it must be measured on the same test images and captions, and its mean R@1 must be at least `margin`
     points higher. Raises Refusal where one of these fails; nothing is changed then, nor with `dry_run`.
 
-    The store's lock is held meanwhile, so of two promotions the later one meets the earlier one's champion. The lock
-    is a file: on a server, promotions from two machines at once are not kept apart (MLflow's alias has no
-    compare-and-set).
+    But for a dry run, which only reads, the store's lock is held meanwhile, so of two promotions the later one meets
+    the earlier one's champion. The lock is a file: on a server, promotions from two machines at once are not kept apart
+    (MLflow's alias has no compare-and-set).
     """
     if not re.fullmatch(r"[\w. -]+", name):
         raise UsageError(f"--name {name!r}: should be of letters, digits, spaces and _ . -")
@@ -79,7 +81,7 @@ def promote(
         raise UsageError(f"--margin {margin:g}: should be 0 or more points")
     existing_store()
     asked = Receipt.read(receipt) if run_id is None else _as_receipt(experiment, run_id)
-    with opened(experiment) as store:
+    with viewed(experiment) if dry_run else opened(experiment) as store:
         candidate = _candidate(store, asked)
         champion = _champion(store.client, name)
         if champion and champion.logged == candidate.logged:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.report.examples import Examples
-from clipline.seal import file_hash
+from clipline.seal import SEAL, file_hash, unsealed
 
 LIBRARIES = (
     "torch",
@@ -142,11 +142,13 @@ def _hash(path: Path) -> str:
 
 
 def _json(path: Path, stage: str) -> dict[str, Any]:
+    """What a stage wrote, compared with its seal where it has one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_bytes())
+        return unsealed(facts) if SEAL in facts else facts
     except FileNotFoundError:
         raise CliplineError(f"{path}: no such file. Mend: dvc repro {stage}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CliplineError(f"{path}: damaged: {error}. Mend: dvc repro --force {stage}") from None
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from clipline import thumbs
 from clipline.data.prepared import Prepared
-from clipline.report import thumbs, wording
+from clipline.report import wording
 from clipline.report.examples import Example
 from clipline.report.facts import Facts
 from clipline.report.templates import fill

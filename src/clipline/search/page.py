@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from clipline import thumbs
 from clipline.atomic import output
-from clipline.report import thumbs
 from clipline.search.query import Answer, Result
 
 # Only these styles and the thumbnails: whatever a name or a query holds, the page fetches and runs nothing.

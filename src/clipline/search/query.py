@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from clipline.embed.paths import to_name
+from clipline.embed.sources import shard_names
 from clipline.errors import UsageError
 from clipline.runtime import OnnxModel
 from clipline.search import vectors
@@ -24,7 +26,10 @@ Provider = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Result:
-    """path: as the embeddings name the image. file: to open from the current folder, or a URL. score: cosine."""
+    """path: as the embeddings name the image. score: cosine.
+
+    file: to open from the current folder, or a URL; of a tar shard's member SHARD.tar/MEMBER, which nothing opens.
+    """
 
     path: str
     file: Path | str
@@ -86,7 +91,7 @@ class Searcher:
         """
         asked = vectors.less(self._embed(queries), vectors.of_texts(self.model, without))
         texts = [query for query in (*queries, *without) if isinstance(query, str)]
-        notes = [f"`{text}` is longer than the model reads: its end is ignored" for text in self.model.cut(texts)]
+        notes = self.model.cut_notes(texts)
         answers = []
         for query, hits in zip(queries, self.hits(asked, n, notes), strict=True):
             results = self.results(hits, min_score)
@@ -162,13 +167,16 @@ def search(
     return opened.find(queries, n, without=without, min_score=min_score)
 
 
-def open_model(index: Index, folder: Path | None, provider: Provider) -> OnnxModel:
-    """The model that made the embeddings. Raises UsageError where it is not there, or is another one."""
+def open_model(index: Index, folder: Path | None, provider: Provider, threads: int | None = None) -> OnnxModel:
+    """The model that made the embeddings. threads: see `OnnxModel`.
+
+    Raises UsageError where it is not there, or is another one.
+    """
     chosen = folder or index.manifest.model_folder(index.folder.resolve()).resolve()
     if not chosen.is_dir():
         where = "--model" if folder else f"{index.folder}/manifest.json"
         raise UsageError(f"{chosen}: no such model folder (named by {where}). Mend: --model FOLDER")
-    model = OnnxModel(chosen, provider=provider)
+    model = OnnxModel(chosen, provider=provider, threads=threads)
     check_model(index, model)
     return model
 
@@ -189,7 +197,7 @@ def image_place(index: Index, root: Path | None) -> Path | str:
     UsageError where `root` is no folder.
     """
     if not root and "://" in index.manifest.root:
-        return index.manifest.root
+        return _url(index.manifest.root)
     if root:
         if not root.is_dir():
             raise UsageError(f"--root {root}: no such folder")
@@ -200,7 +208,21 @@ def image_place(index: Index, root: Path | None) -> Path | str:
 
 def image_file(place: Path | str, path: str) -> Path | str:
     """The image that the embeddings call `path`, in `image_place`: a file to open, or a URL."""
-    return place / to_name(path) if isinstance(place, Path) else f"{place.rstrip('/')}/{path}"
+    return place / to_name(path) if isinstance(place, Path) else f"{place.rstrip('/')}/{_url(path)}"
+
+
+def why_gone(file: Path | str) -> str:
+    """Why there is no picture of a Result whose `file` is none, and how to mend it."""
+    if any(each.suffix.lower() == shard_names.SUFFIX and not each.is_dir() for each in Path(file).parents):
+        return "inside of a tar shard, so there is no picture. Mend: unpack the shards, and embed the folder again"
+    return (
+        "no such file, so there is no picture. Mend: name the folder of the images with --root, or embed it again if "
+        "images were removed"
+    )
+
+
+def _url(text: str) -> str:
+    return to_name(text).replace(os.sep, "/")
 
 
 def _takes_approximate(index: Index, wanted: bool | None) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipline.atomic import atomic
+from clipline.caches import user_cache
 from clipline.embed import manifest
 from clipline.embed.manifest import Manifest
 from clipline.embed.table import open_part, read_vectors
@@ -78,9 +79,8 @@ def state(folder: Path) -> State:
 def places(folder: Path) -> list[Path]:
     """Where the copy of a folder may be: beside it, or with the user's caches where nothing can be written there."""
     folder = folder.resolve()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    return [folder.with_name(f".{folder.name}.index"), caches / "clipline" / "index" / name]
+    return [folder.with_name(f".{folder.name}.index"), user_cache() / "index" / name]
 
 
 def own(place: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipline.embed.paths import printable
 from clipline.errors import CliplineError, UsageError
-from clipline.search.query import Answer
+from clipline.search.query import Answer, why_gone
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,10 +77,7 @@ def draw(answers: list[Answer], path: Path) -> None:
     missing = [result.file for answer in answers for result in answer.results if not Path(result.file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CliplineError(
-            f"{missing[0]}{more}: no such file, so there is no picture. Mend: name the folder of the images "
-            "with --root, or embed it again if images were removed"
-        )
+        raise CliplineError(f"{missing[0]}{more}: {why_gone(missing[0])}")
     if path.suffix.lower() in PAGES:
         from clipline.search import page
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from clipline import cores
 from clipline.errors import CliplineError, UsageError
-from clipline.image import DAMAGE, ImageError, to_rgb
-from clipline.runtime import OnnxModel
+from clipline.image import DAMAGE, ImageError, to_rgb, upright
+from clipline.runtime import OnnxModel, usable
 
 LEAST = 1e-3  # length that must be left: below it the direction is rounding
 
@@ -24,15 +24,15 @@ def of_texts(model: OnnxModel, texts: Sequence[str]) -> np.ndarray:
     return model.embed_texts(list(texts))
 
 
-def of_images(model: OnnxModel, images: Sequence[Path | str | Image.Image]) -> np.ndarray:
+def of_images(model: OnnxModel, images: Sequence[Path | str | Image.Image], threads: int | None = None) -> np.ndarray:
     """float32 [n, dim] of image files or of Pillow's images, whose orientation is put right.
 
-    Decoded by several threads, and never more than a batch of pixels is in memory. Raises CliplineError, which names
-    the image, for one that cannot be read or embedded.
+    threads: that decode; None means every core that this process may use. Never more than a batch of pixels is in
+    memory. Raises CliplineError, which names the image, for one that cannot be read or embedded.
     """
     found = [np.empty((0, model.dim), np.float32)]
     step = model.usual_batch if len(images) > 1 else 1
-    with ThreadPoolExecutor(cores.available()) as pool:
+    with ThreadPoolExecutor(threads or cores.available()) as pool:
         for start in range(0, len(images), step):
             some = images[start : start + step]
             names = [
@@ -41,8 +41,8 @@ def of_images(model: OnnxModel, images: Sequence[Path | str | Image.Image]) -> n
             pixels = list(pool.map(lambda each, name: _pixels(model, each, name), some, names))
             found.append(model.embed_pixels(np.stack(pixels)))
             for name, vector in zip(names, found[-1], strict=True):
-                if not np.isfinite(vector).all():
-                    raise CliplineError(f"{name}: the model gives it no finite embedding")
+                if not usable(vector):
+                    raise CliplineError(f"{name}: the model gives it no finite embedding, or zeros alone")
     return np.concatenate(found)
 
 
@@ -66,7 +66,7 @@ def _pixels(model: OnnxModel, image: Path | str | Image.Image, name: str) -> np.
             if not Path(image).exists():
                 raise CliplineError(f"{name}: no such file")
             return model.preprocess.read(image)[0]
-        return model.preprocess(to_rgb(ImageOps.exif_transpose(image)))
+        return model.preprocess(to_rgb(upright(image)))
     except ImageError as error:
         raise CliplineError(f"{name}: {error}") from error
     except DAMAGE as error:  # Pillow decodes an image of its own when its pixels are first asked for

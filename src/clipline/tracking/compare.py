@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipline.errors import UsageError
 from clipline.redact import address
-from clipline.tracking.store import SERVERS, reading, tracking_uri
+from clipline.tracking.place import SERVERS, tracking_uri
+from clipline.tracking.store import reading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +24,7 @@ TAGS = ("recipe", "dataset", "dataset_fingerprint", "git_revision", "git_dirty",
 UI = "http://127.0.0.1:5000"
 # Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
 METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
+RECALL = re.compile(r"_r\d+$")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def _metrics(runs: Sequence[Summary]) -> list[Row]:
     for name in names:
         values = [run.metrics.get(name) for run in runs]
         top = max(value for value in values if value is not None)
-        best = [index for index, value in enumerate(values) if value == top] if "_r1" in name else []
+        best = [index for index, value in enumerate(values) if value == top] if RECALL.search(name) else []
         rows.append(Row(name, values, best if len(best) < len(runs) else ()))
     return rows
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipline.tracking.environment import patience
 from clipline.tracking.messages import TrackingError, cause, is_final, say
 from clipline.tracking.names import check_metrics, check_params, check_tags
 from clipline.tracking.outbox import Outbox
 from clipline.tracking.receipt import Receipt
 from clipline.tracking.spool import Spool
-from clipline.tracking.store import Store, now, patience
+from clipline.tracking.store import Store, now
 
 # MLflow's limits.
 PARAMS_PER_BATCH = 100

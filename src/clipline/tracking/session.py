@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from clipline.tracking.messages import StoreSilentError, TrackingError, reason, say
 from clipline.tracking.names import check_name, check_params, check_tags
+from clipline.tracking.place import tracking_uri
 from clipline.tracking.receipt import DatasetFacts, Receipt
 from clipline.tracking.run import Run
 from clipline.tracking.signals import Signals
 from clipline.tracking.spool import spools
-from clipline.tracking.store import Store, now, opened, tracking_uri
+from clipline.tracking.store import Store, now, opened
 from clipline.tracking.tags import lock_tag
 
 if TYPE_CHECKING:

@@ -21,12 +21,14 @@ Inputs = Tensor | tuple[Tensor, Tensor]
 
 class Batches:
     """Inputs by row. features: of towers that are frozen or rest, on the device: `image` [n, F], or [n, views, F] of
-    which each call draws one, and `text` [c, F]; those in use, once `use` has been called.
+    which each call draws one, and `text` [c, F]; those in use, once `use` has been called. changes: whether other
+    views than the first, which is the image as it is, are drawn.
     """
 
     def __init__(self, split: Split, features: dict[str, Tensor], device: torch.device) -> None:
         self.split, self.features, self.device = split, features, device
         self._cached = features
+        self.changes = True
 
     def use(self, kinds: Collection[str]) -> None:
         """From now on give features of these towers, and to the others what they are fed."""
@@ -58,5 +60,7 @@ class Batches:
         features, index = self.features[kind], torch.from_numpy(rows).to(self.device)
         if features.ndim == 2:
             return features[index]
+        if not self.changes:
+            return features[index, 0]
         # One view of each, drawn by torch's own generator, whose state is kept for a restart.
         return features[index, torch.randint(features.shape[1], rows.shape).to(self.device)]

@@ -14,7 +14,7 @@ from clipline import seal
 from clipline.atomic import atomic_folder
 from clipline.config.base import validate
 from clipline.config.recipe import Recipe
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, out_of_memory
 from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import text_config
 
@@ -70,7 +70,7 @@ def load(folder: Path) -> Checkpoint:
         raise CliplineError(f"{error.filename}: no such file. A checkpoint is what the train stage writes") from None
     # ValueError: neither JSON nor UTF-8; RuntimeError: torch's, for weights of another model.
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        if "Cannot allocate memory" in str(error):  # torch's words: nothing is wrong with the file
+        if out_of_memory(error):  # nothing is wrong with the files
             raise
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200].rstrip(":")
         raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Mend: dvc repro train") from None

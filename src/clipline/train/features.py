@@ -1,7 +1,7 @@
 """Features of towers that learn nothing, or nothing yet, computed once and kept on disk.
 
 A frozen tower gives the same features for the same pixels or tokens for ever: its output is cached under a
-fingerprint of its weights and the data, so that neither a second epoch nor a second run computes it again.
+fingerprint of its weights, the data and the code, so that neither a second epoch nor a second run computes it again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from clipline.data.prepared import Prepared, Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
 from clipline.progress import Bar, note
+from clipline.revision import code_fingerprint
 from clipline.train.augment import Augmentation, names_a_side
 
 BATCH = 64
 HASH_BYTES = 32
+CODE = ("model", "train/features.py", "train/augment.py")
 
 
 def image_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
@@ -111,10 +113,10 @@ def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _path(model: CLIP, kind: str, split: Split, cache: Path, data: str) -> Path:
-    """The file of a tower's features: by its weights, its settings, and `data`."""
+    """The file of a tower's features: by its weights, its settings, `data`, and the code that computes them."""
     config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
     tower = model.image_tower if kind == "image" else model.text_tower
-    return cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}')}.npy"
+    return cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}/{code_fingerprint(*CODE)}')}.npy"
 
 
 def _cached(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -75,6 +75,7 @@ class Step:
         batch_norm.set_training(self.model, self.config)
         set_frozen(self.model, self.config.freeze, epoch)
         self._augments = self.augment is not None and epoch <= self.config.epochs - self.config.augment.off_last
+        self.data.changes = self._augments
 
     def __call__(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
         """Indices int64 [b] and int64 [t] into the split -> the loss, detached, on the device."""

@@ -1,5 +1,7 @@
 """Archives and folders in both layouts: what is read, and what is reported when they are not what they should be."""
 
+from pathlib import Path
+
 import pytest
 
 from clipline.errors import CliplineError, UsageError
@@ -131,9 +133,7 @@ def test_a_linked_image_folder_is_followed_once(data, fetch, tmp_path):
 
 
 def test_all_of_flickr8k(fetch):
-    from pathlib import Path
-
-    archive = Path("../shared/flickr8k/flickr8k.zip").resolve()
+    archive = Path(__file__).parents[4] / "shared/flickr8k/flickr8k.zip"
     if not archive.is_file():
         pytest.skip("needs the Flickr8k archive in ../shared, which is not part of the repository")
     found = fetch("archive", archive, expect={"images": 8091, "captions": 40455})

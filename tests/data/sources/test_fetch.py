@@ -16,6 +16,8 @@ from filelock import FileLock
 from clipline.data.sources import fetch as fetch_dataset
 from clipline.errors import CliplineError
 
+ROOT = Path(__file__).parents[3]
+
 SOURCE = {"images": 10, "size": 32, "seed": 0}
 
 
@@ -123,8 +125,8 @@ def test_the_stage_makes_data_raw_and_says_what_it_left_out(data, tmp_path):
     files = data.kaggle_layout() | {"Images/extra.jpg": data.photo(9)}
     data.write_zip(tmp_path / "mine.zip", files)
     for name in ("configs", "params.yaml"):
-        copy = shutil.copytree if Path(name).is_dir() else shutil.copy
-        copy(name, tmp_path / name)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
     (tmp_path / "configs/data/mine.yaml").write_text(
         "kind: archive\npath: mine.zip\nsource: {}\nexpect: {images: 3, captions: 6}\n"
         "captions: {}\nsplit: {kind: hash}\n"
@@ -132,7 +134,7 @@ def test_the_stage_makes_data_raw_and_says_what_it_left_out(data, tmp_path):
     params = (tmp_path / "params.yaml").read_text().replace("data: scenes", "data: mine")
     (tmp_path / "params.yaml").write_text(params)
     command = [sys.executable, "-m", "stages.download"]
-    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(Path.cwd())}, "capture_output": True}
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True}
     done = subprocess.run(command, **options, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "data/raw: 3 images with 6 captions; left out: 1 images without caption\n"

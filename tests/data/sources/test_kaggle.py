@@ -16,6 +16,8 @@ import pytest
 from clipline.data.sources import kaggle
 from clipline.errors import CliplineError, UsageError
 
+ROOT = Path(__file__).parents[3]
+
 NAME = "someone/flickr8k"
 
 
@@ -217,7 +219,7 @@ run_stage(lambda: fetch(validate(Dataset, values, "x"), Path(sys.argv[1], "raw")
 
 def test_without_credentials_two_lines_say_how_to_get_a_token(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
-    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
+    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FETCH, str(tmp_path)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False

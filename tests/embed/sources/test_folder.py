@@ -11,11 +11,9 @@ import pytest
 from clipline.embed.item import Failure, FileItem
 from clipline.embed.sources.folder import Folder
 from clipline.errors import UsageError
+from tests.helpers import UNPRIVILEGED
 
 posix = pytest.mark.skipif(os.name != "posix", reason="files as Unix knows them")
-# Root may list anything; without these two powers it may not.
-UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
-UNPRIVILEGED = UNPRIVILEGED if os.name == "posix" and os.geteuid() == 0 else []
 
 
 def touch(folder: Path, *names: str | bytes) -> None:

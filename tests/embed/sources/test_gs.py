@@ -1,6 +1,5 @@
 """Images in Google's object store, played by a local server."""
 
-import socket
 import urllib.parse
 import urllib.request
 
@@ -8,6 +7,7 @@ import pytest
 
 from clipline.embed.sources.remote import Remote
 from clipline.errors import UsageError
+from tests.helpers import free_port
 
 KEYS = {"photos/b.jpg": b"b", "photos/a/z.png": b"z", "photos/notes.txt": b"x", "photos/caf\u00e9 'x'.jpg": b"c"}
 
@@ -17,9 +17,7 @@ def gs(monkeypatch):
     """A server with a bucket `shop` that holds KEYS."""
     emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
     gcsfs = pytest.importorskip("gcsfs", reason="gcsfs is not installed (extra `gcs`)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     gcsfs.GCSFileSystem.clear_instance_cache()
     server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="shop")

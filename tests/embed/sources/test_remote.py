@@ -228,9 +228,9 @@ def test_http_links_in_a_circle_end(web):
     pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra `remote`)")
     folder, url, _ = web
     (folder / "a" / "round").symlink_to(folder / "a")
-    found = list(Remote(f"{url}/a"))
-    assert found[0].path == "round/" * (len(found) - 1) + "z.png" or found[-1].path == "z.png"
-    assert len(found) <= remote.DEEPEST + 2
+    found = [item.path for item in Remote(f"{url}/a")]
+    assert found == ["round/" * depth + "z.png" for depth in reversed(range(len(found)))]
+    assert 2 <= len(found) <= remote.DEEPEST + 2
 
 
 def test_memory():

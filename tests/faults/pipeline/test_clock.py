@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import STAGES
+
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime (apt-get install faketime)")
 
@@ -25,7 +27,7 @@ def clock(offset: Path) -> dict[str, str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stage", ["download", "preprocess", "train", "embed"])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("offset", ["-9000d", "+9000d"])
 def test_a_clock_that_is_wrong(stage, offset, place, fault, tmp_path):
     """Files then have dates decades from now, and certificates and locks other ages."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import MENDS, ROOT_USER, STAGES, UNPRIVILEGED, Place, check_nothing_half, copy_tree
+from tests.faults.conftest import MENDS, STAGES, Place, check_nothing_half, copy_tree
+from tests.helpers import ROOT_USER, UNPRIVILEGED
 
 SPARE = 16  # kB that the full disk has left: enough to begin, for no stage enough to end
 needs_setpriv = pytest.mark.skipif(ROOT_USER and not shutil.which("setpriv"), reason="root without setpriv")
@@ -54,7 +55,7 @@ def test_a_full_disk(stage, finished, disk, tmp_path, fault):
         resize(disk, f"{used + SPARE}k")
         code, said = place.run(stage)
         clear_end(code, said)
-        check_nothing_half(place, stage)
+        check_nothing_half(place, stage, finished)
         resize(disk, "400m")
         code, again = place.run(stage)
         assert code == 0 and place.result(stage) == expected, again
@@ -64,7 +65,7 @@ def test_a_full_disk(stage, finished, disk, tmp_path, fault):
 @needs_setpriv
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_read_only_place(stage, place, fault):
+def test_a_read_only_place(stage, finished, place, fault):
     """The folder above the stage's output may not be written."""
     expected = place.result(stage)
     place.clear(stage)
@@ -73,7 +74,7 @@ def test_a_read_only_place(stage, place, fault):
     with fault("read-only folder") as one:
         code, said = run_read_only(place, stage, locked)
         clear_end(code, said)
-        check_nothing_half(place, stage)
+        check_nothing_half(place, stage, finished)
         code, again = place.run(stage)
         assert code == 0 and place.result(stage) == expected, again
         one.told(said)
@@ -81,7 +82,7 @@ def test_a_read_only_place(stage, place, fault):
 
 @needs_setpriv
 @pytest.mark.parametrize("stage", ["download", "train", "embed"])
-def test_a_read_only_cache(stage, place, fault):
+def test_a_read_only_cache(stage, finished, place, fault):
     """`.cache`, where stages keep what a restart needs."""
     place.clear(stage)
     cache = place.folder / ".cache"
@@ -89,7 +90,7 @@ def test_a_read_only_cache(stage, place, fault):
     with fault("read-only folder") as one:
         code, said = run_read_only(place, stage, cache)
         clear_end(code, said)
-        check_nothing_half(place, stage)
+        check_nothing_half(place, stage, finished)
         one.told(said)
 
 
@@ -124,7 +125,7 @@ def until(process: subprocess.Popen, place: Place, there: Callable) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
-def test_an_input_that_vanished(stage, place, fault):
+def test_an_input_that_vanished(stage, finished, place, fault):
     """A person deleted what the stage reads."""
     place.clear(stage)
     gone = "data/raw" if stage == "preprocess" else "models/onnx" if stage == "embed" else "data/prepared"
@@ -132,5 +133,5 @@ def test_an_input_that_vanished(stage, place, fault):
     with fault("vanished folder") as one:
         code, said = place.run(stage)
         assert code and "Traceback" not in said, said
-        check_nothing_half(place, stage)
+        check_nothing_half(place, stage, finished)
         one.told(said + os.linesep)

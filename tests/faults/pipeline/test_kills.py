@@ -11,8 +11,10 @@ import time
 
 import pytest
 
-from tests.faults.conftest import KILLS, SAME, STAGES, dice, hashes
+from tests.faults.conftest import KILLS, SAME, SAME_ANEW, STAGES, Place, dice, hashes
 from tests.pipeline.conftest import Repository
+
+AT_WORK = ("Running stage", "didn't change")  # what dvc prints then
 
 
 @pytest.mark.timeout(900)
@@ -29,6 +31,7 @@ def test_a_stage_killed(stage, finished, place, fault):
             process.send_signal(number)
             assert process.wait(60) != 0 or place.result(stage) == expected, place.said()
         with fault(f"kill: {stage}") as one:
+            check_nothing_wrong(place, stage, expected)
             place.clear(stage)
             code, said = place.run(stage)
             assert code == 0, said
@@ -36,6 +39,14 @@ def test_a_stage_killed(stage, finished, place, fault):
             assert all(path.exists() for path in place.outs(stage))
             one.recovered()
     check_no_scratch(place.folder)
+
+
+def check_nothing_wrong(place: Place, stage: str, expected: dict[str, str]) -> None:
+    """What a killed stage left of its results is whole: a folder is absent, empty or as expected, a file the same."""
+    for name in SAME[stage]:
+        if found := hashes(place.folder, [name] if (place.folder / name).exists() else []):
+            path = f"{name}/"
+            assert found == {key: value for key, value in expected.items() if key == name or key.startswith(path)}
 
 
 def check_no_scratch(folder) -> None:
@@ -68,7 +79,11 @@ def test_dvc_killed(finished, tmp_path, fault):
             again = begin(repo)
             try:
                 again.wait(10)
-            except subprocess.TimeoutExpired:  # at work, and so not held up by what the dead one left
+            except subprocess.TimeoutExpired:
+                until = time.monotonic() + 120
+                while not any(words in (repo.folder / "log").read_text() for words in AT_WORK):
+                    assert time.monotonic() < until, "held up by what the dead one left"
+                    time.sleep(0.1)
                 os.killpg(again.pid, signal.SIGTERM)
                 again.wait(60)
                 one.recovered()
@@ -85,16 +100,16 @@ def test_dvc_killed(finished, tmp_path, fault):
         while (done := repo.run("dvc", "repro", check=False)).returncode:
             assert "another stage runs here" in done.stderr and time.monotonic() < until, done.stderr
             time.sleep(2)
-        names = [name for stage in STAGES for name in SAME[stage]]
-        assert hashes(repo.folder, names) == hashes(finished.folder, names)
+        assert hashes(repo.folder, SAME_ANEW) == hashes(finished.folder, SAME_ANEW)
         one.recovered()
 
 
 def begin(repo: Repository) -> subprocess.Popen:
     with (repo.folder / "log").open("wb") as log:
         return subprocess.Popen(
-            ["dvc", "repro"], cwd=repo.folder, env=repo.env, stdout=log, stderr=log, start_new_session=True
-        )
+            ["dvc", "repro"], cwd=repo.folder, env=repo.env | {"PYTHONUNBUFFERED": "1"}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 def os_wait(group: int) -> None:

@@ -16,7 +16,7 @@ SHARES = (0.97, 0.9, 0.75, 0.4)
 @pytest.mark.skipif(not Path("/proc/self/status").exists() or not shutil.which("bash"), reason="needs Linux")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", STAGES)
-def test_too_little_memory(stage, place, fault):
+def test_too_little_memory(stage, finished, place, fault):
     expected = place.result(stage)
     place.clear(stage)
     most = peak(place, stage)
@@ -29,10 +29,12 @@ def test_too_little_memory(stage, place, fault):
                 assert place.result(stage) == expected, said
                 one.recovered()  # it found a way with less
             else:
-                check_nothing_half(place, stage)
-                # Libraries that do not even load, or threads that cannot start, end it in their own words.
+                check_nothing_half(place, stage, finished)
                 assert said.strip() or code < 0
-                one.how = "told"
+                if "Traceback" in said or not re.search("^[a-z]+: error: .*Mend", said, re.MULTILINE):
+                    one.ended()  # libraries that do not even load, or threads that cannot start
+                else:
+                    one.told(said)
     place.clear(stage)
     code, said = place.run(stage)
     assert code == 0 and place.result(stage) == expected, said

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import SAME, STAGES, hashes
+from tests.faults.conftest import SAME, SAME_ANEW, hashes
 from tests.pipeline.conftest import Repository
 
 
@@ -39,6 +43,7 @@ def test_two_pipelines(repo, finished, fault):
         one.recovered()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stage", ["train", "preprocess"])
 def test_a_stage_twice(stage, place, fault):
@@ -47,34 +52,37 @@ def test_a_stage_twice(stage, place, fault):
     place.clear(stage)
     with fault("a stage twice at once") as one:
         first = place.start(stage)
-        second = subprocess.run(
-            ["bash", "-c", f"sleep 0.1; python -m stages.{stage}"],
-            cwd=place.folder,
-            env=place.env | {"PATH": f"{shutil.os.path.dirname(shutil.sys.executable)}:{place.env['PATH']}"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-        code = first.wait(200)
-        codes = sorted([code, second.returncode])
-        assert codes[0] == 0, (place.said(), second.stderr)
+        while place.folder not in opened(first):
+            assert first.poll() is None, place.said()
+            time.sleep(0.005)
+        time.sleep(0.05)  # from opened to locked
+        first.send_signal(signal.SIGSTOP)  # or it may have ended before the other one asks
+        try:
+            second = subprocess.run(
+                [sys.executable, "-m", f"stages.{stage}"],
+                cwd=place.folder, env=place.env, capture_output=True, text=True, check=False, timeout=200,
+            )  # fmt: skip
+        finally:
+            first.send_signal(signal.SIGCONT)
+        assert second.returncode == 1 and "another stage runs here" in second.stderr, second.stderr
+        assert first.wait(200) == 0, place.said()
         assert place.result(stage) == expected
-        if codes[1]:
-            one.told(second.stderr if second.returncode else place.said())
-        else:
-            one.recovered()  # one had ended before the other began
+        one.told(second.stderr)
+
+
+def opened(process: subprocess.Popen) -> set[Path]:
+    """The folders and files that a process has open."""
+    return {each.resolve() for each in Path(f"/proc/{process.pid}/fd").iterdir()}
 
 
 @pytest.mark.timeout(600)
 def test_caches_that_were_harmed(repo, finished, fault):
     """A byte changed in each of three outputs, and lock files that a dead dvc left."""
-    names = [name for stage in STAGES for name in SAME[stage]]
     for name in ("models/checkpoint/model.safetensors", "data/prepared/images.npy", "data/raw/captions.csv"):
         flip(repo.folder / name)
     with fault("corrupted: outputs, then dvc repro") as one:
         repo.run("dvc", "repro")
-        assert hashes(repo.folder, names) == hashes(finished.folder, names)
+        assert hashes(repo.folder, SAME_ANEW) == hashes(finished.folder, SAME_ANEW)
         one.recovered()
     dead = {str(repo.folder / "data/raw"): {"pid": 999_999_999, "cmd": "dvc repro"}}
     for content in (json.dumps({"write": dead, "read": {}}), ""):

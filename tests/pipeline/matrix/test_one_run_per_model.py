@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
 import mlflow
 import pytest
+
+from tests.helpers import free_port
 
 RECIPE = "configs/recipe/scenes_tiny.yaml"
 RATE = f"{RECIPE}:train.optimizer.lr.head"
@@ -187,15 +188,12 @@ def test_a_killed_training_goes_on_in_its_run(trained):
 
 
 def test_a_server_that_is_down_stops_nothing(trained):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     before = runs(trained)
     trained.edit(RECIPE, **{"train.optimizer.lr.head": 9e-4})
-    trained.env["MLFLOW_TRACKING_URI"] = address
-    done = trained.run("dvc", "repro", "evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(trained.env, "MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+        done = trained.run("dvc", "repro", "evaluate")
     assert "the work goes on" in done.stdout + done.stderr and "clipline sync" in done.stdout + done.stderr
-    del trained.env["MLFLOW_TRACKING_URI"]
     assert runs(trained).keys() == before.keys()
     trained.run("clipline", "sync")
     (run,) = [run for name, run in runs(trained).items() if name not in before]

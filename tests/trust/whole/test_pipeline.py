@@ -44,9 +44,8 @@ class Whole:
         self.guard.mkdir()
         shutil.copy(GUARD, folder / "sitecustomize.py")
         address = server.url.replace("://", f"://someone:{IN_ADDRESS}@")
-        kept = {name: value for name, value in self.repository.env.items() if not name.startswith(("MLFLOW", "DVC"))}
         self.env = (
-            kept
+            self.repository.env
             | SECRETS
             | {
                 "PYTHONPATH": f"{folder}:{self.folder / 'src'}",
@@ -129,7 +128,8 @@ def kill_training(one: Whole) -> None:
 
 def test_every_process_was_guarded(whole):
     started = " ".join(path.read_text() for path in whole.guard.glob("started-*"))
-    for name in (*(f"stages.{stage}" for stage in STAGES), "promote", "search", "doctor", "embed"):
+    commands = ("promote", "embed", "search", "doctor", "runs", "sync")
+    for name in (*(f"stages.{stage}" for stage in STAGES), *(f"clipline {command}" for command in commands)):
         assert name in started
     assert "going on" in whole.said[next(key for key in whole.said if "stages.train" in key)]
 

@@ -1,4 +1,4 @@
-"""Pictures as data URIs: the page needs no other file."""
+"""Small pictures: JPEG files in memory, and data URIs for pages that need no other file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from clipline.errors import CliplineError
 from clipline.image import ImageError, open_rgb
 
-SIDE = 220  # pixels of a thumbnail's long side: sharp on the screen of a phone, 10 kB
+SIDE = 220  # pixels of a thumbnail's long side in a page: sharp on the screen of a phone, 10 kB
 
 
 def of_png(path: Path) -> str:
@@ -26,21 +26,23 @@ def of_png(path: Path) -> str:
 def of_image(path: Path) -> str:
     """A thumbnail of an image file. Raises CliplineError where it cannot be read."""
     try:
-        return _thumbnail(open_rgb(path))
+        return _uri(jpeg(open_rgb(path), SIDE), "jpeg")
     except ImageError as error:
         raise CliplineError(f"{path}: {error}") from error
 
 
 def of_pixels(pixels: np.ndarray) -> str:
     """A thumbnail of uint8 [H, W, 3]."""
-    return _thumbnail(Image.fromarray(pixels))
+    return _uri(jpeg(Image.fromarray(pixels), SIDE), "jpeg")
 
 
-def _thumbnail(image: Image.Image) -> str:
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+def jpeg(image: Image.Image, side: int | None = None, quality: int = 82) -> bytes:
+    """An RGB image as a JPEG file, its long side at most `side` pixels."""
+    if side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=82, optimize=True)
-    return _uri(data.getvalue(), "jpeg")
+    image.save(data, "JPEG", quality=quality)
+    return data.getvalue()
 
 
 def _uri(data: bytes, kind: str) -> str:

@@ -1,0 +1,70 @@
+"""MLflow in this process: imported with our settings, and told how long to wait and where to look."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clipline.errors import missing_extra
+
+REQUEST_SECONDS = "5"
+# Unless the user says otherwise. A server that is down must cost seconds (MLflow's own defaults: 120 s and 7
+# retries), a stage's output must stay readable (what matters raises), and MLflow's makers get no reports.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": REQUEST_SECONDS,
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def ready_mlflow() -> None:
+    """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import filelock  # noqa: F401 - all that the store needs is tried here, once
+        import mlflow  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "mlflow", "pipeline") from None
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # else a line for each retry
+
+
+@contextmanager
+def patience(seconds: int = 120) -> Iterator[None]:
+    """Longer request timeouts: a server may pass a large file on to its own storage before it answers."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    if before == REQUEST_SECONDS:
+        os.environ[name] = str(seconds)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
+def pointed_at(uri: str) -> Iterator[None]:
+    """While it lasts, what MLflow does by the process's own address goes to `uri`.
+
+    A client looks `models:/` up there, whatever its own address is.
+    """
+    import mlflow
+
+    # MLflow's call changes the variable as well, and its own question would not tell the two apart.
+    variable = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    told = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(told)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if variable is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = variable

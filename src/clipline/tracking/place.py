@@ -1,0 +1,93 @@
+"""Where the tracking store is: an SQLite file in the repository root, unless MLFLOW_TRACKING_URI says otherwise."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from clipline.config.base import repository_root
+from clipline.errors import UsageError
+from clipline.tracking.messages import TrackingError, cause
+
+SQLITE = "sqlite:///"
+SERVERS = ("http:", "https:")
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file in the repository root, where relative paths start too."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"{SQLITE}mlflow.db"
+    path = sqlite_path(uri)
+    return f"{SQLITE}{path}" if path else uri
+
+
+def existing_store() -> str:
+    """The store's address.
+
+    Raises UsageError where it is an SQLite file that is not there, or not yet set up; TrackingError where it is another
+    file.
+    """
+    uri = tracking_uri()
+    path = sqlite_path(uri)
+    try:
+        there = not path or _is_set_up(path)
+    except sqlite3.Error as error:
+        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{mend(uri)}") from error
+    if not there:
+        raise UsageError(
+            f"{path}: no MLflow store here. Mend: go to the repository, or dvc repro (the train stage makes one), or "
+            "set MLFLOW_TRACKING_URI"
+        )
+    return uri
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite store; None for any other."""
+    if not uri.startswith(SQLITE):
+        return None
+    return (repository_root() / uri.removeprefix(SQLITE)).resolve()
+
+
+def artifacts(uri: str) -> str | None:
+    """Where a new experiment keeps files: beside an SQLite file, else in the repository; a server decides."""
+    if uri.startswith((*SERVERS, "databricks")):
+        return None
+    path = sqlite_path(uri)
+    return ((path.parent if path else repository_root().resolve()) / "mlartifacts").as_uri()
+
+
+def mend(uri: str) -> str:
+    """What to do about a store that cannot be used."""
+    if uri.startswith(SERVERS):
+        return "Mend: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
+    if uri.startswith(SQLITE):
+        return f"Mend: make {uri.removeprefix(SQLITE)} writable, or move it away to begin a new store"
+    return "Mend: correct MLFLOW_TRACKING_URI, or unset it to track in mlflow.db"
+
+
+def check_writable(path: Path) -> None:
+    """Raise sqlite3.Error where the file cannot be written: MLflow would try for minutes to open it."""
+    database = sqlite3.connect(path, timeout=20)
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        database.rollback()
+    finally:
+        database.close()
+
+
+def _is_set_up(path: Path) -> bool:
+    """Whether all migrations of the SQLite file are done: MLflow adds its first experiment after them.
+
+    MLflow would create the file, or run migrations beside the stage that runs them now.
+    """
+    if not path.is_file():
+        return False
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)
+    try:
+        return database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise
+    finally:
+        database.close()

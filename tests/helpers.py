@@ -1,0 +1,23 @@
+"""What tests of several folders need around the processes that they start."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+ROOT_USER = os.name == "posix" and os.geteuid() == 0
+# Before a command, for one that may not do everything: root may write anywhere; without these two powers it may not.
+UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if ROOT_USER else []
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This process's environment and `more`, without what would send MLflow, DVC or git to another place."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    return kept | more
+
+
+def free_port() -> int:
+    """Of this machine, at which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,27 @@
+"""What the stages wrote is read as they wrote it, or not at all."""
+
+import json
+import shutil
+
+import pytest
+
+from clipline import seal
+from clipline.data.prepared import Prepared
+from clipline.errors import CliplineError
+from clipline.report import facts
+
+
+@pytest.mark.parametrize("name", ["models/checkpoint/config.json", "models/run.json", "models/onnx/manifest.json"])
+def test_files_that_are_not_what_was_written(workspace, gates, tmp_path, name):
+    root = shutil.copytree(workspace, tmp_path / "root")
+    data, path = Prepared(root / "data/prepared"), root / name
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(seal.sealed(whole)))
+    assert facts.gather(root, data, gates)
+    text = path.read_text()
+    path.write_text(text.replace("scenes", "scebes", 1) if "scenes" in text else text.replace("1", "2", 1))
+    with pytest.raises(CliplineError, match=rf"{name}: damaged: not what was written.*Mend: dvc repro --force"):
+        facts.gather(root, data, gates)
+    path.write_bytes(path.read_bytes()[:9] + b"\xff" + path.read_bytes()[10:])
+    with pytest.raises(CliplineError, match=rf"{name}: damaged: "):
+        facts.gather(root, data, gates)
