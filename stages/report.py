@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipline import tracking
+from clipline.atomic import atomic
 from clipline.config.run import load_run
 from clipline.data.prepared import Prepared
 from clipline.report import card, facts, page
@@ -18,8 +19,9 @@ def main() -> None:
     """Write the page and the card, and log both into the model's run."""
     run, data = load_run(), Prepared(Path("data/prepared"))
     found = facts.gather(Path(), data, run.params.export.model_dump())
-    PAGE.write_text(page.render(found, data, Path()), encoding="utf-8")
-    CARD.write_text(card.render(found), encoding="utf-8")
+    for path, text in ((PAGE, page.render(found, data, Path())), (CARD, card.render(found))):
+        with atomic(path) as file:
+            file.write(text.encode())
     with tracking.resume(
         RECEIPT, experiment=run.params.tracking.experiment, stage="report", history=HISTORY
     ) as tracked:

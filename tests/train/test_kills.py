@@ -25,6 +25,7 @@ EPOCHS = 20 + 10 * KILLS
 TIMES = {
     "images_per_second",
     "tflops",
+    "peak_memory_mb",
     *(f"seconds_{name}" for name in ("data", "forward_backward", "optimizer", "eval", "other")),
 }
 

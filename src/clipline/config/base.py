@@ -45,6 +45,7 @@ class Settings(BaseModel):
 
 def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
     """The error for a key that is not in `allowed`, with the nearest name if one is close."""
+    key = " ".join(key.splitlines())  # an error is one line
     near = difflib.get_close_matches(key, allowed, n=1)
     hint = f" (did you mean `{near[0]}`?)" if near else ""
     message = f"unknown key `{key}`{hint}; allowed: {', '.join(allowed) or 'none'}"
