@@ -46,6 +46,8 @@ def offline(path: Path) -> Recipe:
     waiting = [each for entries in values["train"].get("freeze", {}).values() for each in entries if "epochs" in each]
     for entry in waiting:
         entry["epochs"] = 1
+    if values["train"].get("augment"):
+        values["train"]["augment"]["off_last"] = 0
     values["train"] |= {"epochs": 2 if waiting else 1, "batch_size": BATCH, "captions": "random", "early_stop": None}
     return validate(Recipe, values, str(path))
 

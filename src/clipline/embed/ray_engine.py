@@ -161,7 +161,7 @@ class RayEngine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of max_task_retries, for which Ray names no successor
             dataset = ray.data.from_blocks(blocks).map_batches(
-                Worker,
+                _Embedder,
                 fn_constructor_args=(job,),
                 batch_size=1,
                 batch_format="pyarrow",
@@ -192,6 +192,19 @@ class RayEngine:
         if isinstance(result, Failure) and result.sha256:
             self.ledger.copy(result.sha256)
         return result
+
+
+class _Embedder(Worker):
+    """A Worker as Ray Data calls it: tables with a block, pickled in pieces. An error is a result: Ray garbles it."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        works = [pickle.loads(work) for work in table["work"][0].as_py()]
+        items = [item for work in works for item in work.items]
+        try:
+            done = self.embed(Work(items, set().union(*(work.hashes for work in works))))
+        except CliplineError as error:
+            done = error
+        return pa.table({"done": [pickle.dumps(done)]})
 
 
 def _rows(dataset: ray.data.Dataset) -> Iterator[Done]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import platform
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from clipline.embed.clock import Clock
 from clipline.embed.item import Failure, Item, Stat
 from clipline.embed.pipeline import Embedded, Pipeline, Result
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import UsageError
 from clipline.runtime import OnnxModel
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -87,24 +85,11 @@ class _Known:
 
 
 class Worker:
-    """Embeds block after block. The model is opened for the first one, so that an error is the answer to it.
-
-    As Ray Data calls it, with tables that hold a block, pickled in pieces, it gives errors as results: Ray would garble
-    them.
-    """
+    """Embeds block after block. The model is opened for the first one, so that an error is the answer to it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model: OnnxModel | None = None
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        works = [pickle.loads(work) for work in table["work"][0].as_py()]
-        items = [item for work in works for item in work.items]
-        try:
-            done = self.embed(Work(items, set().union(*(work.hashes for work in works))))
-        except CliplineError as error:
-            done = error
-        return pa.table({"done": [pickle.dumps(done)]})
 
     def embed(self, work: Work) -> Done:
         """Raises UsageError where this node cannot see model or images, CliplineError where the model fails."""
