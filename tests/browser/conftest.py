@@ -171,7 +171,8 @@ def outside() -> Iterator[Outside]:
 @pytest.fixture(scope="module")
 def ui(chromium: str, two: Two, outside: Outside) -> Iterator[Ui]:
     """The commands of `make ui`, in the repository with the two runs, on a free port."""
-    dry = ["make", "--dry-run", "--assume-old=.venv/.installed", "ui"]
+    # Inside of `make test-pipeline`, too.
+    dry = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.installed", "ui"]
     told, command = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n", 1)
     port = free_port()
     link = re.search(r"http://127\.0\.0\.1:5000/[^\s\"]+", told)[0].replace(":5000/", f":{port}/")
