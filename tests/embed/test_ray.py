@@ -249,7 +249,7 @@ def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, mod
         monkeypatch.setattr(Cluster, "connected", lambda cluster, shape=shape: contextlib.nullcontext(shape))
         with pytest.raises(CliplineError, match="seen"):
             embed(Folder(photos), model, tmp_path / "out", Options(engine=partial(RayEngine, cluster=Cluster())))
-        worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
+        worker = ray_engine._Embedder(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
         done = [pickle.loads(worker(table)["done"][0].as_py()) for table in seen]
         assert [len(each.results) for each in done] == sizes
         seen.clear()

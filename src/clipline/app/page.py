@@ -52,7 +52,7 @@ def build(library: Library, views: Views) -> Page:
         _wire_image(views, tabs, top, slot, found, near)
         for (text, button, result), rank in ((label, views.labels), (caption, views.captions)):
             gr.on([text.submit, button.click], _ranked(rank), [slot, text], result, **QUIET)
-    page.queue(max_size=WAITING, default_concurrency_limit=max(2, cores.available()))
+    page.queue(max_size=WAITING, default_concurrency_limit=4 * max(2, cores.available()))
     return page
 
 
