@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ROOT_USER = os.name == "posix" and os.geteuid() == 0
 # Before a command, for one that may not do everything: root may write anywhere; without these two powers it may not.
@@ -21,3 +23,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read and write anything: as root, be nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)

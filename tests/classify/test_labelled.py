@@ -2,31 +2,18 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from clipline.classify.labelled import open_labelled
 from clipline.errors import UsageError
+from tests.helpers import unprivileged
 
 
 def found(place, split=None) -> tuple[list[str], list[str]]:
     opened = open_labelled(place, split)
     return opened.classes, [item.path for item in opened.source]
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may read anything: as root, be nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def tree(tools, folder, *names):

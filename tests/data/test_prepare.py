@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
@@ -13,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from clipline.data.prepare import prepare
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.image import Preprocess
+from tests.helpers import unprivileged
 
 TABLES = ["captions.parquet", "images.parquet"]
 FILES = sorted([*TABLES, "images.npy", "tokens.npy", "tokenizer.json", "report.json", "caption_lengths.png"])
@@ -443,18 +442,6 @@ def test_too_little_room_is_seen_before_the_work(source, run: Callable, monkeypa
     monkeypatch.setattr("clipline.data.images.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(CliplineError, match=r"12 images of 32 x 32 pixels need 0\.0 GB.*Mend: free some room"):
         run()
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may write anywhere: as root, be nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_a_forbidden_folder_is_one_clear_error(source, settings: Callable) -> None:

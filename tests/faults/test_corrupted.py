@@ -47,6 +47,19 @@ def harms(path: Path, group: str, fault):
     path.write_bytes(whole)
 
 
+def same_or_told(read, harmed) -> None:
+    """However its file is damaged, `read` gives what it gave of the whole one, or says what is wrong."""
+    whole = read()
+    for one in harmed:
+        try:
+            found = read()
+        except CliplineError as error:
+            one.told(str(error))
+        else:
+            assert found == whole
+            one.recovered()
+
+
 def refused(one, call) -> None:
     """`call` says in one line what to do."""
     with pytest.raises(CliplineError) as caught:
@@ -131,15 +144,7 @@ def test_exported_model(make_bundle, tmp_path, fault, name):
         model = OnnxModel(folder, provider="cpu", threads=1)
         return model.embed_pixels(pixels).tolist(), model.embed_texts(["a red picture", "blue"]).tolist()
 
-    whole = answers()
-    for one in harms(folder / name, "models/onnx", fault):
-        try:
-            found = answers()
-        except CliplineError as error:
-            one.told(str(error))
-        else:
-            assert found == whole
-            one.recovered()
+    same_or_told(answers, harms(folder / name, "models/onnx", fault))
 
 
 def _list_files(folder: Path) -> None:
@@ -164,13 +169,8 @@ def test_parts_of_embeddings(tmp_path, fault):
         places = [place for _, place in found.found]
         return [row for row, _ in found.found], [found.vector(place).tolist() for place in places]
 
-    whole = read()
-    for one in harms(tmp_path / "part-00000.parquet", "embeddings", fault):
-        try:
-            assert read() == whole  # what nobody reads: who wrote it, limits of columns
-            one.recovered()
-        except CliplineError as error:
-            one.told(str(error))
+    # What nobody reads may change: who wrote it, limits of columns.
+    same_or_told(read, harms(tmp_path / "part-00000.parquet", "embeddings", fault))
 
 
 def _rows(count: int) -> list[Row]:
@@ -191,15 +191,7 @@ def test_embed_into_a_damaged_folder(make_bundle, tmp_path, fault, name):
         embed(Folder(tmp_path / "photos"), model, out, Options())
         return [row for path in sorted(out.glob("part-*")) for row in pq.read_table(path).to_pylist()]
 
-    whole = run()
-    for one in harms(out / name, "embeddings", fault):
-        try:
-            found = run()
-        except CliplineError as error:
-            one.told(str(error))
-        else:
-            assert found == whole
-            one.recovered()
+    same_or_told(run, harms(out / name, "embeddings", fault))
 
 
 def test_what_waits_for_the_tracking_store(tmp_path, fault, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from clipline import tracking
 from clipline.tracking.environment import pointed_at
+from tests.helpers import unprivileged
 
 START = """
     settings = {"name": "x", "params": {"a": 1}, "tags": {}}
@@ -107,12 +108,8 @@ def test_a_folder_without_write_permission(empty_repo: Path, monkeypatch: pytest
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         monkeypatch.setenv("DVC_ROOT", folder)
-        os.seteuid(65534)
-        try:
-            with pytest.raises(tracking.TrackingError, match="Permission denied"):
-                start()
-        finally:
-            os.seteuid(0)
+        with unprivileged(), pytest.raises(tracking.TrackingError, match="Permission denied"):
+            start()
 
 
 def test_a_deleted_experiment_is_an_error(repo: Path) -> None:

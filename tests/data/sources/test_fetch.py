@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from clipline.data.sources import fetch as fetch_dataset
 from clipline.errors import CliplineError
+from tests.helpers import unprivileged
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,11 +56,7 @@ def anyone():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        if os.geteuid() == 0:
-            os.seteuid(65534)
-            yield folder
-            os.seteuid(0)
-        else:
+        with unprivileged():
             yield folder
 
 
