@@ -115,7 +115,9 @@ class Train(Settings):
     GPUs (arXiv 1711.07240).
     grad_checkpointing: towers keep no inner activations and compute them again going back (arXiv 1604.06174).
     precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are float32 always.
-    compile: torch.compile the towers; its minutes of compilation pay off in long runs.
+    compile: torch.compile what a step computes, towers, heads and loss; its minutes pay off in long runs.
+    `cuda_graphs` also records what the GPU does and plays it back, for some memory: small steps else wait for the CPU,
+    which launches each kernel. On CUDA alone.
     select: what the best epoch has most of (val_r1: mean of both directions) or least of (val_loss).
     early_stop: stop after so many epochs without a better one.
     """
@@ -137,7 +139,7 @@ class Train(Settings):
     batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     grad_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool | Literal["cuda_graphs"] = False
     early_stop: Positive | None = None
     select: Literal["val_r1", "val_loss"] = "val_r1"
 

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from clipline.atomic import atomic
+from clipline.config.training import Train
 from clipline.data.prepared import Prepared, Split
 from clipline.model.clip import CLIP
 from clipline.model.text_tower import trim
 from clipline.progress import Bar, note
 from clipline.revision import code_fingerprint
 from clipline.train.augment import Augmentation, names_a_side
+from clipline.train.towers import in_bf16, in_precision
 
 BATCH = 64
 HASH_BYTES = 32
-CODE = ("model", "train/features.py", "train/augment.py")
+CODE = ("model", "train/features.py", "train/augment.py", "train/towers.py")
 
 
 def image_batches(split: Split, rows: np.ndarray, size: int = BATCH) -> Iterator[Tensor]:
@@ -69,19 +71,20 @@ def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, devi
     found: dict[str, Tensor] = {}
     kinds = resting(model, 1)
     model.eval()  # a tower that only rests drops units in training
+    image, text = (in_precision(tower, model.recipe.train, device) for tower in (model.image_tower, model.text_tower))
     if "image" in kinds:
-        encoders = {"": model.image_tower} | (_views(model, split) if split.name == "train" else {})
+        encoders = {"": image} | (_views(model.recipe.train, image, split) if split.name == "train" else {})
         arrays = []
         for view, encoder in encoders.items():
             title = f"image features, {split.name}{', view ' * bool(view)}{view.split('/')[0]}"
             # Not of captions and tokens: another tokenizer changes nothing here.
-            path = _path(model, "image", split, cache, f"{data.images_fingerprint}/{view}")
+            path = _path(model, "image", split, cache, device, f"{data.images_fingerprint}/{view}")
             arrays.append(_cached(path, partial(encode_images, encoder, split, device, title)))
         found["image"] = torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
     if "text" in kinds:
-        path = _path(model, "text", split, cache, data.fingerprint)
+        path = _path(model, "text", split, cache, device, data.fingerprint)
         title = f"text features, {split.name}"
-        array = _cached(path, partial(encode_texts, model.text_tower, split, device, title))
+        array = _cached(path, partial(encode_texts, text, split, device, title))
         found["text"] = torch.from_numpy(array).to(device)
     return found
 
@@ -92,12 +95,11 @@ def resting(model: CLIP, epoch: int) -> set[str]:
     return {kind for kind, tower in towers.items() if tower in model.frozen or model.recipe.train.rests(kind, epoch)}
 
 
-def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
+def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
     """Encoders of changed images, in the split's order: view v is what augmentation makes of them all from seed v.
 
     By a name that begins with v and holds all that decides what the images become.
     """
-    config = model.recipe.train
     if not config.views:
         return {}
     augment, starts = config.augment, range(0, len(split.image_rows), BATCH)
@@ -105,16 +107,17 @@ def _views(model: CLIP, split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
     def view(seed: int) -> Callable[[Tensor], Tensor]:
         changed = Augmentation(augment, split, seed)
         rows = iter([np.arange(len(split.image_rows))[start : start + BATCH] for start in starts])
-        return lambda pixels: model.image_tower(changed.images(pixels, next(rows)))
+        return lambda pixels: encode(changed.images(pixels, next(rows)))
 
     settings = augment.model_dump_json(include={"crop", "flip", "colour", "grey", "erase"})
     sides = hashlib.sha256(names_a_side(split)).hexdigest()
     return {f"{seed}/{settings}/{sides}": view(seed) for seed in range(config.views)}
 
 
-def _path(model: CLIP, kind: str, split: Split, cache: Path, data: str) -> Path:
-    """The file of a tower's features: by its weights, its settings, `data`, and the code that computes them."""
+def _path(model: CLIP, kind: str, split: Split, cache: Path, device: torch.device, data: str) -> Path:
+    """The file of a tower's features: by its weights, its settings and precision, `data`, and the code."""
     config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
+    config += "/bf16" * in_bf16(model.recipe.train, device)
     tower = model.image_tower if kind == "image" else model.text_tower
     return cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}/{code_fingerprint(*CODE)}')}.npy"
 

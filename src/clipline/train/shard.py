@@ -37,7 +37,7 @@ class EvenTowers(Towers):
     """Towers whose calls are as many in each process: captions are not cut into pieces by their length."""
 
     def _by_length(self, ids_TL: Tensor, mask_TL: Tensor) -> Tensor:
-        return self._run(self._text, ids_TL, mask_TL)
+        return self._run(self.model.text_tower, ids_TL, mask_TL)
 
 
 def share_out(model: CLIP, config: Train, device: torch.device) -> CLIP:

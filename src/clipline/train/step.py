@@ -23,7 +23,7 @@ from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
 from clipline.train.phases import Phases
 from clipline.train.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
-from clipline.train.towers import Towers, chunks
+from clipline.train.towers import Towers, chunks, compiled
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Step:
         self.shell = share_out(model, self.config, data.device) if shard else None
         self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self.objective = Objective(model)
+        # Where several processes share a batch, messages stand in the middle of it.
+        self._loss_of = self.objective.share
+        if world_size() == 1:
+            self._loss_of = compiled(self._loss_of, self.config, data.device)
         augment = self.config.augment
         self.augment = Augmentation(augment, data.split, seed, tokenizer) if augment else None
         self.optimizer = build_optimizer(model, self.config.optimizer, data.device)
@@ -90,6 +94,8 @@ class Step:
             ids = [torch.from_numpy(each).to(self.data.device) for each in (own.images, owners)]
         with self.phases("forward_backward"):
             self.optimizer.zero_grad(set_to_none=True)
+            if self.config.compile == "cuda_graphs":
+                torch.compiler.cudagraph_mark_step_begin()
             loss = self._backward(inputs, ids, own)
             # Those of shares are sums already.
             sum_gradients(each for each in self.parameters.values() if not isinstance(each, DTensor))
@@ -128,7 +134,7 @@ class Step:
         """Add this process's part of the gradient. Returns its part of the loss, detached."""
 
         def loss_of(image_BD: Tensor, text_TD: Tensor) -> Tensor:
-            return self.objective.share(image_BD, text_TD, *ids, own.start)
+            return self._loss_of(image_BD, text_TD, *ids, own.start)
 
         def loss_of_own(image_BD: Tensor, text_TD: Tensor) -> Tensor:
             # Behind the own rows may stand those that make the chunks even.
@@ -144,7 +150,8 @@ class Step:
             return grad_cache.backward(pixels, texts, towers.image, towers.text, loss, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
         loss.backward()
-        return loss.detach()
+        # The next step of a recorded graph writes where this one's loss is.
+        return loss.detach().clone() if self.config.compile == "cuda_graphs" else loss.detach()
 
     # ------------------------------------------------------------ what is kept for a restart
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -18,33 +18,38 @@ PIECE = 128
 
 
 class Towers:
-    """Embeddings of a batch, float32 and not normalised. A tower whose features are cached is passed over."""
+    """Embeddings of a batch, float32 and not normalised. A tower whose features are cached is passed over.
+
+    Raises UsageError for settings that do not go with the towers or the device.
+    """
 
     def __init__(self, model: CLIP, config: Train, device: torch.device) -> None:
-        self.model, self.device = model, device
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-        self._cast = torch.bfloat16 if bf16 else None
-        self._image: nn.Module = model.image_tower
-        self._text: nn.Module = model.text_tower
+        self.model, self.config, self.device = model, config, device
+        # A GPU, and a compiled graph, would rather have one large batch, and few shapes.
+        self._pieces = device.type == "cpu" and not config.compile
         # As the pixels come: a convolution would else convert its weights in every step.
         model.image_tower.to(memory_format=torch.channels_last)
         if config.grad_checkpointing:
             checkpoint_gradients(model)
-        if config.compile:
-            # Captions differ in length from batch to batch; images do not.
-            self._image = torch.compile(self._image, dynamic=False)
-            self._text = torch.compile(self._text, dynamic=True)
+        # Tower and head in one graph. Validation runs as it is: few batches do not pay for graphs of their own.
+        self._train_image = compiled(self._image, config, device)
+        self._train_text = compiled(self._text, config, device)
 
     def image(self, inputs: Tensor) -> Tensor:
         """Features [b, F] or pixels uint8 [b, S, S, 3] -> [b, D]."""
-        return self.model.image_head(inputs if inputs.ndim == 2 else self._run(self._image, inputs))
+        return (self._train_image if self.model.training else self._image)(inputs)
 
     def text(self, inputs: Inputs) -> Tensor:
         """Features [t, F], or ids and mask int64 [t, L] -> [t, D]."""
+        return (self._train_text if self.model.training else self._text)(inputs)
+
+    def _image(self, inputs: Tensor) -> Tensor:
+        return self.model.image_head(inputs if inputs.ndim == 2 else self._run(self.model.image_tower, inputs))
+
+    def _text(self, inputs: Inputs) -> Tensor:
         if not isinstance(inputs, tuple):
             return self.model.text_head(inputs)
-        # A GPU would rather have one large batch, and few shapes.
-        run = self._by_length if self.device.type == "cpu" else partial(self._run, self._text)
+        run = self._by_length if self._pieces else partial(self._run, self.model.text_tower)
         return self.model.text_head(run(*inputs))
 
     def _by_length(self, ids_TL: Tensor, mask_TL: Tensor) -> Tensor:
@@ -53,12 +58,39 @@ class Towers:
         pieces = []
         for rows in order.split(PIECE):
             longest = int(mask_TL[rows[-1]].sum())
-            pieces.append(self._run(self._text, ids_TL[rows, :longest], mask_TL[rows, :longest]))
+            pieces.append(self._run(self.model.text_tower, ids_TL[rows, :longest], mask_TL[rows, :longest]))
         return torch.cat(pieces)[order.argsort()]
 
     def _run(self, tower: nn.Module, *inputs: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, self._cast, enabled=self._cast is not None):
+        return in_precision(tower, self.config, self.device)(*inputs)
+
+
+def in_bf16(config: Train, device: torch.device) -> bool:
+    """Whether towers compute in bf16 there."""
+    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+
+def in_precision(tower: nn.Module, config: Train, device: torch.device) -> Callable[..., Tensor]:
+    """`tower` in the recipe's precision; what it returns is float32."""
+
+    def run(*inputs: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config, device)):
             return tower(*inputs).float()
+
+    return run
+
+
+def compiled(function: Callable[..., Tensor], config: Train, device: torch.device) -> Callable[..., Tensor]:
+    """`function` compiled as the recipe has it, or as it is.
+
+    Each kind of inputs gets a graph at its first call, and its second shape one for all shapes: from the second epoch
+    on there is nothing left to compile, until layers wake. Raises UsageError for CUDA graphs on anything else.
+    """
+    if config.compile == "cuda_graphs":
+        if device.type != "cuda":
+            raise UsageError(f"train.compile: cuda_graphs needs CUDA, and this is the {device.type}. Mend: true")
+        return torch.compile(function, mode="reduce-overhead")
+    return torch.compile(function) if config.compile else function
 
 
 def checkpoint_gradients(model: CLIP) -> None:

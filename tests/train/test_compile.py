@@ -1,0 +1,64 @@
+"""A compiled step learns the same, and is compiled once. On the CPU, where there is a compiler for it."""
+
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from clipline.data.prepared import Prepared
+from clipline.errors import UsageError
+from clipline.train.loop import Trainer
+from clipline.train.towers import compiled
+
+CPU = torch.device("cpu")
+# 60 images: the last batch of an epoch is a short one.
+PLAIN = {"train.epochs": 3, "train.batch_size": 25, "train.captions": "random"}
+COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler, which torch.compile needs on the CPU")
+
+
+@pytest.fixture
+def fit(make_recipe, prepared, tmp_path, no_dropout):
+    """fit(changes) -> the rows of a training, and after each how many graphs had been compiled."""
+
+    def run(changes: dict) -> tuple[list[dict], list[int]]:
+        torch._dynamo.reset()
+        counters.clear()
+        rows, graphs = [], []
+        recipe = make_recipe(PLAIN | no_dropout | changes)
+        made = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path)
+        made.fit(lambda row, when: (rows.append(row), graphs.append(counters["stats"]["unique_graphs"])))
+        return rows, graphs
+
+    return run
+
+
+@COMPILER
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"kind": "multi_positive"}, "train.captions_per_image": 2, "image.pool": "avg"},
+        {"train.chunk": 10},
+    ],
+    ids=["multi_positive", "chunks"],
+)
+def test_the_same_is_learned_and_nothing_compiled_after_the_first_epoch(fit, changes):
+    plain, none = fit(changes)
+    fast, graphs = fit(changes | {"train.compile": True})
+    for name in ("train_loss", "val_loss", "temperature"):
+        assert [row[name] for row in fast] == pytest.approx([row[name] for row in plain], rel=1e-3)
+    assert none == [0, 0, 0]
+    assert graphs[0] > 0
+    assert graphs[2] == graphs[1] == graphs[0]
+
+
+def test_cuda_graphs_need_cuda(make_recipe):
+    config = make_recipe({"train.compile": "cuda_graphs"}).train
+    with pytest.raises(UsageError, match=r"train\.compile: cuda_graphs needs CUDA, and this is the cpu"):
+        compiled(torch.sin, config, CPU)
+
+
+def test_a_recipe_knows_no_other_way_to_compile(make_recipe):
+    with pytest.raises(UsageError, match=r"train\.compile"):
+        make_recipe({"train.compile": "faster"})
