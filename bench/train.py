@@ -1,12 +1,14 @@
 """How fast a training step is, against open_clip's own model and loss with the same towers, measured in one run.
 
     python bench/train.py
-    python bench/train.py --device cuda --batch-size 1024 --steps 50
+    python bench/train.py --device cuda --batch-size 1024 --steps 50 --precision bf16 --compile yes
+    python bench/train.py --model resnet50_distilbert --device cuda --batch-size 512 --steps 50 --precision bf16
     python bench/train.py --peers none
 
-ViT-B/32 with CLIP's text transformer, random weights, the same batch, resolution, precision and token length; pixels
-and tokens are in memory, as both trainers have them behind their loaders. `frozen` has the image tower locked: ours
-takes its features from the cache, as `dvc repro` does from the second epoch on. Rounds are measured in turns.
+ViT-B/32 with CLIP's text transformer, or ResNet50 with DistilBERT; random weights, the same batch, resolution,
+precision and token length; pixels and tokens are in memory, as both trainers have them behind their loaders. `frozen`
+has the image tower locked: ours takes its features from the cache, as `dvc repro` does from the second epoch on.
+Rounds are measured in turns.
 """
 
 from __future__ import annotations
@@ -42,16 +44,20 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, show_default="all cores")] = None,
     peers: Annotated[Literal["open_clip", "none"], typer.Option()] = "open_clip",
     model: Annotated[
-        Literal["vit_b_32", "tiny"], typer.Option(help="tiny shows in seconds that the benchmark runs.")
+        Literal["vit_b_32", "resnet50_distilbert", "tiny"],
+        typer.Option(help="tiny shows in seconds that the benchmark runs."),
     ] = "vit_b_32",
-    compile_towers: Annotated[bool, typer.Option("--compile", help="torch.compile, on both sides.")] = False,
+    compile_model: Annotated[
+        Literal["no", "yes", "cuda_graphs"], typer.Option("--compile", help="torch.compile, on both sides.")
+    ] = "no",
     out: Annotated[Path | None, typer.Option(help="Write JSON too.")] = None,
 ) -> None:
     """Measure, print a table, write JSON."""
     if peers == "open_clip" and (missing := open_clip_missing()):
         raise UsageError(f"{missing}; or --peers none")
+    how = {"no": False, "yes": True}.get(compile_model, compile_model)
     job = trainers.Job(
-        model, device, batch_size, tokens, steps, precision, threads or cores.available(), compile_towers, frozen=False
+        model, device, batch_size, tokens, steps, precision, threads or cores.available(), how, frozen=False
     )
     contests = {f"clipline {name}": (trainers.ours, replace(job, frozen=name == "frozen")) for name in AIMS}
     if peers == "open_clip":
@@ -77,8 +83,16 @@ def _summary(rounds: list[dict[str, dict]]) -> dict[str, Any]:
         for name in AIMS
         if f"open_clip {name}" in rates
     }
+    figures = {
+        name: {
+            key: median(each[f"clipline {name}"][key] for each in rounds)
+            for key in ("tflops", "mfu")
+            if key in rounds[0][f"clipline {name}"]
+        }
+        for name in AIMS
+    }
     outside = {name: [each[f"clipline {name}"]["outside"] for each in rounds] for name in AIMS}
-    return {"rates": rates, "ratios": ratios, "outside": outside}
+    return {"rates": rates, "ratios": ratios, "outside": outside, "arithmetic": figures}
 
 
 def _show(results: dict[str, Any]) -> None:
@@ -91,6 +105,9 @@ def _show(results: dict[str, Any]) -> None:
     console.print(table)
     for name, runs in results["ratios"].items():
         console.print(f"{name}: {median(runs):.2f} times open_clip (aim {AIMS[name]:.2f})")
+    for name, found in results["arithmetic"].items():
+        share = f", {found['mfu']:.1%} of the GPU's peak (aim 40 %)" if "mfu" in found else ""
+        console.print(f"{name}: {found['tflops']:.3g} TFLOP/s{share}")
     for name, runs in results["outside"].items():
         console.print(f"{name}: {median(runs):.1%} of the time outside forward, backward and optimiser (aim 5 %)")
 

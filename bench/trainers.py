@@ -6,22 +6,16 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
-VOCABULARY = 49408
-# Width and layers of the two towers; both are CLIP's ViT-B/32, but for `tiny`.
-SHAPES = {"vit_b_32": ((768, 12), (512, 12)), "tiny": ((64, 2), (64, 2))}
-# A head of a transformer is so wide, in both towers.
-HEAD = {"vit_b_32": 64, "tiny": 32}
-SIZE, PATCH, DIM = 224, 32, 512
+from train_models import SIZE, open_clip_model, recipe, vocabulary
+
 WARM_UP = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """frozen: the image tower is locked. compile: torch.compile the towers."""
+    """frozen: the image tower is locked. compile: torch.compile the model, with CUDA graphs where it says so."""
 
     model: str
     device: str
@@ -30,7 +24,7 @@ class Job:
     steps: int
     precision: str
     threads: int
-    compile: bool
+    compile: bool | str
     frozen: bool
 
     def settings(self) -> dict[str, Any]:
@@ -39,12 +33,16 @@ class Job:
 
 
 def ours(job: Job) -> dict[str, Any]:
-    """clipline's own step, on a split in memory. outside: the share of time in no forward, backward or optimiser."""
+    """clipline's own step, on a split in memory. outside: the share of time in no forward, backward or optimiser.
+
+    tflops: that the towers and heads take, as `train.flops` counts them; mfu: their share of the GPU's peak, if known.
+    """
     import torch
 
     from clipline.heap import keep_freed_memory
     from clipline.model.clip import build_model
     from clipline.train.batches import Batches
+    from clipline.train.flops import Flops
     from clipline.train.phases import Phases
     from clipline.train.step import Step
 
@@ -53,13 +51,15 @@ def ours(job: Job) -> dict[str, Any]:
     device = torch.device(job.device)
     if device.type == "cpu":
         keep_freed_memory()  # as the training loop does
-    recipe, split = _recipe(job), _split(job)
-    model = build_model(recipe, VOCABULARY).to(device)
+    chosen, split = recipe(job), _split(job)
+    model = build_model(chosen, vocabulary(job.model)).to(device)
     features = {}
     if job.frozen:
         features["image"] = torch.rand(len(split.image_rows), model.image_tower.width, device=device)
     phases = Phases(device)
-    step = Step(model, recipe, Batches(split, features, device), 1000, phases, seed=0)
+    batches = Batches(split, features, device)
+    flops = Flops(model, batches, chosen.train)
+    step = Step(model, chosen, batches, 1000, phases, seed=0)
     step.begin(1)
     rows = _rows(job, len(split.image_rows))
     for index in range(WARM_UP):
@@ -67,8 +67,15 @@ def ours(job: Job) -> dict[str, Any]:
     phases.row()
     seconds = _timed(lambda index: step(rows[index], rows[index]), job)
     spent = phases.row()
+    for index in range(WARM_UP, WARM_UP + job.steps):
+        flops.add(1, rows[index], rows[index])
     inside = spent["seconds_forward_backward"] + spent["seconds_optimizer"]
-    return {"rate": job.batch_size * job.steps / seconds, "outside": 1 - inside / sum(spent.values()), "phases": spent}
+    return {
+        "rate": job.batch_size * job.steps / seconds,
+        "outside": 1 - inside / sum(spent.values()),
+        "phases": spent,
+        **flops.row(seconds),
+    }
 
 
 def open_clip(job: Job) -> dict[str, Any]:
@@ -79,21 +86,11 @@ def open_clip(job: Job) -> dict[str, Any]:
     logging.disable(logging.WARNING)
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
-    (image_width, image_layers), (text_width, text_layers) = SHAPES[job.model]
-    head = HEAD[job.model]
-    vision = {"image_size": SIZE, "layers": image_layers, "width": image_width, "patch_size": PATCH, "head_width": head}
-    text = {
-        "context_length": job.tokens,
-        "vocab_size": VOCABULARY,
-        "width": text_width,
-        "heads": text_width // head,
-        "layers": text_layers,
-    }
-    model = package.model.CLIP(DIM, vision, text, output_dict=True).to(job.device).train()
+    model = open_clip_model(job).to(job.device).train()
     if job.frozen:
         model.lock_image_tower()
     if job.compile:
-        model = torch.compile(model)
+        model = torch.compile(model, mode="reduce-overhead" if job.compile == "cuda_graphs" else None)
     loss_of = package.ClipLoss()
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-5)
     split = _split(job)
@@ -132,31 +129,6 @@ def _timed(step, job: Job) -> float:
     return time.perf_counter() - begun
 
 
-def _recipe(job: Job):
-    from clipline.config.base import read_yaml, validate
-    from clipline.config.recipe import Recipe
-
-    (image_width, image_layers), (text_width, text_layers) = SHAPES[job.model]
-    head = HEAD[job.model]
-    values = read_yaml(RECIPE)
-    values["inputs"] |= {"max_length": job.tokens, "tokenizer": {"kind": "wordpiece", "vocab_size": VOCABULARY}}
-    sizes = {"embed_dim": image_width, "depth": image_layers, "num_heads": image_width // head}
-    values["image"] |= {"weights": "random", "trainable": not job.frozen, "args": sizes, "normalize": "clip"}
-    values["text"] |= {
-        "weights": "random",
-        "args": {
-            "hidden_size": text_width,
-            "intermediate_size": 4 * text_width,
-            "num_hidden_layers": text_layers,
-            "num_attention_heads": text_width // head,
-            "max_position_embeddings": job.tokens,
-            "projection_dim": DIM,
-        },
-    }
-    values["train"] |= {"batch_size": job.batch_size, "precision": job.precision, "compile": job.compile}
-    return validate(Recipe, values, str(RECIPE))
-
-
 def _split(job: Job):
     """Random pixels and tokens for all batches, each caption of full length."""
     import numpy as np
@@ -170,7 +142,7 @@ def _split(job: Job):
         images=dice.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
         image_rows=np.arange(count),
         image_names=[str(index) for index in range(count)],
-        tokens=dice.integers(0, VOCABULARY, (count, job.tokens), np.int32),
+        tokens=dice.integers(1, vocabulary(job.model), (count, job.tokens), np.int32),
         lengths=np.full(count, job.tokens, np.int32),
         captions=[""] * count,
         caption_image=np.arange(count),

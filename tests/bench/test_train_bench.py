@@ -31,6 +31,8 @@ def test_a_short_run(tmp_path):
             assert 0 < share < 1
     # The frozen image tower is not computed at all.
     assert min(found["rates"]["clipline frozen"]) > 0
+    # Nor counted: the text tower's work is the same, by the time that it took.
+    assert found["arithmetic"]["frozen"]["tflops"] > 0
     assert found["machine"]["versions"]["torch"]
     assert "outside forward, backward and optimiser" in done.stdout
 
