@@ -11,7 +11,7 @@ from typing import Any
 from clipline import tracking
 from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared, Split
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, first_line
 from clipline.onnx.export import export_model
 from clipline.train import checkpoint
 from stages.common import run_stage, say
@@ -50,7 +50,7 @@ def _log_failure(run: Run, error: CliplineError) -> None:
     """Leave in the run why its model may not be promoted; a store that cannot be used must not hide `error`."""
     try:
         with _resumed(run) as tracked:
-            tracked.set_tags({"gates": f"failed: {error}".splitlines()[0]})
+            tracked.set_tags({"gates": f"failed: {first_line(error)}"})
             raise error
     except tracking.TrackingError as unusable:
         say(str(unusable))

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from clipline.errors import UsageError
+from clipline.precision import Choice
 from clipline.registry import model_folder
 from clipline.runtime import OnnxModel
 from clipline.search import vectors
@@ -49,7 +50,7 @@ class Clip:
         model: str | Path = "models/onnx",
         *,
         provider: Literal["auto", "cpu", "cuda"] = "cpu",
-        precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
+        precision: Choice = "fp32",
         threads: int | None = None,
     ) -> None:
         self._open = partial(OnnxModel, model_folder(model), provider=provider, precision=precision, threads=threads)

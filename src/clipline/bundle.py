@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipline import graph_file, seal
 from clipline.errors import UsageError
 from clipline.image import Preprocess
+from clipline.precision import Precision
 
 SCHEMA_VERSION = 1
 # Of files that are read whole: far more than any has, far less than memory.
@@ -46,7 +47,7 @@ class Graph(_Json):
     """One ONNX file. variant: its precision and the start of its hash, e.g. `fp32-1f0c9a63b2d4`."""
 
     file: str = Field(pattern=PLAIN_NAME)
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     variant: str
     sha256: str
     bytes: int
@@ -155,8 +156,7 @@ def _check_seal(path: Path, data: bytes) -> None:
     """Raise UsageError where the file is not the one that was exported; one of an older clipline has no seal."""
     facts = json.loads(data)
     try:
-        if seal.SEAL in facts:
-            seal.unsealed(facts)
+        seal.unsealed(facts, needed=False)
     except ValueError as error:
         raise UsageError(f"{path}: damaged: {error}. {COPY}") from None
 

@@ -42,8 +42,8 @@ class TooManyErrorsError(CliplineError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, without the pages that may follow; the error's kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What a library says, at most 200 letters without the pages that may follow; the error's kind where nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipline.errors import CliplineError, UsageError, missing_extra
+from clipline.errors import CliplineError, UsageError, first_line, missing_extra
 
 ANSWER_SECONDS = 5.0
 
@@ -83,7 +83,7 @@ def fetch(name: str, any_of: Sequence[str], also: Sequence[str], key: str, mend:
     except RepositoryNotFoundError:
         reason = f"the hub has no {name}, or it is private (then set HF_TOKEN)"
     except (OSError, HTTPError) as error:
-        reason = f"the hub failed: {_first_line(error)}" if online else _unreachable(name)
+        reason = f"the hub failed: {first_line(error)}" if online else _unreachable(name)
     else:
         if any((folder / file).is_file() for file in any_of):
             return folder
@@ -95,7 +95,3 @@ def _unreachable(name: str) -> str:
     from huggingface_hub import constants
 
     return f"the hub ({constants.ENDPOINT}) is offline or HF_HUB_OFFLINE is set, and {name} is not in its cache"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal, get_args
 
-# From the most exact: a less exact one must be faster by a twentieth, or two runs would take different ones by chance.
-ORDER, MARGIN = ("fp32", "fp16", "int8"), 1.05
+# Of exported graphs, from the most exact; and what a user may ask for.
+Precision = Literal["fp32", "fp16", "int8"]
+Choice = Literal["auto", Precision]
+# A less exact one must be faster by a twentieth, or two runs would take different ones by chance.
+ORDER, MARGIN = get_args(Precision), 1.05
 
 
 def fastest(calls: dict[str, Callable[[], object]], batch: int, seconds: float = 1.0) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from clipline import cores
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, first_line
 from clipline.pinned import load_driver
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Sessions:
         finally:
             self._ort.set_default_logger_severity(WARNINGS)
         if session.get_providers()[0] != CUDA:
-            reason = first_line(said.getvalue())
+            reason = said.getvalue().strip().partition("\n")[0]
             self._why_not = "its CUDA libraries do not load" + (f": {reason}" if reason else "")
             if self._wanted == "cuda":
                 raise NoCudaError(self._why_not)
@@ -149,8 +149,3 @@ def no_device() -> str | None:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "no NVIDIA GPU that this process can see"
     return None
-
-
-def first_line(text: object) -> str:
-    """The first line of a message that may be pages long."""
-    return (str(text).strip().splitlines() or [""])[0]

@@ -11,11 +11,11 @@ import numpy as np
 
 from clipline import cores
 from clipline.bundle import COPY, Bundle, Graph
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, first_line
 from clipline.fixed_calls import FixedCalls
 from clipline.image import Preprocess
-from clipline.precision import fastest
-from clipline.provider import CUDA, Sessions, errors, first_line, load_onnxruntime
+from clipline.precision import Choice, fastest
+from clipline.provider import CUDA, Sessions, errors, load_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -55,7 +55,7 @@ class OnnxModel:
         folder: Path,
         *,
         provider: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
+        precision: Choice = "fp32",
         threads: int | None = None,
         bulk: bool = False,
     ) -> None:

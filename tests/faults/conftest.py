@@ -23,6 +23,7 @@ from tests.pipeline.conftest import Repository, make_repository
 STAGES = ("download", "preprocess", "train", "evaluate", "export", "embed", "report")
 # CLIPLINE_FAULTS_SEED repeats a failure; it is printed with the table.
 SEED = os.environ.get("CLIPLINE_FAULTS_SEED", "0")
+THREADS = "1"  # of every process
 KILLS = int(os.environ.get("CLIPLINE_KILLS", "2"))  # of each stage
 # Of a stage, what must come out the same however often it was cut off; its other files hold times and run ids.
 SAME = {
@@ -114,10 +115,10 @@ def finished(tmp_path_factory) -> Repository:
     kept = os.environ.get("CLIPLINE_FAULTS_BASE")
     base = Path(kept) if kept else tmp_path_factory.mktemp("finished")
     folder, times = base / "clipline", base / "seconds.json"
-    if times.exists():
-        repo = Repository(folder)
-    else:
-        repo = make_repository(folder)
+    repo = Repository(folder) if times.exists() else make_repository(folder)
+    # What is trained on as many threads is the same, bit for bit.
+    repo.env["OMP_NUM_THREADS"] = THREADS
+    if not times.exists():
         repo.edit("configs/recipe/scenes_tiny.yaml", **{"train.epochs": 4})
         repo.edit("params.yaml", **{"train.save_every": 2})
         seconds = {}
@@ -138,7 +139,7 @@ class Place:
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.folder, self.log = folder, log
-        self.env = clean_environment(DVC_ROOT=str(folder), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+        self.env = clean_environment(DVC_ROOT=str(folder), OMP_NUM_THREADS=THREADS, HF_HUB_OFFLINE="1")
 
     def outs(self, stage: str) -> list[Path]:
         """What dvc.yaml says that the stage makes."""

@@ -27,6 +27,7 @@ EXEMPT = {
     "src/clipline/config/augment.py": "reads settings; the values themselves are params",
     "src/clipline/config/loss.py": "reads settings; the values themselves are params",
     "src/clipline/config/training.py": "reads settings; the values themselves are params",
+    "src/clipline/config/towers.py": "reads settings; the values themselves are params",
     "src/clipline/config/run.py": "reads settings; the values themselves are params",
     "src/clipline/lock.py": "keeps two processes apart",
     "src/clipline/train/interrupt.py": "when training stops, not what it comes to",

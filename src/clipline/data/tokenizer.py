@@ -19,9 +19,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from clipline import hub
 from clipline.config.base import resolve
-from clipline.config.recipe import Inputs, TextTower
+from clipline.config.recipe import Inputs
 from clipline.config.recipe import Tokenizer as TokenizerSettings
-from clipline.errors import CliplineError, UsageError
+from clipline.config.towers import TextTower
+from clipline.errors import CliplineError, UsageError, first_line
 
 # BERT's names, and CLIP's with a padding token of its own.
 WORDPIECE_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -183,7 +184,7 @@ def _converted(folder: Path, scratch: Path) -> Path:
         slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         slow.save_pretrained(scratch)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise CliplineError(f"text.weights: {folder}: transformers cannot read {found[0]}: {reason}") from None
     if not (scratch / _FAST).is_file():
         raise CliplineError(f"text.weights: {folder}: its tokenizer has no fast form (tokenizer.json)")

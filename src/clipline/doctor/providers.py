@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from clipline.bundle import Bundle, Graph
-from clipline.errors import CliplineError
-from clipline.provider import CPU, CUDA, NoCudaError, Sessions, errors, first_line, load_onnxruntime
+from clipline.errors import CliplineError, first_line
+from clipline.provider import CPU, CUDA, NoCudaError, Sessions, errors, load_onnxruntime
 
 Wanted = Literal["auto", "cpu", "cuda"]
 NAMES: dict[Literal["cpu", "cuda"], str] = {"cpu": CPU, "cuda": CUDA}

@@ -15,6 +15,7 @@ from clipline.doctor.providers import Placement, Provider, placements, providers
 from clipline.doctor.stages import Rates, rates
 from clipline.embed.item import Source
 from clipline.errors import CliplineError, UsageError
+from clipline.precision import Choice
 from clipline.provider import CUDA, CUDA_MEND, no_device
 from clipline.runtime import OnnxModel
 
@@ -72,7 +73,7 @@ def examine(
     folder: Path | None,
     *,
     provider: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "fp32", "fp16", "int8"] = "fp32",
+    precision: Choice = "fp32",
     threads: int | None = None,
 ) -> Report:
     """Look at everything. source: images to measure with. folder: of the model.

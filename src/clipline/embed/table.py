@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from clipline.atomic import atomic
 from clipline.embed.manifest import PARTS
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, first_line
 
 Dtype = Literal["float16", "float32"]
 ERROR_SCHEMA = pa.schema([("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
@@ -87,7 +87,7 @@ def open_part(
                 raise ValueError(f"its columns are not those of {dim} {dtype}")
             yield file
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise CliplineError(f"{path}: damaged ({str(error).splitlines()[0]}). Mend: {mend}") from error
+        raise CliplineError(f"{path}: damaged ({first_line(error)}). Mend: {mend}") from error
 
 
 def read_part(path: Path, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:

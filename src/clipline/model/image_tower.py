@@ -14,7 +14,8 @@ from timm.data import (
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from clipline.config.recipe import Recipe, TimmTower, ViTTower
+from clipline.config.recipe import Recipe
+from clipline.config.towers import TimmTower, ViTTower
 from clipline.errors import UsageError
 from clipline.model.weights import arguments, load_state, loading, local_weights
 

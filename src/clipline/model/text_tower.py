@@ -7,7 +7,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, PretrainedConfig, PreTrainedModel
 
-from clipline.config.recipe import Recipe, TextTower
+from clipline.config.recipe import Recipe
+from clipline.config.towers import TextTower
 from clipline.errors import CliplineError, UsageError
 from clipline.model.weights import arguments, loading, local_weights
 

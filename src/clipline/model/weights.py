@@ -62,7 +62,7 @@ def loading(name: str, key: str, *, online: bool) -> Iterator[None]:
             raise
         whose = "the hub's weights for" if online else "the weights in"
         raise CliplineError(
-            f"{key}: {whose} {name!r} cannot be had ({first_line(error)[:160]}). Mend: check the name and the "
+            f"{key}: {whose} {name!r} cannot be had ({first_line(error)}). Mend: check the name and the "
             f"network, or set {key} to a local file or folder, or to random"
         ) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipline.errors import UsageError
+from clipline.errors import UsageError, first_line
 
 PREPARED = "captions.parquet"
 
@@ -78,7 +78,7 @@ def _prepared(folder: Path) -> _Rows:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file. Mend: name what the preprocess stage writes, or a CSV") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise UsageError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise UsageError(f"{path}: damaged ({first_line(error)})") from None
     return list(zip(columns["image"], columns["caption"], columns["split"], strict=True))
 
 

@@ -14,7 +14,7 @@ from clipline import seal
 from clipline.atomic import atomic_folder
 from clipline.config.base import validate
 from clipline.config.recipe import Recipe
-from clipline.errors import CliplineError, out_of_memory
+from clipline.errors import CliplineError, first_line, out_of_memory
 from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import text_config
 
@@ -72,7 +72,7 @@ def load(folder: Path) -> Checkpoint:
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         if out_of_memory(error):  # nothing is wrong with the files
             raise
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0][:200].rstrip(":")
+        reason = f"no {error}" if isinstance(error, KeyError) else first_line(error).rstrip(":")
         raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Mend: dvc repro train") from None
     return Checkpoint(model.eval(), recipe, info)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Hub
-from clipline.errors import CliplineError, UsageError, missing_extra
+from clipline.errors import CliplineError, UsageError, first_line, missing_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +49,7 @@ def open_hub(dataset: Hub, cache: Path) -> Opened:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, http_error) as error:
         offline = " (the hub cannot be reached)" if datasets.config.HF_HUB_OFFLINE else ""
         raise CliplineError(
-            f"{dataset.path}: cannot be loaded{offline}: {_one_line(error.__cause__ or error)}"
+            f"{dataset.path}: cannot be loaded{offline}: {first_line(error.__cause__ or error)}"
         ) from None
 
 
@@ -85,12 +85,8 @@ def _find(dataset: Hub) -> str | None:
     except errors.RepositoryNotFoundError:
         raise UsageError(f"{path}: no such folder, and no dataset of that name that you may read on the hub") from None
     except errors.HfHubHTTPError as error:
-        raise CliplineError(f"{path}: the hub refuses: {_one_line(error)}") from None
+        raise CliplineError(f"{path}: the hub refuses: {first_line(error)}") from None
     except errors.HTTPError:
         # Not reachable. Do not try again and again: an earlier download may still be in the local cache.
         datasets.config.HF_HUB_OFFLINE = True
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,7 +19,7 @@ from typing import IO
 from clipline.embed.item import Failure, FileItem
 from clipline.embed.paths import to_text
 from clipline.embed.sources.patterns import Patterns
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, first_line
 
 # No system takes a longer path; a longer line means that this is no list.
 LONGEST = 1 << 16
@@ -128,7 +128,7 @@ class Paths:
                 elif name.strip() and (item := self._new(name, seen)):
                     yield item
         except OSError as error:
-            reason = error.strerror or str(error).partition("\n")[0]
+            reason = error.strerror or first_line(error)
             raise CliplineError(f"{self._named}: cannot be read to its end: {reason}") from error
 
     def _new(self, name: str, seen: set[bytes]) -> FileItem | Failure | None:

@@ -15,7 +15,7 @@ from clipline.embed.item import Failure, FileItem
 from clipline.embed.paths import to_text
 from clipline.embed.sources.listing import Paths, check_file
 from clipline.embed.sources.patterns import Patterns
-from clipline.errors import UsageError
+from clipline.errors import UsageError, first_line
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
 # Taken without being named, if the table has just one of them.
@@ -61,7 +61,7 @@ class _Parquet:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{file}: not a parquet file that can be read: {_short(error)}") from None
+            raise UsageError(f"{file}: not a parquet file that can be read: {first_line(error)}") from None
         self._column = _choose(column, schema.names, file)
         kind = schema.field(self._column).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -76,7 +76,7 @@ class _Parquet:
                     for value in batch.column(self._column).to_pylist():
                         yield os.fsdecode(value or "")
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise OSError(_short(error)) from error
+            raise OSError(first_line(error)) from error
 
 
 _TEXT = (
@@ -139,7 +139,3 @@ def _choose(column: str | None, columns: Sequence[str], file: Path) -> str:
         what = "more than one" if column in columns else "no"
         raise UsageError(f"{file}: {what} column `{column}`; it has: {there}. Mend: --column with one of them")
     return column
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
