@@ -1,5 +1,7 @@
 """The parts as one table: full but the last, taken up again, shrunk by what is dropped."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -83,6 +85,54 @@ def test_vectors_are_given_from_memory_and_from_disk(opened):
         assert np.array_equal(parts.vector(places[number]), vector(number))
 
 
+def test_a_vector_is_given_also_where_a_part_was_taken_up_and_filled(opened):
+    """Copies of an image, and of an earlier run's, take the vector from there."""
+    parts = opened()
+    places = fill(parts, range(2))
+    parts.flush()
+    parts = opened()
+    places += fill(parts, range(2, 6))
+    assert all(np.array_equal(parts.vector(place), vector(number)) for number, place in enumerate(places))
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[tuple[str, ...]]:
+    """The columns of each read from a part."""
+    seen = []
+    read = pq.ParquetFile.read
+
+    def watched(file, columns=None, **options):
+        table = read(file, columns, **options)
+        seen.append(tuple(table.column_names))
+        return table
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    return seen
+
+
+def test_opening_reads_no_vector_of_a_full_part(opened, reads):
+    """So that a folder of millions of rows opens in seconds; their vectors are read where they are asked for."""
+    parts = opened()
+    places = fill(parts, range(8))
+    again = opened()
+    assert reads == [("path", "bytes", "mtime", "sha256", "width", "height")] * 2
+    reads.clear()
+    for _ in range(3):
+        again.vector(places[0])
+        again.vector(places[7])
+    assert reads == [("embedding",)] * 2
+
+
+def test_vectors_of_few_parts_are_kept_in_memory(opened, reads):
+    """However many parts a run reads vectors from."""
+    parts = opened()
+    places = fill(parts, range(80))
+    for _ in range(2):
+        for number in range(0, 80, 4):
+            assert np.array_equal(parts.vector(places[number]), vector(number))
+    assert len(reads) == 40
+
+
 def test_dropping(opened, tmp_path):
     parts = opened()
     places = fill(parts, range(10))
@@ -96,6 +146,48 @@ def test_dropping(opened, tmp_path):
     parts.flush()
     assert on_disk(tmp_path) == [[0, 2, 3], [9, 10, 11, 12], [13]]
     assert sorted(path.name for path in tmp_path.iterdir())[-1] == "part-00003.parquet"
+
+
+def test_dropping_a_whole_part_deletes_its_file(opened, tmp_path):
+    parts = opened()
+    parts.drop(fill(parts, range(6))[:4])
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00001.parquet"]
+    assert on_disk(tmp_path) == [[4, 5]]
+    assert (len(parts), parts.files) == (2, 1)
+
+
+def test_dropping_all_of_the_only_part_leaves_it_empty(opened, tmp_path):
+    parts = opened()
+    parts.drop(fill(parts, range(3)))
+    assert on_disk(tmp_path) == [[]]
+    assert (len(parts), parts.files) == (0, 1)
+
+
+def test_after_dropping_the_same_table_goes_on(opened, tmp_path):
+    parts = opened()
+    places = fill(parts, range(6))
+    assert np.array_equal(parts.vector(places[0]), vector(0))
+    parts.drop([places[0], places[4]])
+    assert [int(parts.vector((0, index))[0]) for index in range(3)] == [1, 2, 3]
+    assert np.array_equal(parts.vector((1, 0)), vector(5))
+    assert fill(parts, [6, 7]) == [(1, 1), (1, 2)]
+    parts.flush()
+    assert on_disk(tmp_path) == [[1, 2, 3], [5, 6, 7]]
+
+
+def test_a_part_that_cannot_be_deleted_is_named(opened, tmp_path, monkeypatch):
+    parts = opened()
+    places = fill(parts, range(6))
+    parts.flush()
+
+    def refuse(path: Path, **_) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(CliplineError) as caught:
+        parts.drop(places[:4])
+    assert str(caught.value).startswith(f"{tmp_path / 'part-00000.parquet'}: cannot write: Operation not permitted. ")
+    assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_dropping_everything_leaves_one_empty_part(opened, tmp_path):

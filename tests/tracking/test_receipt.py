@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from clipline.errors import UsageError
 from clipline.tracking.receipt import DatasetFacts, Receipt
@@ -43,6 +44,17 @@ def test_a_file_of_an_older_clipline_has_no_seal(tmp_path: Path) -> None:
         (lambda text: text[:-10], "Unterminated string|Expecting"),
         (lambda text: json.dumps([1]), "Input should be a valid dictionary|indices must be integers"),
         (lambda text: RECEIPT.model_dump_json().replace("a1-b2_c3", "a1/b2"), "String should match pattern"),
+        (lambda text: "", "Expecting value"),
+        (lambda text: "1", "not iterable"),
+        (lambda text: '["seal"]', "no attribute 'items'"),
+        (lambda text: '"a seal"', "no attribute 'items'"),
+        (lambda text: "[" * 100_000, "recursion"),
+        (
+            lambda text: RECEIPT.model_dump_json().replace("1700000000123", '"1700000000123"'),
+            "should be a valid integer",
+        ),
+        (lambda text: RECEIPT.model_dump_json().replace("60", '"60"'), "be a valid integer"),
+        (lambda text: RECEIPT.model_dump_json().replace('"name":"scenes",', ""), "Field required"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path: Path, change, why: str) -> None:
@@ -54,6 +66,53 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, change, why: str) 
     message = str(caught.value)
     assert message.startswith(f"{path}: damaged (") and message.endswith(f"). Mend: dvc checkout {path}")
     assert "\n" not in message
+
+
+def test_what_an_older_clipline_did_not_write_has_its_usual_value(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(RECEIPT.model_dump_json(exclude={"experiment", "dataset"}))
+    kept = Receipt.read(path)
+    assert (kept.experiment, kept.dataset) == ("clipline", None)
+
+
+def test_a_file_of_a_newer_clipline_is_refused(tmp_path: Path) -> None:
+    """Its unknown facts would be lost where the run is made again from it."""
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(RECEIPT.model_dump() | {"branch": "main"}))
+    with pytest.raises(UsageError, match="Extra inputs are not permitted"):
+        Receipt.read(path)
+
+
+@pytest.mark.parametrize("run_id", ["a", "Z9_-", "0" * 32, "x" * 256])
+def test_a_run_s_id_is_a_plain_name(tmp_path: Path, run_id: str) -> None:
+    path = tmp_path / "run.json"
+    RECEIPT.model_copy(update={"run_id": run_id}).write(path)
+    assert Receipt.read(path).run_id == run_id
+
+
+@pytest.mark.parametrize("run_id", ["", "x" * 257, "../a", "a b", "a\n", "a'b", "é"])
+def test_an_id_that_could_leave_its_folder_or_its_query_is_refused(tmp_path: Path, run_id: str) -> None:
+    """What waits is kept in a folder of that name, and the store is searched for it."""
+    path = tmp_path / "run.json"
+    RECEIPT.model_copy(update={"run_id": run_id}).write(path)
+    with pytest.raises(UsageError, match="String should match pattern"):
+        Receipt.read(path)
+
+
+def test_a_receipt_is_not_changed_once_it_is_made() -> None:
+    """The run, what waits for the store and the file must name the same run."""
+    for facts, name in ((RECEIPT, "run_id"), (RECEIPT.dataset, "digest")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(facts, name, "x")
+
+
+def test_the_file_is_laid_out_for_people(tmp_path: Path) -> None:
+    """One fact a line, so that `git diff` and `dvc diff` show what changed."""
+    path = tmp_path / "run.json"
+    RECEIPT.write(path)
+    kept = json.loads(path.read_text())
+    assert path.read_text() == json.dumps(kept, indent=2) + "\n"
+    assert list(kept) == [*Receipt.model_fields, "seal"]
 
 
 def test_none_says_what_writes_it(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ class Parts:
 
     @property
     def files(self) -> int:
-        """How many parts there are, once flushed."""
-        return len(self._sizes) + bool(self._rows)
+        """How many parts there are, once flushed: without any row an empty one."""
+        return max(len(self._sizes) + bool(self._rows), 1)
 
     @property
     def unsaved(self) -> int:
@@ -100,7 +100,7 @@ class Parts:
 
     def flush(self) -> None:
         """Write the last part as far as it goes. Without any row there is one empty part: readers need one."""
-        if self.unsaved or not self.files:
+        if self.unsaved or len(self) == 0:
             write_part(part_path(self._folder, self._number), self._rows, self._vectors[: len(self._rows)])
             self._saved = len(self._rows)
 
