@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from clipline.bundle import PrecisionChoice
 from clipline.errors import UsageError
-from clipline.precision import Choice
 from clipline.registry import model_folder
 from clipline.runtime import OnnxModel
 from clipline.search import vectors
@@ -50,7 +50,7 @@ class Clip:
         model: str | Path = "models/onnx",
         *,
         provider: Literal["auto", "cpu", "cuda"] = "cpu",
-        precision: Choice = "fp32",
+        precision: PrecisionChoice = "fp32",
         threads: int | None = None,
     ) -> None:
         self._open = partial(OnnxModel, model_folder(model), provider=provider, precision=precision, threads=threads)

@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipline import graph_file, seal
 from clipline.errors import UsageError
 from clipline.image import Preprocess
-from clipline.precision import Precision
 
 SCHEMA_VERSION = 1
 # Of files that are read whole: far more than any has, far less than memory.
 MAX_JSON, MAX_TOKENIZER = 16 * 2**20, 256 * 2**20
 PLAIN_NAME = r"^\w[\w.-]*$"
 COPY = "Mend: copy the folder again, or export the model again"
+# Of image graphs, from the most exact; and what a user may ask for.
+Precision = Literal["fp32", "fp16", "int8"]
+PrecisionChoice = Literal["auto", Precision]
 
 
 class _Json(BaseModel):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
-# Of exported graphs, from the most exact; and what a user may ask for.
-Precision = Literal["fp32", "fp16", "int8"]
-Choice = Literal["auto", Precision]
+from clipline.bundle import Precision
+
 # A less exact one must be faster by a twentieth, or two runs would take different ones by chance.
 ORDER, MARGIN = get_args(Precision), 1.05
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from clipline import cores
-from clipline.bundle import COPY, Bundle, Graph
+from clipline.bundle import COPY, Bundle, Graph, PrecisionChoice
 from clipline.errors import CliplineError, UsageError, first_line
 from clipline.fixed_calls import FixedCalls
 from clipline.image import Preprocess
-from clipline.precision import Choice, fastest
+from clipline.precision import fastest
 from clipline.provider import CUDA, Sessions, errors, load_onnxruntime
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class OnnxModel:
         folder: Path,
         *,
         provider: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Choice = "fp32",
+        precision: PrecisionChoice = "fp32",
         threads: int | None = None,
         bulk: bool = False,
     ) -> None:

@@ -26,11 +26,13 @@ def sealed(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(facts: dict[str, Any], *, needed: bool = True) -> dict[str, Any]:
-    """`facts` as they were given to `sealed`. Raises ValueError where they are others, or have no seal.
+    """`facts` as they were given to `sealed`. Raises ValueError where they are others, have no seal, or are no object.
 
     needed: False lets those pass that have none, as files of an older clipline; one whose name is damaged stays a key,
     which nobody knows.
     """
+    if not isinstance(facts, dict):
+        raise ValueError("no JSON object")
     if not needed and SEAL not in facts:
         return facts
     rest = {name: value for name, value in facts.items() if name != SEAL}

@@ -152,3 +152,15 @@ def test_other_errors_are_ours_and_come_through(sender, spool) -> None:
     sender.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
         Outbox(sender, (OSError,), "there", spool).put("m", value=1)
+
+
+@pytest.mark.parametrize("content", ["", "1", '["seal"]', "[" * 100_000, '{"kind": "log", "arguments": {}}'])
+def test_a_damaged_message_is_left_out_and_the_others_are_sent(spool, capsys, content: str) -> None:
+    spool.keep(("log", {"step": step}) for step in range(3))
+    damaged = spool.folder / "000001.json"
+    damaged.write_text(content)
+    sent = []
+    spool.send(lambda kind, **arguments: sent.append((kind, arguments)))
+    assert sent == [("log", {"step": 0}), ("log", {"step": 2})]
+    assert f"{damaged}: damaged (" in capsys.readouterr().err
+    assert not spool.folder.exists()

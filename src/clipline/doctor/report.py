@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipline import cores
-from clipline.bundle import Bundle
+from clipline.bundle import Bundle, PrecisionChoice
 from clipline.doctor import machine
 from clipline.doctor.machine import Cpu, Format
 from clipline.doctor.providers import Placement, Provider, placements, providers
 from clipline.doctor.stages import Rates, rates
 from clipline.embed.item import Source
 from clipline.errors import CliplineError, UsageError
-from clipline.precision import Choice
 from clipline.provider import CUDA, CUDA_MEND, no_device
 from clipline.runtime import OnnxModel
 
@@ -73,7 +72,7 @@ def examine(
     folder: Path | None,
     *,
     provider: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Choice = "fp32",
+    precision: PrecisionChoice = "fp32",
     threads: int | None = None,
 ) -> Report:
     """Look at everything. source: images to measure with. folder: of the model.

@@ -20,8 +20,9 @@ from clipline.errors import UsageError
 class Writer:
     """Opens `folder`, new or with embeddings of the same identity; a context manager.
 
-    Whatever ends the block, the rows added so far are saved. Raises UsageError where `folder` holds embeddings that
-    must not be mixed with these, and CliplineError where the disk refuses or a part is damaged.
+    `finish` completes the folder; where an error ends the block before, the rows added so far are saved. Raises
+    UsageError where `folder` holds embeddings that must not be mixed with these, and CliplineError where the disk
+    refuses or a part is damaged.
     """
 
     def __init__(self, folder: Path, identity: Identity, part_rows: int) -> None:

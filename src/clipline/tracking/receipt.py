@@ -53,6 +53,6 @@ class Receipt(BaseModel):
             return cls.model_validate(seal.unsealed(facts, needed=False))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file. The train stage writes it: dvc repro train") from None
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise UsageError(f"{path}: damaged ({problem}). Mend: dvc checkout {path}") from None

@@ -49,7 +49,7 @@ class Spool:
         for path in files:
             try:
                 message = seal.unsealed(json.loads(path.read_bytes()))
-            except (ValueError, AttributeError) as error:
+            except (ValueError, RecursionError) as error:
                 say(f"{path}: damaged ({error}), left out")
             else:
                 send(message["kind"], **message["arguments"])
