@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# In a process of their own: Ray takes over signals and threads of the process that starts it, for good.
-RAY_TESTS := tests/embed/test_ray.py
+# Ray's in a process of their own: it takes over signals and threads of the process that starts it, for good.
+CLUSTERS := tests/embed/test_ray.py tests/train/test_processes.py
 # Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
 SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
 # Half an hour of kills, full disks and damaged files.
@@ -13,7 +13,7 @@ FAULTS := tests/faults/pipeline
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-install test-pipeline test-faults fuzz lint format lock audit ui
+.PHONY: help setup repro test test-clusters test-install test-pipeline test-faults fuzz lint format lock audit ui
 
 help: ## show these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,8 +32,10 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
 test: $(STAMP) ## run the tests
-	python -m pytest -n logical --maxprocesses 4 --dist loadfile tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) --ignore=$(RAY_TESTS)
-	python -m pytest $(RAY_TESTS)
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) $(CLUSTERS:%=--ignore=%)
+
+test-clusters: $(STAMP) ## whole stages and commands over several processes: torchrun, Ray
+	for each in $(CLUSTERS); do python -m pytest $$each || exit 1; done
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
 	python -m pytest tests/install

@@ -17,7 +17,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_a_short_run(tmp_path):
     out = tmp_path / "results.json"
-    options = ["--model", "tiny", "--batch-size", 4, "--steps", 2, "--repeats", 2, "--threads", 1, "--peers", "none"]
+    options = ["--model", "tiny", "--batch-size", 4, "--steps", 2, "--repeats", 1, "--threads", 1, "--peers", "none"]
     done = bench(*options, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
