@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from trainers import Job
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "recipe"
-MODELS = ("vit_b_32", "resnet50_distilbert", "tiny")
 # Width and layers of the two towers; both are CLIP's ViT-B/32, but for `tiny`.
 SHAPES = {"vit_b_32": ((768, 12), (512, 12)), "tiny": ((64, 2), (64, 2))}
 # A head of a transformer is so wide, in both towers.

@@ -94,11 +94,11 @@ def fuzz(name: str, minutes: float) -> Figures:
 
 
 def _alone(name: str, path: Path) -> float:
-    """Seconds of CPU that an input takes."""
+    """Seconds of CPU that an input takes; infinite where it does not come to its end."""
     command = [sys.executable, "-c", _ALONE, str(HERE), name, str(path)]
     try:
         return float(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return float("inf")
 
 

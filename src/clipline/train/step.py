@@ -94,9 +94,12 @@ class Step:
             ids = [torch.from_numpy(each).to(self.data.device) for each in (own.images, owners)]
         with self.phases("forward_backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            if self.config.compile == "cuda_graphs":
+            recorded = self.config.compile == "cuda_graphs"
+            if recorded:
                 torch.compiler.cudagraph_mark_step_begin()
             loss = self._backward(inputs, ids, own)
+            if recorded:
+                loss = loss.clone()  # the next step of a recorded graph writes where this one's is
             # Those of shares are sums already.
             sum_gradients(each for each in self.parameters.values() if not isinstance(each, DTensor))
         with self.phases("optimizer"):
@@ -150,8 +153,7 @@ class Step:
             return grad_cache.backward(pixels, texts, towers.image, towers.text, loss, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
         loss.backward()
-        # The next step of a recorded graph writes where this one's loss is.
-        return loss.detach().clone() if self.config.compile == "cuda_graphs" else loss.detach()
+        return loss.detach()
 
     # ------------------------------------------------------------ what is kept for a restart
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.faults.conftest import KILLS, SAME, SAME_ANEW, STAGES, Place, dice, hashes
+from tests.faults.conftest import KILLS, SAME, SAME_ANEW, STAGES, THREADS, Place, dice, hashes
 from tests.pipeline.conftest import Repository
 
 AT_WORK = ("Running stage", "didn't change")  # what dvc prints then
@@ -61,7 +61,7 @@ def test_dvc_killed(finished, tmp_path, fault):
     repo = Repository(tmp_path / "clipline")
     ignored = shutil.ignore_patterns(".cache", "cache", "__pycache__", "runs")
     shutil.copytree(finished.folder, repo.folder, ignore=ignored)
-    repo.env |= {"OMP_NUM_THREADS": "1"}
+    repo.env |= {"OMP_NUM_THREADS": THREADS}
     for name in ("data", "models", "reports", "embeddings", "dvc.lock"):
         path = repo.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
