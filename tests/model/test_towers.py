@@ -82,6 +82,21 @@ def test_pools_differ(make_recipe):
         assert torch.allclose(tower(PIXELS), expected, atol=1e-5)
 
 
+def test_training_sees_a_part_of_the_patches_and_evaluation_all(make_recipe):
+    """Of the 16 patches of 32 x 32 pixels a quarter is left out, others in each pass, and the class token never."""
+    vit = {"tower": "vit", "patch": 8, "width": 32, "depth": 1, "heads": 2, "mlp": 48, "trainable": True}
+    torch.manual_seed(0)
+    whole = build_image_tower(make_recipe({"image": vit}), load=False)
+    tower = build_image_tower(make_recipe({"image": {**vit, "patch_dropout": 0.25}}), load=False)
+    tower.load_state_dict(whole.state_dict())
+    seen = []
+    tower.net.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    assert torch.equal(tower.eval()(PIXELS), whole.eval()(PIXELS))
+    assert not torch.equal(tower.train()(PIXELS), tower(PIXELS))
+    assert [tokens.shape[1] for tokens in seen] == [17, 13, 13]
+    assert torch.equal(seen[1][:, 0], seen[0][:, 0])
+
+
 def test_a_map_of_zeros_has_a_finite_slope(make_recipe):
     """The standard deviation's slope is infinite at 0, where a ReLU often leaves a whole channel."""
     tower = build_image_tower(make_recipe({"image": {**TIMM, "pool": "avg_std"}}), load=False).eval()

@@ -40,7 +40,11 @@ class TimmTower(_ImageTower):
 
 
 class ViTTower(_ImageTower):
-    """A vision transformer of any shape, from scratch (Dosovitskiy et al., arXiv 2010.11929)."""
+    """A vision transformer of any shape, from scratch (Dosovitskiy et al., arXiv 2010.11929).
+
+    patch_dropout: fraction of an image's patches that a training step leaves out, others each time; evaluation sees
+    all (FLIP, arXiv 2212.00794). A step costs so much less, and the tower cannot learn images by heart.
+    """
 
     tower: Literal["vit"]
     patch: Positive
@@ -49,12 +53,21 @@ class ViTTower(_ImageTower):
     heads: Positive
     mlp: Positive
     dropout: Probability = 0.0
+    patch_dropout: Probability = 0.0
     pool: Literal["avg", "avg_std", "cls", "last"] = "cls"
     weights: Literal["random"] = "random"
 
     @model_validator(mode="after")
     def _heads(self) -> ViTTower:
         self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+    @model_validator(mode="after")
+    def _last_patch(self) -> ViTTower:
+        self.require(
+            not self.patch_dropout or self.pool != "last",
+            "pool: last reads one patch, which patch_dropout may leave out (use avg or cls)",
+        )
         return self
 
 

@@ -87,6 +87,7 @@ def _vit(config: ViTTower, size: int) -> nn.Module:
         num_heads=config.heads,
         mlp_ratio=config.mlp / config.width,
         proj_drop_rate=config.dropout,
+        patch_drop_rate=config.patch_dropout,
         class_token=config.pool == "cls",
         global_pool="token" if config.pool == "cls" else "avg",
         fc_norm=False,
