@@ -97,6 +97,20 @@ def test_training_sees_a_part_of_the_patches_and_evaluation_all(make_recipe):
     assert torch.equal(seen[1][:, 0], seen[0][:, 0])
 
 
+def test_a_finished_model_sees_the_mirror_image_too_and_training_one_side(make_recipe):
+    torch.manual_seed(0)
+    image = {**TIMM, "pool": "avg"}
+    one, both = (build_image_tower(make_recipe({"image": {**image, "mirror": on}}), load=False) for on in (False, True))
+    both.load_state_dict(one.state_dict())
+    one.eval(), both.eval()
+    mean = (one(PIXELS) + one(PIXELS.flip(2))) / 2
+    assert torch.equal(both(PIXELS), mean) and not torch.allclose(mean, one(PIXELS), atol=1e-3)
+    assert torch.allclose(both(PIXELS.flip(2)), mean, atol=1e-6)
+    with both.one_side():
+        assert torch.equal(both(PIXELS), one(PIXELS))
+    assert both.mirror and torch.equal(both.train()(PIXELS), one.train()(PIXELS))
+
+
 def test_a_map_of_zeros_has_a_finite_slope(make_recipe):
     """The standard deviation's slope is infinite at 0, where a ReLU often leaves a whole channel."""
     tower = build_image_tower(make_recipe({"image": {**TIMM, "pool": "avg_std"}}), load=False).eval()

@@ -71,6 +71,17 @@ def test_a_frozen_tower_runs_once_on_each_image_over_epochs_and_runs(make_recipe
     assert sum(seen) == 70  # 60 train and 10 validation images, in two runs of three epochs
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_mirror_image_changes_no_weight(make_recipe, prepared, tmp_path, trainable):
+    """Not even of heads on cached features: only what is validated and shipped is another."""
+    changes = LEARN | {"train.epochs": 3, "image.trainable": trainable, "train.select": "val_loss"}
+    found = [fit(make_recipe(changes | {"image.mirror": on}), prepared, tmp_path) for on in (False, True)]
+    assert [row["train_loss"] for row in found[0][2]] == [row["train_loss"] for row in found[1][2]]
+    assert found[0][1]["epoch"] == found[1][1]["epoch"] == 3 and found[0][1]["val_loss"] != found[1][1]["val_loss"]
+    one, both = (made.model.state_dict() for made, _, _ in found)
+    assert all(torch.equal(each, both[name]) for name, each in one.items())
+
+
 RESTING = {"train.freeze": {tower: [{"share": 1.0, "epochs": 2}] for tower in ("image", "text")}}
 
 

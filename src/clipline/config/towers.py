@@ -19,7 +19,12 @@ class MeanStd(Settings):
 
 
 class _ImageTower(Settings):
+    """mirror: the finished model's features are the mean of those of the image and of its mirror image (Krizhevsky et
+    al. 2012, section 4.1): less chance in them, for twice the work of each embedding. Training sees one side at a time.
+    """
+
     trainable: bool
+    mirror: bool = False
     # `tower`: what the timm model was trained with.
     normalize: Literal["tower", "imagenet", "clip"] | MeanStd = "tower"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import timm
 import torch
 from timm.data import (
@@ -26,12 +29,13 @@ class ImageTower(nn.Module):
     """A timm network with normalisation before it and pooling behind it.
 
     mean, std: per channel, for pixels in 0..1; buffers, so that they travel with the weights.
+    mirror: see `config.towers`; in evaluation mode only.
     width: F. projection: the tower's own last linear layer where the head asks for it, else None.
     """
 
-    def __init__(self, net: nn.Module, pool: str, mean: list[float], std: list[float]) -> None:
+    def __init__(self, net: nn.Module, pool: str, mean: list[float], std: list[float], *, mirror: bool = False) -> None:
         super().__init__()
-        self.net, self.pool = net, pool
+        self.net, self.pool, self.mirror = net, pool, mirror
         self.width: int = net.num_features * (2 if pool == "avg_std" else 1)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
@@ -39,6 +43,20 @@ class ImageTower(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, F]."""
+        if self.mirror and not self.training:
+            return (self._features(pixels_BHWC) + self._features(pixels_BHWC.flip(2))) / 2
+        return self._features(pixels_BHWC)
+
+    @contextmanager
+    def one_side(self) -> Iterator[None]:
+        """Inside it, features are of the image alone in evaluation mode too."""
+        mirror, self.mirror = self.mirror, False
+        try:
+            yield
+        finally:
+            self.mirror = mirror
+
+    def _features(self, pixels_BHWC: Tensor) -> Tensor:
         x_BHWC = (pixels_BHWC.float() / 255 - self.mean) / self.std
         x = self.net.forward_features(x_BHWC.permute(0, 3, 1, 2))
         if self.pool == "tower":
@@ -69,7 +87,7 @@ def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:
     config, size = recipe.image, recipe.inputs.image_size
     if isinstance(config, ViTTower):
         net = _vit(config, size)
-        tower = ImageTower(net, config.pool, *_mean_std(config, net))
+        tower = ImageTower(net, config.pool, *_mean_std(config, net), mirror=config.mirror)
     else:
         tower = _timm(config, size, recipe.head.dim if recipe.head.kind == "tower" else 0, load)
     if recipe.head.kind == "tower":
@@ -108,7 +126,7 @@ def _timm(config: TimmTower, size: int, projection: int, load: bool) -> ImageTow
         net = timm.create_model(config.name, pretrained=from_hub, num_classes=projection, **args)
     if path:
         load_state(net, path, "image.weights", ignore=() if projection else ("head.", "fc.", "classifier."))
-    tower = ImageTower(net, config.pool, *_mean_std(config, net))
+    tower = ImageTower(net, config.pool, *_mean_std(config, net), mirror=config.mirror)
     _check_pool(tower, config, size)
     return tower
 

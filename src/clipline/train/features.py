@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -68,25 +69,30 @@ def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, devi
     cache: folder of the feature files, kept between runs.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Tensor] = {}
-    kinds = resting(model, 1)
     model.eval()  # a tower that only rests drops units in training
-    image, text = (in_precision(tower, model.recipe.train, device) for tower in (model.image_tower, model.text_tower))
-    if "image" in kinds:
-        encoders = {"": image} | (_views(model.recipe.train, image, split) if split.name == "train" else {})
-        arrays = []
-        for view, encoder in encoders.items():
-            title = f"image features, {split.name}{', view ' * bool(view)}{view.split('/')[0]}"
-            # Not of captions and tokens: another tokenizer changes nothing here.
-            path = _path(model, "image", split, cache, device, f"{data.images_fingerprint}/{view}")
-            arrays.append(_cached(path, partial(encode_images, encoder, split, device, title)))
-        found["image"] = torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
-    if "text" in kinds:
-        path = _path(model, "text", split, cache, device, data.fingerprint)
-        title = f"text features, {split.name}"
-        array = _cached(path, partial(encode_texts, text, split, device, title))
-        found["text"] = torch.from_numpy(array).to(device)
-    return found
+    # Heads learn from what the tower will give them in training once it is awake.
+    with model.image_tower.one_side() if split.name == "train" else nullcontext():
+        compute = {"image": _images, "text": _texts}
+        return {kind: compute[kind](model, split, data, cache, device) for kind in sorted(resting(model, 1))}
+
+
+def _images(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch.device) -> Tensor:
+    tower = in_precision(model.image_tower, model.recipe.train, device)
+    encoders = {"": tower} | (_views(model.recipe.train, tower, split) if split.name == "train" else {})
+    arrays = []
+    for view, encoder in encoders.items():
+        title = f"image features, {split.name}{', view ' * bool(view)}{view.split('/')[0]}"
+        # Not of captions and tokens: another tokenizer changes nothing here.
+        path = _path(model, "image", split, cache, device, f"{data.images_fingerprint}/{view}")
+        arrays.append(_cached(path, partial(encode_images, encoder, split, device, title)))
+    return torch.from_numpy(np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]).to(device)
+
+
+def _texts(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch.device) -> Tensor:
+    tower = in_precision(model.text_tower, model.recipe.train, device)
+    path = _path(model, "text", split, cache, device, data.fingerprint)
+    array = _cached(path, partial(encode_texts, tower, split, device, f"text features, {split.name}"))
+    return torch.from_numpy(array).to(device)
 
 
 def resting(model: CLIP, epoch: int) -> set[str]:
