@@ -12,7 +12,9 @@ import sys
 
 # malloc.h; see mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-NEVER = 2**31 - 1  # bytes at the top of the heap before some are handed back
+# Bytes at the top of the heap before some are handed back. No number is large enough: mallopt takes an int, and a step
+# frees more than 2 GB.
+NEVER = -1
 
 
 def keep_freed_memory() -> bool:

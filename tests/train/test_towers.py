@@ -1,5 +1,7 @@
 """What training does with a batch on its way through the towers."""
 
+import copy
+
 import torch
 
 from clipline.data.prepared import Prepared
@@ -41,3 +43,38 @@ def test_convolutions_have_their_weights_as_the_pixels_come(make_recipe, prepare
     Towers(model, recipe.train, CPU)
     images = [each for each in model.image_tower.parameters() if each.ndim == 4]
     assert images and all(each.is_contiguous(memory_format=torch.channels_last) for each in images)
+
+
+def test_strided_depthwise_convolutions_alone_compute_in_float_beside_bf16(make_recipe, prepared):
+    """On a CPU, in copies of the model too; what comes out, the weights and their names stay."""
+    image = {"tower": "timm", "name": "mobilenetv1_100", "weights": "random", "trainable": True, "pool": "avg"}
+    recipe = make_recipe({"image": image, "train.precision": "bf16"})
+    plain = build_model(recipe, Prepared(prepared).vocab_size).eval()
+    changed = copy.deepcopy(plain)
+    towers = Towers(changed, recipe.train, CPU)
+    again = copy.deepcopy(changed)
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = plain.image_tower(pixels)
+    expected = plain.image_head(features.float())
+    for model in (changed, again):
+        kinds = kinds_of_convolutions(model.image_tower)
+        towers.model = model
+        found = towers.image(pixels)
+        found.sum().backward()
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+        layers = dict(model.image_tower.named_modules())
+        in_float = {name for name, kind in kinds.items() if kind == torch.float32}
+        assert in_float == {name for name in kinds if layers[name].groups > 1 and layers[name].stride[0] > 1}
+        assert len(in_float) == 4 and len(kinds) == 27
+        assert all(parameter.grad is not None for parameter in model.image_tower.parameters())
+        assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def kinds_of_convolutions(tower):
+    """name -> dtype of what it gives, filled in as the tower runs."""
+    kinds = {}
+    for name, layer in tower.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _, inputs, out, name=name: kinds.update({name: out.dtype}))
+    return kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Towers:
         self._pieces = device.type == "cpu" and not config.compile
         # As the pixels come: a convolution would else convert its weights in every step.
         model.image_tower.to(memory_format=torch.channels_last)
+        if device.type == "cpu" and in_bf16(config, device):
+            strided_in_float(model.image_tower)
         if config.grad_checkpointing:
             checkpoint_gradients(model)
         # Tower and head in one graph. Validation runs as it is: few batches do not pay for graphs of their own.
@@ -78,6 +81,23 @@ def in_precision(tower: nn.Module, config: Train, device: torch.device) -> Calla
             return tower(*inputs).float()
 
     return run
+
+
+def strided_in_float(tower: nn.Module) -> None:
+    """Let depthwise convolutions with strides compute in float32 whatever the precision around them.
+
+    Of these alone a CPU has no bf16 gradient but a plain loop: 14 times as slow, a fifth of MobileNet's step
+    (docs/benchmarks.md). Forward they are as fast.
+    """
+    for module in tower.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.stride) > 1:
+            # A bound method, which a copy of the model takes along as its own.
+            module.forward = MethodType(_in_float, module)
+
+
+def _in_float(self: nn.Conv2d, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return type(self).forward(self, x.float())
 
 
 def compiled(function: Callable[..., Tensor], config: Train, device: torch.device) -> Callable[..., Tensor]:
