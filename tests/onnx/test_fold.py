@@ -44,7 +44,13 @@ def exported(make_recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "removed"), [(None, ["Div", "Sub", "Div"]), (RESNET, ["Div", "Div"]), (SAME, ["Div", "Div"])]
+    ("image", "removed"),
+    [
+        (None, ["Div", "Sub", "Div"]),
+        (RESNET, ["Div", "Div"]),
+        (SAME, ["Div", "Div"]),
+        ({**SAME, "mirror": True}, ["Div", "Div"]),
+    ],
 )
 def test_the_same_embeddings_from_fewer_nodes(exported, image, removed):
     path = exported(image)

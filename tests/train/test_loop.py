@@ -80,6 +80,9 @@ def test_the_mirror_image_changes_no_weight(make_recipe, prepared, tmp_path, tra
     assert found[0][1]["epoch"] == found[1][1]["epoch"] == 3 and found[0][1]["val_loss"] != found[1][1]["val_loss"]
     one, both = (made.model.state_dict() for made, _, _ in found)
     assert all(torch.equal(each, both[name]) for name, each in one.items())
+    # Nor are the training split's features, the costly ones, computed again.
+    files = [len(list(tmp_path.rglob(f"image-{split}-*.npy"))) for split in ("train", "val")]
+    assert files == ([0, 0] if trainable else [1, 2])
 
 
 RESTING = {"train.freeze": {tower: [{"share": 1.0, "epochs": 2}] for tower in ("image", "text")}}

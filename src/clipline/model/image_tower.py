@@ -44,7 +44,9 @@ class ImageTower(nn.Module):
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, F]."""
         if self.mirror and not self.training:
-            return (self._features(pixels_BHWC) + self._features(pixels_BHWC.flip(2))) / 2
+            # As one batch: an exported graph then has one network, whatever is done to its weights later.
+            both = self._features(torch.cat([pixels_BHWC, pixels_BHWC.flip(2)]))
+            return both.view(2, len(pixels_BHWC), self.width).mean(dim=0)
         return self._features(pixels_BHWC)
 
     @contextmanager

@@ -22,6 +22,8 @@ def fold_scaling(path: Path) -> bool:
     model = onnx.load(path)
     graph = model.graph
     chain = _chain(graph, [value.name for value in graph.input])
+    while chain and chain[0].op_type != SCALING[0]:
+        chain.pop(0)  # `image.mirror` puts the mirror images beside the images first
     if tuple(node.op_type for node in chain[: len(SCALING)]) != SCALING:
         return False
     cast, by_255, minus_mean, by_std, transpose, *between, conv = chain

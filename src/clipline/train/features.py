@@ -122,7 +122,9 @@ def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> d
 
 def _path(model: CLIP, kind: str, split: Split, cache: Path, device: torch.device, data: str) -> Path:
     """The file of a tower's features: by its weights, its settings and precision, `data`, and the code."""
-    config = getattr(model.recipe, kind).model_dump_json(exclude={"weights", "trainable"})
+    # The training split's are of one side, whatever the finished model looks at.
+    ignored = {"weights", "trainable"} | ({"mirror"} if split.name == "train" else set())
+    config = getattr(model.recipe, kind).model_dump_json(exclude=ignored)
     config += "/bf16" * in_bf16(model.recipe.train, device)
     tower = model.image_tower if kind == "image" else model.text_tower
     return cache / f"{kind}-{split.name}-{fingerprint(tower, f'{config}/{data}/{code_fingerprint(*CODE)}')}.npy"

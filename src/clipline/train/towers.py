@@ -84,10 +84,10 @@ def in_precision(tower: nn.Module, config: Train, device: torch.device) -> Calla
 
 
 def strided_in_float(tower: nn.Module) -> None:
-    """Let depthwise convolutions with strides compute in float32 whatever the precision around them.
+    """Let grouped convolutions with strides compute in float32 whatever the precision around them.
 
-    Of these alone a CPU has no bf16 gradient but a plain loop: 14 times as slow, a fifth of MobileNet's step
-    (docs/benchmarks.md). Forward they are as fast.
+    Of these alone a CPU has no bf16 gradient but a plain loop: for depthwise ones up to 14 times as slow, a fifth of
+    MobileNet's step (docs/benchmarks.md), for a ResNeXt's groups still slower. Forward they are as fast.
     """
     for module in tower.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.stride) > 1:
