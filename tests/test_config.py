@@ -165,6 +165,7 @@ TIMM = {"tower": "timm", "name": "vit_base_patch32_224", "weights": "random", "t
         ({"inputs.image_size": 36}, "image.patch (8) does not divide inputs.image_size (36); nearest: [32, 40]"),
         ({"image": TIMM, "inputs.image_size": 200}, "the patch of image.name (32) does not divide"),
         ({"image.heads": 3}, "image: heads (3) must divide width (32)"),
+        ({"image.init": "mimetic", "image.width": 34}, "image: init: mimetic needs a width that 4 divides"),
         ({"image.pool": "last", "image.patch_dropout": 0.5}, "pool: last reads one patch"),
         ({"inputs.tokenizer": {"kind": "tower"}}, "inputs.tokenizer.kind: tower needs text.weights hub or a folder"),
         ({"inputs.tokenizer": {"kind": "tower", "lowercase": False}}, "inputs.tokenizer: lowercase: a tower's own"),

@@ -49,6 +49,8 @@ class ViTTower(_ImageTower):
 
     patch_dropout: fraction of an image's patches that a training step leaves out, others each time; evaluation sees
     all (FLIP, arXiv 2212.00794). A step costs so much less, and the tower cannot learn images by heart.
+    init: what its weights begin as: `random`, as timm draws them, or `mimetic`, attention that looks at what is alike
+    and near already (arXiv 2305.09828), for few images.
     """
 
     tower: Literal["vit"]
@@ -61,10 +63,15 @@ class ViTTower(_ImageTower):
     patch_dropout: Probability = 0.0
     pool: Literal["avg", "avg_std", "cls", "last"] = "cls"
     weights: Literal["random"] = "random"
+    init: Literal["random", "mimetic"] = "random"
 
     @model_validator(mode="after")
     def _heads(self) -> ViTTower:
         self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
+        self.require(
+            self.init == "random" or self.width % 4 == 0,
+            f"init: mimetic needs a width that 4 divides, for sines and cosines in two directions, not {self.width}",
+        )
         return self
 
     @model_validator(mode="after")

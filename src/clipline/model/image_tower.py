@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from clipline.config.recipe import Recipe
 from clipline.config.towers import TimmTower, ViTTower
 from clipline.errors import UsageError
+from clipline.model.mimetic import mimetic
 from clipline.model.weights import arguments, load_state, loading, local_weights
 
 EPSILON = 1e-6
@@ -46,7 +47,7 @@ class ImageTower(nn.Module):
         if self.mirror and not self.training:
             # As one batch: an exported graph then has one network, whatever is done to its weights later.
             both = self._features(torch.cat([pixels_BHWC, pixels_BHWC.flip(2)]))
-            return both.view(2, len(pixels_BHWC), self.width).mean(dim=0)
+            return both.unflatten(0, (2, -1)).mean(dim=0)
         return self._features(pixels_BHWC)
 
     @contextmanager
@@ -89,6 +90,8 @@ def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:
     config, size = recipe.image, recipe.inputs.image_size
     if isinstance(config, ViTTower):
         net = _vit(config, size)
+        if load and config.init == "mimetic":
+            mimetic(net)
         tower = ImageTower(net, config.pool, *_mean_std(config, net), mirror=config.mirror)
     else:
         tower = _timm(config, size, recipe.head.dim if recipe.head.kind == "tower" else 0, load)

@@ -70,15 +70,14 @@ def cached_features(model: CLIP, split: Split, data: Prepared, cache: Path, devi
     """
     cache.mkdir(parents=True, exist_ok=True)
     model.eval()  # a tower that only rests drops units in training
-    # Heads learn from what the tower will give them in training once it is awake.
-    with model.image_tower.one_side() if split.name == "train" else nullcontext():
+    with model.image_tower.one_side() if _learnt_from(split) else nullcontext():
         compute = {"image": _images, "text": _texts}
         return {kind: compute[kind](model, split, data, cache, device) for kind in sorted(resting(model, 1))}
 
 
 def _images(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch.device) -> Tensor:
     tower = in_precision(model.image_tower, model.recipe.train, device)
-    encoders = {"": tower} | (_views(model.recipe.train, tower, split) if split.name == "train" else {})
+    encoders = {"": tower} | (_views(model.recipe.train, tower, split) if _learnt_from(split) else {})
     arrays = []
     for view, encoder in encoders.items():
         title = f"image features, {split.name}{', view ' * bool(view)}{view.split('/')[0]}"
@@ -93,6 +92,14 @@ def _texts(model: CLIP, split: Split, data: Prepared, cache: Path, device: torch
     path = _path(model, "text", split, cache, device, data.fingerprint)
     array = _cached(path, partial(encode_texts, tower, split, device, f"text features, {split.name}"))
     return torch.from_numpy(array).to(device)
+
+
+def _learnt_from(split: Split) -> bool:
+    """Whether heads learn from the split's features, which are then what the tower gives them in training.
+
+    So of one side, whatever the finished model looks at, and of changed images too.
+    """
+    return split.name == "train"
 
 
 def resting(model: CLIP, epoch: int) -> set[str]:
@@ -122,8 +129,7 @@ def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> d
 
 def _path(model: CLIP, kind: str, split: Split, cache: Path, device: torch.device, data: str) -> Path:
     """The file of a tower's features: by its weights, its settings and precision, `data`, and the code."""
-    # The training split's are of one side, whatever the finished model looks at.
-    ignored = {"weights", "trainable"} | ({"mirror"} if split.name == "train" else set())
+    ignored = {"weights", "trainable"} | ({"mirror"} if _learnt_from(split) else set())
     config = getattr(model.recipe, kind).model_dump_json(exclude=ignored)
     config += "/bf16" * in_bf16(model.recipe.train, device)
     tower = model.image_tower if kind == "image" else model.text_tower
