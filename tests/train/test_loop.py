@@ -141,18 +141,22 @@ def test_other_weights_use_no_stale_features(make_recipe, prepared, tmp_path):
     assert len(list(tmp_path.glob("image-train-*.npy"))) == 3
 
 
-def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path):
-    made = trainer(make_recipe({**LEARN, "train.epochs": 4, "train.select": "val_loss"}), prepared, tmp_path)
-    states, losses = [], iter([3.0, 1.0, 2.0, 1.5])
+@pytest.mark.parametrize(("select", "best"), [("val_rsum", 1), ("val_loss", 2), ("val_r1", 3)])
+def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path, select, best):
+    made = trainer(make_recipe({**LEARN, "train.epochs": 4, "train.select": select}), prepared, tmp_path)
+    states, losses, at_1, at_10 = [], iter([3.0, 1.0, 2.0, 1.5]), iter([9.0, 10.0, 12.0, 8.0]), iter([60, 50, 50, 50])
     real = made._validate
 
     def validate():
         states.append(made.model.image_head[-1].weight.detach().clone())
-        return {**real(), "val_loss": next(losses)}
+        # Of one direction: both count, and the others are alike in all epochs.
+        others = dict.fromkeys(real(), 20.0)
+        return {**others, "val_loss": next(losses), "val_i2t_r1": next(at_1), "val_t2i_r10": next(at_10)}
 
     made._validate = validate
-    assert made.fit(lambda row, when: None)["epoch"] == 2
-    assert torch.equal(made.model.image_head[-1].weight, states[1]) and not torch.equal(states[1], states[3])
+    assert made.fit(lambda row, when: None)["epoch"] == best
+    weight = made.model.image_head[-1].weight
+    assert torch.equal(weight, states[best - 1]) and not torch.equal(weight, states[3])
 
 
 def test_early_stop(make_recipe, prepared, tmp_path):

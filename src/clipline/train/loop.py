@@ -17,6 +17,7 @@ from clipline.errors import CliplineError
 from clipline.heap import keep_freed_memory
 from clipline.model.clip import build_model
 from clipline.progress import Bar
+from clipline.retrieval import RECALL_AT
 from clipline.train.batches import Batches
 from clipline.train.best import Best
 from clipline.train.features import cached_features, resting
@@ -179,7 +180,8 @@ class Trainer:
     def _score(self, row: Row) -> float:
         if self.config.select == "val_loss":
             return -row["val_loss"]
-        return row["val_i2t_r1"] + row["val_t2i_r1"]
+        counted = RECALL_AT if self.config.select == "val_rsum" else (1,)
+        return sum(row[f"val_{way}_r{k}"] for way in ("i2t", "t2i") for k in counted)
 
     def _early(self) -> bool:
         patience = self.config.early_stop
