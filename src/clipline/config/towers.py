@@ -66,7 +66,7 @@ class ViTTower(_ImageTower):
     init: Literal["random", "mimetic"] = "random"
 
     @model_validator(mode="after")
-    def _heads(self) -> ViTTower:
+    def _width(self) -> ViTTower:
         self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
         self.require(
             self.init == "random" or self.width % 4 == 0,
