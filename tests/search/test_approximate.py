@@ -114,6 +114,16 @@ def test_equal_images_are_all_found(tmp_path):
     assert found.rows.tolist() == [7, *range(50, 80)]
 
 
+def test_no_thread_loses_what_another_adds(tmp_path, monkeypatch):
+    """One of 300 vectors that eight threads add is all but always lost (USearch issue 735)."""
+    monkeypatch.setattr(approximate.cores, "available", lambda: 8)
+    vectors = units(300, 0)
+    for time in range(5):
+        index = write(tmp_path / f"index{time}", vectors)
+        graph = approximate.follow(index, lambda: SAMPLE, Said())
+        assert [best.rows[0] for best in graph.search(vectors, 1)] == list(range(300))
+
+
 @pytest.mark.parametrize("harm", ["cut", "flipped", "facts"])
 def test_a_damaged_one_is_made_anew(tmp_path, built, harm):
     index, place = write(tmp_path / "index", units(300, 0)), tmp_path / ".index.index"

@@ -36,6 +36,9 @@ BYTES_FOR_LINKS = 10 * LINKS + 64  # of each vector, on disk: 5 bytes a link, tw
 SPARE = 16  # candidates beyond those asked for, as half precision orders near ones differently
 WORN = 0.2  # share of removed vectors from which it is made anew: their holes cost recall
 BATCH = 8192
+# Vectors up to which one thread adds them. usearch's threads can lose one, or all that met a vector not yet linked
+# (USearch issue 735): a few in ten thousand of a large graph, up to a fifth of a small one.
+ALONE = BATCH
 FACTS, VERSION = "neighbours.json", 1
 
 
@@ -202,7 +205,8 @@ def _grown(index: Index, graph: Graph, keys: np.ndarray, wanted: np.ndarray) -> 
     with Bar("building the approximate index", len(at), "images") as bar:
         for start in range(0, len(at), BATCH):
             some = at[start : start + BATCH]
-            graph.add(keys[some], index.vectors[some], threads=cores.available())
+            threads = 1 if len(graph) < ALONE else cores.available()
+            graph.add(keys[some], index.vectors[some], threads=threads)
             bar.advance(len(some))
     return graph
 
