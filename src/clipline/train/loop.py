@@ -190,7 +190,7 @@ class Trainer:
     def _words(self) -> str:
         words = f"epoch {self.epoch}/{self.config.epochs}"
         if self.best:
-            words += f", best R@1 i2t {self.best['val_i2t_r1']:.1f} t2i {self.best['val_t2i_r1']:.1f}"
+            words += f", best {self.best['epoch']}: R@1 i2t {self.best['val_i2t_r1']:.1f} t2i {self.best['val_t2i_r1']:.1f}"
         return words
 
     def _check_finite(self, losses: list[Tensor]) -> None:
