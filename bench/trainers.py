@@ -75,6 +75,7 @@ def ours(job: Job) -> dict[str, Any]:
         "outside": 1 - inside / sum(spent.values()),
         "phases": spent,
         **flops.row(seconds),
+        **_gpu(job),
     }
 
 
@@ -84,6 +85,9 @@ def open_clip(job: Job) -> dict[str, Any]:
     import torch
 
     logging.disable(logging.WARNING)
+    on_gpu = job.device == "cuda"
+    if on_gpu:  # as open_clip_train/main.py begins
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     model = open_clip_model(job).to(job.device).train()
@@ -95,12 +99,13 @@ def open_clip(job: Job) -> dict[str, Any]:
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-5)
     split = _split(job)
     rows = _rows(job, len(split.image_rows))
-    # Behind its loader pixels are normalised floats, and tokens padded to one length.
-    images = torch.rand(job.batch_size, 3, SIZE, SIZE)
-    tokens = torch.from_numpy(split.tokens).long()
+    # Behind its loader pixels are normalised floats, tokens padded to one length, and both page-locked for a GPU.
+    images = torch.rand(job.batch_size, 3, SIZE, SIZE, pin_memory=on_gpu)
+    tokens = [torch.from_numpy(split.tokens[each]).long() for each in rows]
+    tokens = [each.pin_memory() for each in tokens] if on_gpu else tokens
 
     def step(index: int) -> None:
-        pixels, ids = images.to(job.device, non_blocking=True), tokens[rows[index]].to(job.device, non_blocking=True)
+        pixels, ids = images.to(job.device, non_blocking=True), tokens[index].to(job.device, non_blocking=True)
         optimizer.zero_grad()
         with torch.autocast(job.device, torch.bfloat16) if job.precision == "bf16" else nullcontext():
             loss = loss_of(**model(pixels, ids))
@@ -112,7 +117,7 @@ def open_clip(job: Job) -> dict[str, Any]:
 
     for index in range(WARM_UP):
         step(index)
-    return {"rate": job.batch_size * job.steps / _timed(step, job)}
+    return {"rate": job.batch_size * job.steps / _timed(step, job), **_gpu(job)}
 
 
 def _timed(step, job: Job) -> float:
@@ -127,6 +132,15 @@ def _timed(step, job: Job) -> float:
     if job.device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begun
+
+
+def _gpu(job: Job) -> dict[str, Any]:
+    """What was computed on, and the most of its memory that was in use at once, in bytes; nothing for a CPU."""
+    import torch
+
+    if job.device != "cuda":
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "gpu_memory": torch.cuda.max_memory_allocated()}
 
 
 def _split(job: Job):

@@ -130,6 +130,8 @@ def test_how_to_make_it_again(shown, found, workspace):
     assert "Code or settings differed from this commit" in shown.text
     assert f"bit for bit: SHA-256 {found.weights}" in shown.text
     assert "dvc.lock then names them by the same hashes too. models/run.json differs" in shown.text
+    on_gpu = wording.determinism(dataclasses.replace(found, tags={**found.tags, "device": "cuda"}))
+    assert "not the same bits" in on_gpu and f"SHA-256 {found.weights}" in on_gpu
     outside = dataclasses.replace(found, tags={**found.tags, "git_revision": "unknown"})
     assert outside.revision is None and "git checkout" not in wording.commands(outside)
     checked = subprocess.run(

@@ -148,6 +148,12 @@ def dirty(facts: Facts) -> bool:
 
 def determinism(facts: Facts) -> str:
     """What the same inputs promise, and what they do not."""
+    if facts.tags.get("device", "cpu") != "cpu":
+        return (
+            "It was trained on a GPU, where sums are taken in no fixed order: the same git revision, settings, data "
+            "and seed give much the same checkpoint, but not the same bits. This one is the file of SHA-256 "
+            f"{facts.weights}. Trained on a CPU it would be the same bit for bit, on the same type of machine."
+        )
     return (
         "The same git revision, settings, data and seed give the same checkpoint and the same exported graphs on the "
         "same type of machine, with the same library versions and as many threads, bit for bit: SHA-256 "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clipline.config.augment import Augment
 from clipline.data.prepared import Split
+from clipline.model.device import send
 from clipline.train.augment_text import drop_tokens, swap_table, swap_tokens
 from clipline.train.batches import Inputs
 
@@ -81,10 +82,10 @@ class Augmentation:
             self._swaps = self._swaps.to(ids_TL.device)
             # Divided here: a GPU may round otherwise, and take another word.
             chance = self._draw_texts(ids_TL, first, total) / self.config.synonyms.probability
-            ids_TL = swap_tokens(ids_TL, _to(chance, ids_TL.device), self._swaps)
+            ids_TL = swap_tokens(ids_TL, send(chance, ids_TL.device), self._swaps)
         if self.config.word_dropout:
             drop = self._draw_texts(ids_TL, first, total) < self.config.word_dropout
-            ids_TL, mask_TL = drop_tokens(ids_TL, mask_TL, _to(drop, ids_TL.device), self._pad)
+            ids_TL, mask_TL = drop_tokens(ids_TL, mask_TL, send(drop, ids_TL.device), self._pad)
         return ids_TL, mask_TL
 
     def _draw_texts(self, ids_TL: Tensor, first: int, total: int | None) -> Tensor:
@@ -169,7 +170,7 @@ def change_images(pixels: Tensor, changes: Changes, config: Augment) -> Tensor:
     uint8, not float: a quarter of the memory, and towers get what validation gives them, compiled only once.
     """
     # One copy to the device for all of them.
-    moved = _to(torch.cat(changes, 1), pixels.device)
+    moved = send(torch.cat(changes, 1), pixels.device)
     if pixels.device.type != "cpu":
         return _change(pixels, moved, config)
     return torch.cat([_change(*each, config) for each in zip(pixels.split(PIECE), moved.split(PIECE), strict=True)])
@@ -216,10 +217,5 @@ def _erase(pixels: Tensor, box_B4: Tensor) -> Tensor:
     left, top, right, bottom = box_B4.split(1, dim=1)
     columns_BW, rows_BH = (places >= left) & (places < right), (places >= top) & (places < bottom)
     gone_BHR = rows_BH[:, :, None] & columns_BW.repeat_interleave(3, dim=1)[:, None, :]
-    fill_R = _to(torch.tensor(FILL, dtype=torch.uint8), device).repeat(size)
+    fill_R = send(torch.tensor(FILL, dtype=torch.uint8), device).repeat(size)
     return torch.where(gone_BHR, fill_R, pixels.flatten(2)).view_as(pixels)
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`; a GPU's copy runs while this thread goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

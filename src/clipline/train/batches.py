@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipline.data.prepared import Split
+from clipline.model.device import send
 from clipline.model.text_tower import trim
 from clipline.train.pixels import PixelStore
 
@@ -34,6 +35,10 @@ class Batches:
         """From now on give features of these towers, and to the others what they are fed."""
         self.features = {kind: each for kind, each in self._cached.items() if kind in kinds}
 
+    def send(self, array: np.ndarray) -> Tensor:
+        """An array on the device, without waiting for it."""
+        return send(torch.from_numpy(array), self.device)
+
     @cached_property
     def _pixels(self) -> PixelStore:
         return PixelStore(self.split, self.device)
@@ -53,14 +58,14 @@ class Batches:
         longest = int(self.split.lengths[rows].max())
         if self.device.type == "cuda":
             longest = min(-(-longest // ROUND) * ROUND, self.split.tokens.shape[1])
-        (tokens, lengths), index = self._tokens, torch.from_numpy(rows).to(self.device)
+        (tokens, lengths), index = self._tokens, self.send(rows)
         return trim(tokens[index], lengths[index], longest)
 
     def _features(self, kind: str, rows: np.ndarray) -> Tensor:
-        features, index = self.features[kind], torch.from_numpy(rows).to(self.device)
+        features, index = self.features[kind], self.send(rows)
         if features.ndim == 2:
             return features[index]
         if not self.changes:
             return features[index, 0]
         # One view of each, drawn by torch's own generator, whose state is kept for a restart.
-        return features[index, torch.randint(features.shape[1], rows.shape).to(self.device)]
+        return features[index, send(torch.randint(features.shape[1], rows.shape), self.device)]

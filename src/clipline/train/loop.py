@@ -189,8 +189,8 @@ class Trainer:
 
     def _words(self) -> str:
         words = f"epoch {self.epoch}/{self.config.epochs}"
-        if self.best:
-            words += f", best {self.best['epoch']}: R@1 i2t {self.best['val_i2t_r1']:.1f} t2i {self.best['val_t2i_r1']:.1f}"
+        if best := self.best:
+            words += f", best {best['epoch']}: R@1 i2t {best['val_i2t_r1']:.1f} t2i {best['val_t2i_r1']:.1f}"
         return words
 
     def _check_finite(self, losses: list[Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipline.data.prepared import Split
+from clipline.model.device import send
 
 # Of the GPU's free memory, that pixels may take: weights, moments and activations come later and need the rest.
 SHARE = 0.25
@@ -39,7 +40,7 @@ class PixelStore:
         in_file = self._rows[rows]  # here and not on the GPU, where a wrong row ends the process some time later
         if self._all is None:
             return self._read(in_file)
-        return self._all[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+        return self._all[send(torch.from_numpy(rows), self.device)]
 
     def _fill(self, step: int) -> Tensor:
         """All pixels of the split on the device, in its order."""
@@ -59,4 +60,4 @@ class PixelStore:
         pixels = torch.empty((len(rows), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=True)
         # Any mode but `raise` writes without a buffer between; the rows are the split's own and exist.
         np.take(self._images, rows[order], axis=0, out=pixels.numpy(), mode="clip")
-        return pixels.to(self.device, non_blocking=True)[place.to(self.device, non_blocking=True)]
+        return pixels.to(self.device, non_blocking=True)[send(place, self.device)]

@@ -91,7 +91,7 @@ class Step:
                 pixels = self.augment.images(inputs[0], own.images, own.start[0], len(images))
                 inputs = pixels, self.augment.texts(inputs[1], own.start[1], len(captions))
             owners = self.data.split.caption_image[own.captions]
-            ids = [torch.from_numpy(each).to(self.data.device) for each in (own.images, owners)]
+            ids = [self.data.send(each) for each in (own.images, owners)]
         with self.phases("forward_backward"):
             self.optimizer.zero_grad(set_to_none=True)
             recorded = self.config.compile == "cuda_graphs"
