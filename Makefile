@@ -31,8 +31,9 @@ $(STAMP): requirements.lock pyproject.toml
 repro: $(STAMP) ## run the whole pipeline (dvc repro)
 	dvc repro
 
+# Files in their own order: by number of tests, as xdist would have them, a long single test comes last and alone.
 test: $(STAMP) ## run the tests
-	python -m pytest -n logical --maxprocesses 4 --dist loadfile tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) $(CLUSTERS:%=--ignore=%)
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) $(CLUSTERS:%=--ignore=%)
 
 test-clusters: $(STAMP) ## stages, commands and shared weights over several processes: torchrun, Ray
 	for each in $(CLUSTERS); do python -m pytest $$each || exit 1; done

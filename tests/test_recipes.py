@@ -1,6 +1,6 @@
 """Every recipe of the repository, with random weights and a tiny dataset: trains, exports, agrees with torch.
 
-Weights, tokenizer and amounts are changed, and transformers cut to two layers, so that the suite stays quick.
+Weights, tokenizer and amounts are changed, and towers cut to two layers or one of each kind, so that it stays quick.
 """
 
 import csv
@@ -40,6 +40,8 @@ def offline(path: Path) -> Recipe:
         values["image"]["depth"] = 2
     elif "vit" in values["image"]["name"]:
         values["image"]["args"] = {"depth": 2}
+    elif "resnet50" in values["image"]["name"]:
+        values["image"]["args"] = {"layers": [1, 1, 1, 1]}
     if values["inputs"]["tokenizer"]["kind"] == "tower":
         values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 200}
     # Where layers wait, they do so in the first of two epochs.
