@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Ray's in a process of their own: it takes over signals and threads of the process that starts it, for good.
-CLUSTERS := tests/embed/test_ray.py tests/train/test_processes.py tests/train/test_shard.py
+CLUSTERS := tests/embed/test_ray.py tests/train/test_gather.py tests/train/test_processes.py tests/train/test_shard.py
 # Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
 SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
 # Half an hour of kills, full disks and damaged files.
@@ -35,7 +35,7 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 test: $(STAMP) ## run the tests
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) $(CLUSTERS:%=--ignore=%)
 
-test-clusters: $(STAMP) ## stages, commands and shared weights over several processes: torchrun, Ray
+test-clusters: $(STAMP) ## stages, commands, gradients and shared weights over several processes: torchrun, Ray
 	for each in $(CLUSTERS); do python -m pytest $$each || exit 1; done
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent
