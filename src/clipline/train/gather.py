@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from clipline.losses import Batch
+from clipline.model.device import send
 
 # Gradients travel together in buffers of about this many bytes: few messages, and little memory beside the gradients.
 BUFFER_BYTES = 64 << 20
@@ -125,10 +126,7 @@ def _sum_together(parameters: list[nn.Parameter]) -> None:
     missing = [parameter.grad is None for parameter in parameters]
     flat = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     # Behind the gradients: how many processes have each.
-    having = flat[0].new_ones(len(flat))
-    for place, absent in enumerate(missing):
-        if absent:
-            having[place] = 0  # not from a list, whose copy would wait for the device
+    having = send(torch.tensor([not each for each in missing], dtype=flat[0].dtype), flat[0].device)
     buffer = torch.cat([*(each.reshape(-1) for each in flat), having])
     dist.all_reduce(buffer)
     *sums, having = buffer.split([*(each.numel() for each in flat), len(flat)])
