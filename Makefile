@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Ray's in a process of their own: it takes over signals and threads of the process that starts it, for good.
-CLUSTERS := tests/embed/test_ray.py tests/train/test_gather.py tests/train/test_processes.py tests/train/test_shard.py
+CLUSTERS := tests/embed/on_ray/test_ray.py tests/train/distributed
 # Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
 SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
 # Half an hour of kills, full disks and damaged files.

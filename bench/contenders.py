@@ -25,8 +25,8 @@ from clipline.embed.batch_size import rate
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError
-from clipline.parallel import map_ordered
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
+from clipline.utils.threads import map_ordered
 
 # Bytes of files in memory for decoding alone.
 LOADED = 256 << 20

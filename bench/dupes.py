@@ -26,7 +26,7 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import UsageError
 from clipline.image import open_rgb
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.search.index import Index
 
 THRESHOLDS = (0.8, 0.84, 0.88, 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.98)

@@ -27,9 +27,9 @@ from machine_facts import machine_facts
 from rich.console import Console
 from show import show
 
-from clipline import cores
-from clipline.bundle import Bundle
 from clipline.errors import UsageError
+from clipline.runtime.bundle import Bundle
+from clipline.utils import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("open_clip", "serial")

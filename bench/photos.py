@@ -6,10 +6,10 @@ import hashlib
 from itertools import cycle, islice
 from pathlib import Path
 
-from clipline.atomic import atomic_folder
 from clipline.embed.item import Failure
 from clipline.embed.sources.folder import Folder
 from clipline.errors import UsageError
+from clipline.utils.files import atomic_folder
 
 JPEG = ("*.jpg", "*.jpeg", "*.JPG", "*.JPEG")
 PER_FOLDER = 1000

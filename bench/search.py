@@ -32,19 +32,19 @@ from machine_facts import machine_facts
 from rich.console import Console
 from rich.table import Table
 
-from clipline import cores
-from clipline.atomic import atomic_folder
-from clipline.embed.manifest import Identity
-from clipline.embed.paths import to_text
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.embed.table import Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Identity
+from clipline.embeddings.part import Row
+from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
-from clipline.progress import Bar
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.search import approximate, exact, rows
 from clipline.search.index import Index
+from clipline.utils import cores
+from clipline.utils.files import atomic_folder
+from clipline.utils.progress import Bar
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED, BATCH, NAMED = 0, 10_000, "flickr/{:03d}/{:07d}.jpg"

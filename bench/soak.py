@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipline.errors import CliplineError
-from clipline.progress import Bar
+from clipline.utils.progress import Bar
 
 EMBED = [sys.executable, "-c", "from clipline.cli import main; main()", "embed"]
 FOLDER = 1000  # images in one

@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from clipline import cores
 from clipline.errors import CliplineError
+from clipline.utils import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_PER_STEP, MOST_START_UP = 0.03, 10.0

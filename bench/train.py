@@ -27,8 +27,8 @@ from machine_facts import machine_facts
 from rich.console import Console
 from rich.table import Table
 
-from clipline import cores
 from clipline.errors import UsageError
+from clipline.utils import cores
 
 AIMS = {"frozen": 1.5, "trainable": 1.0}
 console = Console()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trainers import Job
+from typing import Any
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "recipe"
 # Width and layers of the two towers; both are CLIP's ViT-B/32, but for `tiny`.
@@ -14,6 +12,25 @@ SHAPES = {"vit_b_32": ((768, 12), (512, 12)), "tiny": ((64, 2), (64, 2))}
 # A head of a transformer is so wide, in both towers.
 HEAD = {"vit_b_32": 64, "tiny": 32}
 SIZE, PATCH, DIM = 224, 32, 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """frozen: the image tower is locked. compile: torch.compile the model, with CUDA graphs where it says so."""
+
+    model: str
+    device: str
+    batch_size: int
+    tokens: int
+    steps: int
+    precision: str
+    threads: int
+    compile: bool | str
+    frozen: bool
+
+    def settings(self) -> dict[str, Any]:
+        """For the results."""
+        return {key: value for key, value in asdict(self).items() if key != "frozen"}
 
 
 def vocabulary(model: str) -> int:

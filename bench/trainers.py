@@ -5,31 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from train_models import SIZE, open_clip_model, recipe, vocabulary
+from train_models import SIZE, Job, open_clip_model, recipe, vocabulary
 
 WARM_UP = 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """frozen: the image tower is locked. compile: torch.compile the model, with CUDA graphs where it says so."""
-
-    model: str
-    device: str
-    batch_size: int
-    tokens: int
-    steps: int
-    precision: str
-    threads: int
-    compile: bool | str
-    frozen: bool
-
-    def settings(self) -> dict[str, Any]:
-        """For the results."""
-        return {key: value for key, value in asdict(self).items() if key != "frozen"}
 
 
 def ours(job: Job) -> dict[str, Any]:
@@ -39,12 +19,12 @@ def ours(job: Job) -> dict[str, Any]:
     """
     import torch
 
-    from clipline.heap import keep_freed_memory
     from clipline.model.clip import build_model
     from clipline.train.batches import Batches
     from clipline.train.flops import Flops
     from clipline.train.phases import Phases
     from clipline.train.step import Step
+    from clipline.utils.malloc import keep_freed_memory
 
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)

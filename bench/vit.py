@@ -6,9 +6,9 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from clipline.atomic import atomic_folder
-from clipline.bundle import write_json
 from clipline.errors import CliplineError
+from clipline.utils.checksums import write_json
+from clipline.utils.files import atomic_folder
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
 # What the graphs depend on: where one of these changes, they are made anew.
@@ -29,8 +29,8 @@ def make(out: Path, photos: Path) -> None:
 
     from clipline.config.base import read_yaml, validate
     from clipline.config.recipe import Recipe
+    from clipline.export.manifest import manifest, preprocess_spec
     from clipline.model.clip import build_model
-    from clipline.onnx.manifest import manifest, preprocess_spec
     from clipline.train.checkpoint import Checkpoint
 
     values = read_yaml(RECIPE)
@@ -54,9 +54,9 @@ def make(out: Path, photos: Path) -> None:
 def _graphs(model, out: Path, size: int) -> None:
     import torch
 
+    from clipline.export.fold import fold_scaling
+    from clipline.export.graph import export_graph
     from clipline.model.clip import ImageEmbedder, TextEmbedder
-    from clipline.onnx.fold import fold_scaling
-    from clipline.onnx.graph import export_graph
 
     pixels = {"pixels": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
     export_graph(ImageEmbedder(model), pixels, ["batch"], out / "image.onnx", OPSET)
@@ -69,8 +69,8 @@ def _precisions(out: Path, photos: Path, preprocess) -> dict:
     """Write fp16 and int8; what is to be told of them, also where one cannot be made."""
     import numpy as np
 
-    from clipline.onnx.half import to_half
-    from clipline.onnx.int8 import to_int8
+    from clipline.export.fp16 import to_half
+    from clipline.export.int8 import to_int8
 
     files = sorted(photos.rglob("*.jpg"))[: CALIBRATION + PROBE]
     pixels = np.stack([preprocess.read(file)[0] for file in files])

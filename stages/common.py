@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipline import redact
+from clipline import errors
 from clipline.errors import CliplineError, out_of_memory
-from clipline.lock import locked
+from clipline.utils.files import locked
 
 BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Mend: wait until it ends, then run again"
 
@@ -22,7 +22,7 @@ def say(text: str) -> None:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Call `main`; print what a person can mend without a traceback, and leave with the exit code that goes with it."""
-    sys.excepthook = redact.hook
+    sys.excepthook = errors.hook
     # A hub that cannot be reached must fail within seconds, not wait: nobody may be looking.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")

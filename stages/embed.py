@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from clipline.atomic import atomic_folder
 from clipline.config.base import repository_root, resolve
 from clipline.config.run import EmbedParams, load_run
 from clipline.embed.run import Options
@@ -22,7 +21,8 @@ from clipline.embed.run import embed as embed_source
 from clipline.embed.sources.files import Files
 from clipline.embed.sources.folder import Folder
 from clipline.embed.summary import Summary
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
+from clipline.utils.files import atomic_folder
 from stages.common import run_stage, say
 
 RAW_IMAGES, PREPARED, ONNX = (

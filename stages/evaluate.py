@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clipline import evaluation, plots, retrieval, tracking
+from clipline import evaluation, retrieval, tracking
 from clipline.config.run import EvaluateParams, load_run
 from clipline.data.prepared import Prepared, Split
 from clipline.image import Preprocess
 from clipline.model.device import pick_device
 from clipline.model.embedder import TorchModel
-from clipline.report import choose, pictures, ranking, words
+from clipline.pictures import plots
+from clipline.report import choose, figures, ranking, word_confusion
 from clipline.train import checkpoint
 from stages.common import run_stage, say
 
@@ -62,12 +63,12 @@ def look(embedded: evaluation.Embedded, split: Split, params: EvaluateParams) ->
 
     recall = ranking.recall_by_rank(i2t, t2i)
     recall.write(REPORTS / "recall.csv")
-    pictures.recall(recall, REPORTS / "recall.png")
-    pictures.similarity(ranking.similarities(images, texts, split.caption_image), REPORTS / "similarity.png")
+    figures.recall(recall, REPORTS / "recall.png")
+    figures.similarity(ranking.similarities(images, texts, split.caption_image), REPORTS / "similarity.png")
 
-    mixed = words.confusion(split.captions, split.caption_image, ranking.best_images(texts, images))
+    mixed = word_confusion.confusion(split.captions, split.caption_image, ranking.best_images(texts, images))
     mixed.write(REPORTS / "words.csv")
-    pictures.words(mixed, REPORTS / "words.png")
+    figures.words(mixed, REPORTS / "words.png")
 
 
 if __name__ == "__main__":

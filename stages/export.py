@@ -12,7 +12,7 @@ from clipline import tracking
 from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared, Split
 from clipline.errors import CliplineError, first_line
-from clipline.onnx.export import export_model
+from clipline.export.export import export_model
 from clipline.train import checkpoint
 from stages.common import run_stage, say
 

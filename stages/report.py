@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipline import tracking
-from clipline.atomic import atomic
 from clipline.config.run import load_run
 from clipline.data.prepared import Prepared
 from clipline.report import card, facts, page
+from clipline.utils.files import atomic
 from stages.common import run_stage, say
 
 RECEIPT, HISTORY = Path("models/run.json"), Path("reports/train.csv")

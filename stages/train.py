@@ -19,15 +19,15 @@ from clipline import tracking
 from clipline.config.base import repository_root
 from clipline.config.run import Run, load_run
 from clipline.data.prepared import Prepared
-from clipline.lock import locked
 from clipline.model.device import pick_device
-from clipline.revision import code_fingerprint
 from clipline.train import checkpoint
-from clipline.train.gather import rank
+from clipline.train.distributed.gather import rank
+from clipline.train.distributed.processes import joined, launch, started
 from clipline.train.loop import Trainer
-from clipline.train.processes import joined, launch, started
 from clipline.train.state import Keeper, State
 from clipline.train.validate import Row
+from clipline.utils.files import locked
+from clipline.utils.revision import code_fingerprint
 from stages.common import run_stage, say
 
 CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"), Path("reports/train.csv")

@@ -145,7 +145,8 @@ def make_bundle():
     """
 
     def make(folder: Path, model_id: str = "colours") -> Path:
-        from clipline.bundle import Graph, Manifest, PreprocessSpec, write_json
+        from clipline.runtime.bundle import Graph, Manifest, PreprocessSpec
+        from clipline.utils.checksums import write_json
 
         folder.mkdir(parents=True)
         graphs = {"image": _colour_image_graph(), "text": _colour_text_graph()}

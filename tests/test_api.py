@@ -15,8 +15,8 @@ from clipline import Clip
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
-from clipline.search.query import Result, search
+from clipline.runtime.model import OnnxModel
+from clipline.search.searcher import Result, search
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
@@ -64,9 +64,9 @@ def test_a_folder_is_embedded_and_then_passed_over(clip, place, tmp_path):
 
 def test_threads_are_kept(place, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("clipline.cores.available", lambda: pytest.fail("asked for all cores"))
+    monkeypatch.setattr("clipline.utils.cores.available", lambda: pytest.fail("asked for all cores"))
     monkeypatch.setattr(
-        "clipline.search.vectors.ThreadPoolExecutor",
+        "clipline.search.encode.ThreadPoolExecutor",
         lambda threads: asked.append(threads) or ThreadPoolExecutor(threads),
     )
     clip = Clip(place / "onnx", threads=1)
@@ -84,7 +84,7 @@ def test_precision_auto_stays_with_what_a_folder_holds(make_bundle, place, tmp_p
     manifest["image"]["int8"] = manifest["image"]["fp32"] | {"precision": "int8", "variant": "int8-other"}
     path.write_text(json.dumps(manifest))
     clip, faster = Clip(folder, precision="auto", threads=1), ["fp32"]
-    monkeypatch.setattr("clipline.runtime.fastest", lambda calls, batch: (faster[0], "timed"))
+    monkeypatch.setattr("clipline.runtime.model.fastest", lambda calls, batch: (faster[0], "timed"))
     assert clip.embed_folder(place / "photos", tmp_path / "index").embedded == 3
     faster[0] = "int8"
     assert clip.embed_folder(place / "photos", tmp_path / "index").unchanged == 3

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from clipline.bundle import PrecisionChoice
 from clipline.errors import UsageError
 from clipline.registry import model_folder
-from clipline.runtime import OnnxModel
-from clipline.search import vectors
+from clipline.runtime.bundle import PrecisionChoice
+from clipline.runtime.model import OnnxModel
+from clipline.search import encode
 from clipline.search.index import Index
-from clipline.search.query import Result, Searcher
+from clipline.search.searcher import Result, Searcher
 
 if TYPE_CHECKING:
     from clipline.embed.summary import Summary
@@ -69,11 +69,11 @@ class Clip:
 
     def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
-        return vectors.of_images(self._model, _several(images), self._threads)
+        return encode.of_images(self._model, _several(images), self._threads)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
-        return vectors.of_texts(self._model, _several(texts))
+        return encode.of_texts(self._model, _several(texts))
 
     def embed_folder(
         self, images: str | Path, out: str | Path, *, prune: bool = False, overwrite: bool = False
@@ -84,9 +84,9 @@ class Clip:
         begin anew. Images that cannot be read are counted and listed in errors.parquet; `Summary.enforce` raises for
         them. Raises UsageError before any work, and CliplineError where `out` is in use or damaged.
         """
-        from clipline.embed.manifest import precision_for
         from clipline.embed.run import Options, embed
         from clipline.embed.sources import open_source
+        from clipline.embeddings.manifest import precision_for
 
         out = Path(out)
         source = open_source(str(images), skip=out)
@@ -114,7 +114,7 @@ class Clip:
         searcher = self._searcher(Path(folder), approximate, Path(root) if root else None)
         asked = [self._vector(each) for each in _several(query)]
         stacked = np.concatenate([np.empty((0, self.dim), np.float32), *asked])
-        wanted = vectors.less(stacked, vectors.of_texts(self._model, _several(without)))
+        wanted = encode.less(stacked, encode.of_texts(self._model, _several(without)))
         return [searcher.results(hits, min_score) for hits in searcher.hits(wanted, n, [])]
 
     def classify(
@@ -126,10 +126,10 @@ class Clip:
     ) -> list[list[tuple[str, float]]]:
         """For each image its `top` labels with their probabilities among `labels`, likeliest first.
 
-        templates: prompts with `{}` for the label; None takes `clipline.zeroshot.TEMPLATES["captions"]`. Raises as
-        `embed_images`, and UsageError for an empty label or a template without `{}`.
+        templates: prompts with `{}` for the label; None takes TEMPLATES["captions"] of `clipline.classify.zeroshot`.
+        Raises as `embed_images`, and UsageError for an empty label or a template without `{}`.
         """
-        from clipline import zeroshot
+        from clipline.classify import zeroshot
 
         labels = _several(labels)
         classes = zeroshot.class_vectors(self._model, labels, templates)
@@ -138,7 +138,7 @@ class Clip:
 
     def match(self, image: Picture, captions: Sequence[str]) -> np.ndarray:
         """How likely each caption is for the image, among `captions`: float32 [captions], sums to 1."""
-        from clipline import zeroshot
+        from clipline.classify import zeroshot
 
         return zeroshot.match(self._model, self.embed_images([image]), _several(captions))[0]
 

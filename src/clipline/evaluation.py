@@ -11,11 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from clipline import cores, retrieval
+from clipline import retrieval
 from clipline.data.prepared import Split
 from clipline.image import Preprocess
-from clipline.parallel import map_ordered
-from clipline.progress import Bar
+from clipline.utils import cores
+from clipline.utils.progress import Bar
+from clipline.utils.threads import map_ordered
 
 
 class Embedder(Protocol):

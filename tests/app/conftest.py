@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipline.embed.manifest import Identity
-from clipline.embed.table import Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Identity
+from clipline.embeddings.part import Row
 
 SECRET = (1, 2, 3)  # the colour of images that must never be served
 SCRIPT = "${alert(1)}<img src=x onerror=alert(2)>'\"&.png"

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from clipline import gallery, plots, tracking
+from clipline import tracking
 from clipline.config.run import load_run
+from clipline.pictures import gallery, plots
 from tests.helpers import clean_environment, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 SCRIPT = "z ${document.title='caught'}<img src=x onerror=document.title='caught'>.png"
 # Whether each image that is on the screen has its pixels.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from tests.command import run
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clipline import cores
-from clipline.classify.vectors import open_vectors
+from clipline.classify.images import open_vectors
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
+from clipline.utils import cores
 
 LABELS = ("--labels", "red,green,blue")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipline.data.prepared import Prepared
-from clipline.lock import locked
+from clipline.utils.files import locked
 from stages.common import BUSY
 from tests.helpers import free_port
 

@@ -7,8 +7,8 @@ from importlib import metadata
 import pytest
 from PIL import Image
 
-from clipline import cores
 from clipline.doctor import machine
+from clipline.utils import cores
 
 
 @pytest.fixture

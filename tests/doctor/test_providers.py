@@ -4,9 +4,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from clipline import provider
-from clipline.bundle import Bundle
 from clipline.doctor import providers
+from clipline.runtime import session
+from clipline.runtime.bundle import Bundle
 
 
 def test_the_small_graph_is_what_onnx_writes():
@@ -21,7 +21,7 @@ def test_what_runs_here():
     cpu, cuda = providers.providers(threads=1)
     assert (cpu.name, cpu.available, cpu.runs, cpu.why) == ("cpu", True, True, "")
     assert cuda.name == "cuda"
-    if provider.no_device():
+    if session.no_device():
         assert not cuda.runs
         assert cuda.why
         assert "Mend" not in cuda.why
@@ -41,11 +41,11 @@ def test_every_node_is_counted(bundle):
     image, text = providers.placements(Bundle(bundle), "cpu", threads=1)
     assert (image.file, image.precision, image.problem) == ("image.onnx", "fp32", "")
     for each in (image, text):
-        assert list(each.nodes) == [provider.CPU]
-        assert each.share == {provider.CPU: 1.0}
+        assert list(each.nodes) == [session.CPU]
+        assert each.share == {session.CPU: 1.0}
         assert each.cpu_work == [], "on the CPU, that is where work belongs"
     nodes = len(onnx.load(bundle / "image.onnx").graph.node)
-    assert 1 < image.nodes[provider.CPU] <= nodes, "onnxruntime joins some, and runs each once"
+    assert 1 < image.nodes[session.CPU] <= nodes, "onnxruntime joins some, and runs each once"
 
 
 def test_damaged_files_are_told_apart(make_bundle, tmp_path):
@@ -60,7 +60,7 @@ def test_damaged_files_are_told_apart(make_bundle, tmp_path):
     assert image.nodes == text.nodes == {}
 
 
-@pytest.mark.skipif(provider.no_device() is None, reason="this machine has an NVIDIA device")
+@pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
 def test_cuda_that_is_absent(bundle):
     """It must not be the CPU's placement that is shown."""
     for each in providers.placements(Bundle(bundle), "cuda", threads=1):
@@ -69,8 +69,8 @@ def test_cuda_that_is_absent(bundle):
 
 
 def test_why_not_is_said_apart_from_the_mend():
-    error = provider.NoCudaError("the driver sleeps")
+    error = session.NoCudaError("the driver sleeps")
     assert error.why == "the driver sleeps"
-    assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {provider.CUDA_MEND}. Or use the CPU")
+    assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {session.CUDA_MEND}. Or use the CPU")
     _, cuda = providers.providers(threads=1)
     assert "CUDA was asked for" not in cuda.why

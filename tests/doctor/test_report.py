@@ -7,12 +7,12 @@ import sys
 import pytest
 from PIL import Image
 
-from clipline import provider
-from clipline.doctor import stages
+from clipline.doctor import throughput
 from clipline.doctor.report import examine
 from clipline.embed.sources import open_source
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime import session
+from clipline.runtime.model import OnnxModel
 
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()", "doctor"]
 
@@ -37,7 +37,7 @@ def photos(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(stages, "MODEL_SECONDS", 0.05)
+    monkeypatch.setattr(throughput, "MODEL_SECONDS", 0.05)
 
 
 def test_a_sound_machine(bundle):
@@ -79,7 +79,7 @@ def test_json_and_nothing_heavy(bundle, photos):
 
 def test_rates_hang_together(bundle, photos):
     """What reads and decodes and runs cannot be faster than the slowest of them."""
-    found = stages.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
+    found = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
     assert found.possible < min(found.stages["decode"], found.stages["model"])
     assert found.together < 3 * found.possible, "more than noise"
 
@@ -87,7 +87,7 @@ def test_rates_hang_together(bundle, photos):
 def test_a_folder_with_no_good_image(bundle, tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     with pytest.raises(CliplineError, match=r"none of its first images can be used \(bad\.jpg: not an image"):
-        stages.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
+        throughput.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
     assert doctor(tmp_path, "--model", bundle, "--provider", "cpu").returncode == 1
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
     assert done.stdout.splitlines()[-1] == "1 broken"
 
 
-@pytest.mark.skipif(provider.no_device() is None, reason="this machine has an NVIDIA device")
+@pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
 def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
     done = doctor("--model", bundle, "--provider", "cuda", "--json")
     assert done.returncode == 1

@@ -19,7 +19,7 @@ from clipline.dupes.show import draw_outliers
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from tests.command import run
 
 

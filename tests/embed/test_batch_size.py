@@ -4,7 +4,7 @@ import pytest
 
 from clipline.embed.batch_size import choose, knee
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 
 @pytest.mark.parametrize(

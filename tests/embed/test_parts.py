@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipline.embed.parts import Parts
-from clipline.embed.table import Row
+from clipline.embeddings.part import Row
 from clipline.errors import CliplineError
 
 

@@ -15,7 +15,7 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.files import Files
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, TooManyErrorsError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 
 def embed_folder(folder, model, out, *, names=None, **options):

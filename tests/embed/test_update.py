@@ -14,8 +14,8 @@ from clipline.embed.item import Failure
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
-from clipline.lock import locked
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
+from clipline.utils.files import locked
 
 
 class Counting(OnnxModel):

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipline.embed.item import Failure
-from clipline.embed.manifest import Counts, Identity, read
 from clipline.embed.parts import Parts
-from clipline.embed.table import ERROR_SCHEMA, Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Counts, Identity, read
+from clipline.embeddings.part import ERROR_SCHEMA, Row
 from clipline.errors import CliplineError, UsageError
 
 IDENTITY = Identity(

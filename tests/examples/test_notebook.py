@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipline.data.sources import scenes
-from clipline.data.sources.words import describe
+from clipline.data.sources.scene_captions import describe
 from tests.examples.conftest import NOTEBOOK, output_of, run
 
 

@@ -13,20 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clipline import seal
 from clipline.data.prepared import Prepared
 from clipline.embed.parts import Parts
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.embed.table import Row
+from clipline.embeddings.part import Row
 from clipline.errors import CliplineError
 from clipline.model.clip import build_model
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.tracking.receipt import Receipt
 from clipline.tracking.spool import Spool, spools
 from clipline.train import checkpoint
 from clipline.train.features import cached_features
 from clipline.train.state import Keeper, State
+from clipline.utils import checksums
 from tests.faults.conftest import dice
 from tests.faults.damage import damaged
 
@@ -155,7 +155,7 @@ def _list_files(folder: Path) -> None:
     said = json.loads(path.read_text())
     names = ("tokenizer.json", "preprocess.json")
     said["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    path.write_text(json.dumps(seal.sealed(said), indent=2))
+    path.write_text(json.dumps(checksums.sealed(said), indent=2))
 
 
 def test_parts_of_embeddings(tmp_path, fault):

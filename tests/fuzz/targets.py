@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline.bundle import Bundle
 from clipline.config.dataset import Archive, CaptionRules, Expect, HashSplit, NoOptions, TableSource
 from clipline.data.captions import clean, read_captions
 from clipline.data.sources import archive as archives
 from clipline.data.sources import fetch
 from clipline.data.sources.raw import Row, write_captions
 from clipline.data.sources.table import read_table
-from clipline.embed import manifest as embeddings
 from clipline.embed.item import Failure
 from clipline.embed.sources.shards import Shards
 from clipline.embed.sources.table import Table
+from clipline.embeddings import manifest as embeddings
 from clipline.errors import CliplineError, UsageError
 from clipline.image import ImageError, Preprocess
+from clipline.runtime.bundle import Bundle
 
 ARCHIVE = Archive(
     kind="archive",

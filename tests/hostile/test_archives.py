@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from clipline.config.dataset import Archive, CaptionRules, Expect, HashSplit, NoOptions
+from clipline.data.archives.members import DamagedError
+from clipline.data.archives.readers import open_reader
 from clipline.data.sources import fetch
-from clipline.data.sources.members import DamagedError
-from clipline.data.sources.readers import open_reader
 from clipline.embed.item import Failure
 from clipline.embed.sources.shards import Shards
 from clipline.errors import CliplineError

@@ -17,22 +17,22 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from clipline.bundle import Bundle
-from clipline.bundle import Manifest as BundleManifest
 from clipline.config.base import read_yaml, validate
 from clipline.config.dataset import CaptionRules, Dataset, TableSource
 from clipline.config.recipe import Recipe
 from clipline.config.run import Params, load_run
+from clipline.data.archives.members import DamagedError, safe_name
+from clipline.data.archives.readers import Zip
 from clipline.data.captions import Caption, Dropped, choose, clean, read_captions
-from clipline.data.sources.members import DamagedError, safe_name
 from clipline.data.sources.raw import Row, flat_name, flat_names, write_captions
-from clipline.data.sources.readers import Zip
 from clipline.data.sources.records import decode, records
 from clipline.data.sources.table import read_table
-from clipline.embed import manifest as embeddings
-from clipline.embed.paths import to_name, to_text
 from clipline.embed.sources.table import Table
+from clipline.embeddings import manifest as embeddings
+from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import CliplineError, UsageError
+from clipline.runtime.bundle import Bundle
+from clipline.runtime.bundle import Manifest as BundleManifest
 
 ROOT = Path(__file__).parents[2]
 # One folder of pytest's serves all examples of a test: each writes its file anew. CLIPLINE_EXAMPLES: how many of each.

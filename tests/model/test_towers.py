@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from clipline.errors import CliplineError, UsageError
 from clipline.model.clip import build_model
 from clipline.model.image_tower import build_image_tower
-from clipline.model.text_tower import build_text_tower, text_config, trim
+from clipline.model.text_tower import build_text_tower, text_config
+from clipline.train.batches import trim
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ import time
 import mlflow
 import pytest
 
-from clipline.bundle import Bundle
+from clipline.runtime.bundle import Bundle
 
 STAGES = ["download", "preprocess", "train", "evaluate", "export", "embed", "report"]
 

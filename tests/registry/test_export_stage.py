@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from clipline import tracking
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
+from clipline.export import export
 from clipline.model.clip import build_model
-from clipline.onnx import export
 from clipline.registry.promote import Refusal, promote
 from clipline.tracking.place import tracking_uri
 from clipline.train import checkpoint

@@ -17,7 +17,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.registry import fetch as fetching
 from clipline.registry.fetch import fetch, verify
 from clipline.registry.promote import promote
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.tracking.place import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT
 

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.tracking.clip_model import save
 from tests.helpers import free_port
 from tests.tracking.conftest import BIN
@@ -119,7 +119,7 @@ def test_no_pickle_and_what_else_is_stored(saved, bundle):
     assert not [name for name in stored if Path(name).suffix in {".pkl", ".pickle", ".pt", ".pth", ".pyc"}]
     for graph in ("image.onnx", "text.onnx", "manifest.json", "preprocess.json", "tokenizer.json"):
         assert (saved / "artifacts" / bundle.name / graph).read_bytes() == (bundle / graph).read_bytes()
-    assert {"served.py", "code/clipline/runtime.py", "requirements.txt"} <= stored
+    assert {"served.py", "code/clipline/runtime/model.py", "requirements.txt"} <= stored
 
     facts = Model.load(str(saved))
     assert [(column.name, str(column.type), column.required) for column in facts.signature.inputs] == [

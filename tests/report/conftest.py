@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipline import evaluation, plots, retrieval, seal
+from clipline import evaluation, retrieval
 from clipline.data.prepared import Prepared, Split
-from clipline.report import choose, facts, pictures, ranking, words
+from clipline.pictures import plots
+from clipline.report import choose, facts, ranking, word_confusion
+from clipline.utils import checksums
 
 HOSTILE = '<script>alert(1)</script> "><img src="http://example.com/x.png" onerror=alert(1)> & {{ facts }}'
 
@@ -77,9 +79,9 @@ def embeddings(split: Split) -> evaluation.Embedded:
 
 
 def _seal_again(prepared: Path) -> None:
-    said = seal.unsealed(json.loads((prepared / "report.json").read_text()))
-    said["files"] = {name: seal.file_hash(prepared / name) for name in said["files"]}
-    _write(prepared / "report.json", seal.sealed(said))
+    said = checksums.unsealed(json.loads((prepared / "report.json").read_text()))
+    said["files"] = {name: checksums.file_hash(prepared / name) for name in said["files"]}
+    _write(prepared / "report.json", checksums.sealed(said))
 
 
 def _evaluated(split: Split, train: Split, root: Path) -> dict[str, float]:
@@ -95,12 +97,14 @@ def _evaluated(split: Split, train: Split, root: Path) -> dict[str, float]:
     choose.draw_failures(found, images, reports / "failures.png")
     recall = ranking.recall_by_rank(*ranks)
     recall.write(reports / "recall.csv")
-    pictures.recall(recall, reports / "recall.png")
+    figures.recall(recall, reports / "recall.png")
     pairs = ranking.similarities(embedded.images, embedded.texts, split.caption_image)
-    pictures.similarity(pairs, reports / "similarity.png")
-    mixed = words.confusion(train.captions, train.caption_image, (train.caption_image + 1) % len(train.image_names))
+    figures.similarity(pairs, reports / "similarity.png")
+    mixed = word_confusion.confusion(
+        train.captions, train.caption_image, (train.caption_image + 1) % len(train.image_names)
+    )
     mixed.write(reports / "words.csv")
-    pictures.words(mixed, reports / "words.png")
+    figures.words(mixed, reports / "words.png")
     (reports / "train.csv").write_text(
         "step,epoch,train_loss,val_loss,val_i2t_r1,val_t2i_r1,seconds_data,seconds_eval\n"
         "5,0.5,3.5,,,,1.5,\n10,1,3.0,3.2,5,4,1.5,0.5\n20,2,2.0,2.9,9,8,60,0.5\n"

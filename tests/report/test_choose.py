@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipline import gallery, retrieval
+from clipline import retrieval
 from clipline.evaluation import Embedded
+from clipline.pictures import gallery
 from clipline.report import choose
 from clipline.report.examples import Examples
 

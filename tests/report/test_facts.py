@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from clipline import seal
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.report import facts
+from clipline.utils import checksums
 
 
 @pytest.mark.parametrize("name", ["models/checkpoint/config.json", "models/run.json", "models/onnx/manifest.json"])
@@ -16,7 +16,7 @@ def test_files_that_are_not_what_was_written(workspace, gates, tmp_path, name):
     root = shutil.copytree(workspace, tmp_path / "root")
     data, path = Prepared(root / "data/prepared"), root / name
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps(seal.sealed(whole)))
+    path.write_text(json.dumps(checksums.sealed(whole)))
     assert facts.gather(root, data, gates)
     text = path.read_text()
     path.write_text(text.replace("scenes", "scebes", 1) if "scenes" in text else text.replace("1", "2", 1))

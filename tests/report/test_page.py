@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
-from clipline.report import facts, page, templates, wording
+from clipline.report import facts, page, phrases, templates
 
 
 class Page(HTMLParser):
@@ -120,7 +120,7 @@ def test_gates_passed_and_missed(shown):
 
 
 def test_where_the_time_went(shown, found):
-    assert wording.phases(found) == {"reading data": 63.0, "validation": 1.0}
+    assert phrases.phases(found) == {"reading data": 63.0, "validation": 1.0}
     assert "Where the 1 min 04 s of training went" in shown.text
     assert "98.4%" in shown.text
 
@@ -130,10 +130,10 @@ def test_how_to_make_it_again(shown, found, workspace):
     assert "Code or settings differed from this commit" in shown.text
     assert f"bit for bit: SHA-256 {found.weights}" in shown.text
     assert "dvc.lock then names them by the same hashes too. models/run.json differs" in shown.text
-    on_gpu = wording.determinism(dataclasses.replace(found, tags={**found.tags, "device": "cuda"}))
+    on_gpu = phrases.determinism(dataclasses.replace(found, tags={**found.tags, "device": "cuda"}))
     assert "not the same bits" in on_gpu and f"SHA-256 {found.weights}" in on_gpu
     outside = dataclasses.replace(found, tags={**found.tags, "git_revision": "unknown"})
-    assert outside.revision is None and "git checkout" not in wording.commands(outside)
+    assert outside.revision is None and "git checkout" not in phrases.commands(outside)
     checked = subprocess.run(
         ["sha256sum", workspace / "models/checkpoint/model.safetensors"], capture_output=True, text=True, check=True
     )
@@ -143,10 +143,10 @@ def test_how_to_make_it_again(shown, found, workspace):
 
 
 def test_what_was_left_out(shown, found):
-    assert wording.left_out(found) == [] and "Nothing was left out. No image is in two splits." in shown.text
+    assert phrases.left_out(found) == [] and "Nothing was left out. No image is in two splits." in shown.text
     images = {"left out": {"in no split": {"count": 1091}, "without captions": {"count": 0}}}
     other = dataclasses.replace(found, prepared={**found.prepared, "images": images})
-    assert wording.left_out(other) == ["1,091 images (in no split)"]
+    assert phrases.left_out(other) == ["1,091 images (in no split)"]
 
 
 def test_the_text_tower_that_has_seen_the_captions(shown, found):
@@ -176,7 +176,7 @@ def test_a_missing_file_is_named_with_the_stage_that_makes_it(workspace, data, g
 
 def test_a_name_that_the_template_does_not_know_is_no_blank():
     with pytest.raises(UndefinedError, match="no attribute 'info'"):
-        templates.fill("card.md.j2", escape=False, facts={}, wording=wording)
+        templates.fill("card.md.j2", escape=False, facts={}, phrases=phrases)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.9, "1 min 00 s"), (3725, "1 h 02 min")])

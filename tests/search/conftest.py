@@ -7,7 +7,7 @@ from PIL import Image
 
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 # From pure red to pure blue, by way of green: how red each one is falls with its number.
 SHADES = {

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipline.embed.manifest import Identity
-from clipline.embed.table import Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Identity
+from clipline.embeddings.part import Row
 from clipline.errors import CliplineError, UsageError
 from clipline.search import exact
 from clipline.search.index import Index

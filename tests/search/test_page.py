@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipline.errors import CliplineError
 from clipline.search import page
-from clipline.search.query import Answer, Result
+from clipline.search.searcher import Answer, Result
 
 NASTY = "<script>alert(1)</script> \"' & %41 #a ?b.png"
 

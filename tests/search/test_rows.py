@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from clipline.embed.manifest import Identity
-from clipline.embed.table import Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Identity
+from clipline.embeddings.part import Row
 from clipline.errors import CliplineError
 from clipline.search import rows
 from clipline.search.index import Index

@@ -16,8 +16,8 @@ from requests import ConnectionError as NoConnection
 
 from clipline import tracking
 from clipline.errors import CliplineError
-from clipline.seal import file_hash
 from clipline.tracking.receipt import Receipt
+from clipline.utils.checksums import file_hash
 from tests.helpers import free_port
 
 EXPERIMENT = "test"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipline import bundle as bundles
-from clipline.bundle import Bundle
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime import bundle as bundles
+from clipline.runtime.bundle import Bundle
+from clipline.runtime.model import OnnxModel
 
 CLIPLINE = Path(sys.executable).with_name("clipline")
 FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocess.json")

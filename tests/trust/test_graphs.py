@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from clipline import graph_file
 from clipline.errors import UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 
 def write(folder, graph: onnx.ModelProto | bytes, side: str = "image") -> None:

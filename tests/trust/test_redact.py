@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipline.errors import CliplineError, UsageError
-from clipline.redact import SECRETS, address, redact
+from clipline.errors import SECRETS, CliplineError, UsageError, address, redact
 
 ROOT = Path(__file__).parents[2]
 

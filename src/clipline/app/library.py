@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from clipline.errors import CliplineError, UsageError
-from clipline.progress import note
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 from clipline.search.index import Hit, Index
-from clipline.search.query import image_file, image_place, open_model
+from clipline.search.searcher import image_file, image_place, open_model
+from clipline.utils.progress import note
 
 # Nobody turns more pages than this, and each costs a longer sort.
 DEEPEST = 990

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from clipline import cores
 from clipline.app import html
 from clipline.app.library import Library
 from clipline.app.views import LONGEST, View, Views
 from clipline.errors import CliplineError
+from clipline.utils import cores
 
 HERE = Path(__file__).parent
 EXAMPLES = ("two dogs play in the snow", "people near the water", "a child on a swing", "something red")

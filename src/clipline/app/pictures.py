@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipline import cores
 from clipline.app.library import Edition, GoneError
 from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb, to_rgb, upright
-from clipline.thumbs import jpeg
+from clipline.pictures.thumbnails import jpeg
+from clipline.utils import cores
 
 SIDE = 480  # pixels of a thumbnail's long side: sharp where a phone shows it across its width
 KEPT_BYTES = 96 * 2**20  # of thumbnails: about 3,000

@@ -15,7 +15,7 @@ from clipline.app.guard import TooLargeError
 from clipline.app.library import GoneError, Library
 from clipline.app.pictures import Thumbnails
 from clipline.app.uploads import MAX_BYTES, Uploads
-from clipline.embed.paths import printable
+from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError
 
 # Uploads whose bytes are in memory at once, and how long a slow sender may hold one of those places.

@@ -16,8 +16,8 @@ from clipline.app.library import GoneError
 from clipline.app.pictures import SIDE
 from clipline.errors import UsageError
 from clipline.image import ImageError, open_rgb
-from clipline.runtime import OnnxModel, usable
-from clipline.thumbs import jpeg
+from clipline.pictures.thumbnails import jpeg
+from clipline.runtime.model import OnnxModel, usable
 
 MAX_BYTES = 20 * 2**20
 # Strangers' files, unlike the folder's: stricter than clipline.image, which says how many bytes decoding a pixel takes.

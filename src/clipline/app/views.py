@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipline import zeroshot
 from clipline.app.library import DEEPEST, Edition, GoneError, Library, best
 from clipline.app.uploads import Uploads
+from clipline.classify import zeroshot
 from clipline.errors import UsageError
 from clipline.search.index import Hit
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clipline import gallery
 from clipline.classify.evaluate import Evaluation
-from clipline.picture import save
+from clipline.pictures import gallery
+from clipline.pictures.gallery import save
 
 RIGHT, WRONG = (24, 120, 60), (190, 60, 20)  # full shades: green where right, orange where wrong
 PALE = 247  # of a share of 0

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from clipline.classify import cifar
 from clipline.embed.item import Failure, Item, Source
-from clipline.embed.paths import to_text
 from clipline.embed.sources.folder import Folder
 from clipline.embed.sources.patterns import is_image
+from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 
 SPLITS = {"test": ("test",), "val": ("val", "valid", "validation"), "train": ("train", "training")}

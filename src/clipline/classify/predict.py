@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline.classify.vectors import Vectors
+from clipline.classify.images import Vectors
+from clipline.classify.zeroshot import best, class_vectors, probabilities, scale_of
 from clipline.embed.item import Failure
 from clipline.errors import TooManyErrorsError
-from clipline.progress import Bar
-from clipline.runtime import OnnxModel
-from clipline.zeroshot import best, class_vectors, probabilities, scale_of
+from clipline.runtime.model import OnnxModel
+from clipline.utils.progress import Bar
 
 SHOWN = 5
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipline.atomic import atomic
 from clipline.classify.evaluate import TOP, Evaluation
 from clipline.classify.predict import Prediction
 from clipline.embed.item import Failure
-from clipline.embed.paths import printable
+from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError
+from clipline.utils.files import atomic
 
 SHOWN = 40  # images in a table: more are no reading
 LEAST = 0.01  # of a second label in it

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipline import redact
+from clipline import errors
 from clipline.cli import app as web_page
 from clipline.cli import classify, doctor, dupes, embed, match, promote, runs, search, sync
 from clipline.errors import CliplineError
@@ -54,7 +54,7 @@ def main() -> None:
     # File names may hold bytes that are no text: print them as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
-    sys.excepthook = redact.hook
+    sys.excepthook = errors.hook
     # As for Ctrl-C, temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

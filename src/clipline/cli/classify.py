@@ -13,9 +13,9 @@ from clipline.errors import UsageError
 
 if TYPE_CHECKING:
     from clipline.classify.evaluate import Evaluation
+    from clipline.classify.images import Vectors
     from clipline.classify.labelled import Labelled
     from clipline.classify.predict import Errors
-    from clipline.classify.vectors import Vectors
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -89,12 +89,12 @@ def classify(
     They are shared out among your labels alone: an image that none of them fits gets one all the same. Words that
     captions use, such as `dog` or `beach`, do better than codes.
     """
-    from clipline import zeroshot
+    from clipline.classify import zeroshot
+    from clipline.classify.images import Images, open_for_images, open_vectors
     from clipline.classify.labelled import open_labelled
-    from clipline.classify.labels import read_labels, read_templates
     from clipline.classify.predict import Errors
-    from clipline.classify.vectors import Images, open_for_images, open_vectors
-    from clipline.gallery import check_path
+    from clipline.cli.inputs import read_labels, read_templates
+    from clipline.pictures.gallery import check_path
 
     prompts = read_templates(template or [], templates)
     if not evaluate and (split or confusion):
@@ -121,7 +121,7 @@ def classify(
 
 def _with_distractors(found: Labelled, labels: str | None, file: Path | None) -> list[str]:
     """The classes in words; behind them the labels given that no class has."""
-    from clipline.classify.labels import read_labels
+    from clipline.cli.inputs import read_labels
 
     if labels is None and file is None:
         return found.labels

@@ -56,9 +56,9 @@ def dupes(
     To keep: the image with the most pixels, of those the one with the most bytes, else the first by path. Two shots of
     one scene may be as alike as two copies of one shot: look before you delete. No file is touched.
     """
-    from clipline.gallery import check_path
+    from clipline.pictures.gallery import check_path
     from clipline.search.index import Index
-    from clipline.search.query import image_file, image_place
+    from clipline.search.searcher import image_file, image_place
 
     if gallery:
         check_path(gallery)

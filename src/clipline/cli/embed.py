@@ -20,7 +20,7 @@ from clipline.cli.options import (
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipline.embed.ray_cluster import Cluster
+    from clipline.embed.on_ray.cluster import Cluster
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -102,12 +102,12 @@ def embed(
     dot are passed over. errors.parquet lists what could not be embedded, and why.
     """
     from clipline.embed.batch_size import choose
-    from clipline.embed.manifest import precision_for
-    from clipline.embed.ray_engine import RayEngine
+    from clipline.embed.on_ray.engine import RayEngine
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
     from clipline.embed.sources import open_source
-    from clipline.runtime import OnnxModel
+    from clipline.embeddings.manifest import precision_for
+    from clipline.runtime.model import OnnxModel
 
     cluster = _cluster(engine, ray_address, ray_workers, provider, threads)
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
@@ -142,6 +142,6 @@ def _cluster(
         if address or workers:
             raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
         return None
-    from clipline.embed.ray_cluster import Cluster
+    from clipline.embed.on_ray.cluster import Cluster
 
     return Cluster(address, provider=provider.value, threads=threads, workers=workers)

@@ -11,8 +11,8 @@ from clipline.cli.options import ProviderName, ProviderOption, ThreadsOption, mo
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipline.quiz.split import Captioned
-    from clipline.runtime import OnnxModel
+    from clipline.match.captions import Captioned
+    from clipline.runtime.model import OnnxModel
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -71,7 +71,7 @@ def match(
     Probabilities are shared out among these captions alone: where none fits, one of them is likeliest all the same,
     and the cosine tells.
     """
-    from clipline.gallery import check_path
+    from clipline.pictures.gallery import check_path
 
     if (image is None) == (quiz is None):
         raise UsageError("name an IMAGE with captions, or --quiz")
@@ -85,7 +85,7 @@ def match(
         texts = _captions(caption or [], captions)
         _match(image, texts, _open(model, provider, threads), as_json)
     else:
-        from clipline.quiz.split import read
+        from clipline.match.captions import read
 
         data = read(quiz, split, root)
         asked = _Asked(choices, n, seed, max_errors)
@@ -93,13 +93,13 @@ def match(
 
 
 def _open(model: Path | None, provider: ProviderName, threads: int | None) -> OnnxModel:
-    from clipline.classify.vectors import open_for_images
+    from clipline.classify.images import open_for_images
 
     return open_for_images(model, provider.value, threads)
 
 
 def _captions(given: list[str], file: Path | None) -> list[str]:
-    from clipline.lines import read_lines
+    from clipline.cli.inputs import read_lines
 
     found = [*given, *(read_lines(file, "captions") if file else [])]
     if len(found) < 2:
@@ -113,9 +113,9 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
     from rich.console import Console
 
-    from clipline.quiz import show
-    from clipline.search.vectors import of_images
-    from clipline.zeroshot import caption_vectors, notes, probabilities, scale_of
+    from clipline.classify.zeroshot import caption_vectors, notes, probabilities, scale_of
+    from clipline.match import show
+    from clipline.search.encode import of_images
 
     texts, vector = caption_vectors(model, captions), of_images(model, [image])
     ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
@@ -135,10 +135,10 @@ def _quiz(asked: _Asked, data: Captioned, model: OnnxModel, out: Path | None, as
     import json
 
     from clipline.classify.predict import Errors
-    from clipline.quiz import picture, questions, show
-    from clipline.zeroshot import notes
+    from clipline.classify.zeroshot import notes
+    from clipline.match import picture, quiz, show
 
-    quiz, failures = questions.ask(model, data, asked.choices, asked.seed)
+    quiz, failures = quiz.ask(model, data, asked.choices, asked.seed)
     typer.echo(json.dumps(show.figures(quiz), indent=2) if as_json else show.summary(quiz, data))
     if out:
         picture.draw(quiz, data, asked.n, asked.seed, out)

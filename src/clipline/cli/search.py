@@ -13,7 +13,7 @@ from clipline.cli.options import ProviderName, ProviderOption, model_option
 from clipline.errors import CliplineError, UsageError
 
 if TYPE_CHECKING:
-    from clipline.search.query import Answers, Searcher
+    from clipline.search.searcher import Answers, Searcher
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -75,10 +75,10 @@ def search(
     provider: ProviderOption = ProviderName.cpu,
 ) -> None:
     """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""
+    from clipline.cli.inputs import read_lines
     from clipline.embed.sources.patterns import is_image
-    from clipline.lines import read_lines
     from clipline.search import show
-    from clipline.search.query import open_searcher
+    from clipline.search.searcher import open_searcher
 
     asked = [*(words or []), *(read_lines(queries, "queries") if queries else []), *(image or [])]
     if not asked and not queries and not sys.stdin.isatty():

@@ -15,10 +15,10 @@ from types import TracebackType
 
 import numpy as np
 
-from clipline import cores
 from clipline.image import ImageError, Preprocess
-from clipline.parallel import map_ordered
-from clipline.progress import Bar
+from clipline.utils import cores
+from clipline.utils.progress import Bar
+from clipline.utils.threads import map_ordered
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipline import plots, seal
-from clipline.atomic import atomic_folder
-from clipline.bundle import write_json
 from clipline.config.dataset import Dataset, OfficialSplit
 from clipline.config.recipe import Recipe
 from clipline.data import report, splits, tokenizer
@@ -24,6 +21,10 @@ from clipline.data.images import Images, absent_from
 from clipline.data.tokenizer import Encoded
 from clipline.errors import CliplineError
 from clipline.image import Preprocess
+from clipline.pictures import plots
+from clipline.utils import checksums
+from clipline.utils.checksums import write_json
+from clipline.utils.files import atomic_folder
 
 
 def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broken: float) -> dict[str, Any]:
@@ -64,9 +65,9 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
             "images": report.pictures(images, absent),
             "captions": {"read": len(read), "kept": len(captions), "dropped": dropped.report()},
             "tokenizer": report.tokens(words, source, encoded),
-            "files": {name: seal.file_hash(folder / name) for name in data},
+            "files": {name: checksums.file_hash(folder / name) for name in data},
         }
-        result = seal.sealed(facts)
+        result = checksums.sealed(facts)
         write_json(folder / "report.json", result)
     return result
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from clipline import seal
 from clipline.errors import CliplineError, out_of_memory
+from clipline.utils import checksums
 
 _FILES = ("report.json", "images.parquet", "captions.parquet", "images.npy", "tokens.npy", "tokenizer.json")
 _MEND = "Mend: run the preprocess stage again (dvc repro preprocess)"
@@ -63,8 +63,8 @@ class Prepared:
                 raise CliplineError(f"{folder / name}: no such file. {_MEND}")
         try:
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            self.report: dict[str, Any] = seal.unsealed(report)
-            seal.check_files(folder, self.report["files"])
+            self.report: dict[str, Any] = checksums.unsealed(report)
+            checksums.check_files(folder, self.report["files"])
             self._images = pq.read_table(folder / "images.parquet")
             self._captions = pq.read_table(folder / "captions.parquet")
             self._pixels = np.load(folder / "images.npy", mmap_mode="r")

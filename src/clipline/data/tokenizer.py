@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from clipline import hub
 from clipline.config.base import resolve
 from clipline.config.recipe import Inputs
 from clipline.config.recipe import Tokenizer as TokenizerSettings
 from clipline.config.towers import TextTower
 from clipline.errors import CliplineError, UsageError, first_line
+from clipline.utils import hub
 
 # BERT's names, and CLIP's with a padding token of its own.
 WORDPIECE_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

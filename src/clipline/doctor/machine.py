@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from clipline import cores
-from clipline.provider import load_onnxruntime
+from clipline.runtime.session import load_onnxruntime
+from clipline.utils import cores
 
 PACKAGES = ("clipline", "numpy", "pillow", "pyarrow", "tokenizers")
 # All of them install the module `onnxruntime`, each over the files of the others.

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from clipline.bundle import Bundle, Graph
 from clipline.errors import CliplineError, first_line
-from clipline.provider import CPU, CUDA, NoCudaError, Sessions, errors, load_onnxruntime
+from clipline.runtime.bundle import Bundle, Graph
+from clipline.runtime.session import CPU, CUDA, NoCudaError, Sessions, errors, load_onnxruntime
 
 Wanted = Literal["auto", "cpu", "cuda"]
 NAMES: dict[Literal["cpu", "cuda"], str] = {"cpu": CPU, "cuda": CUDA}

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipline import cores
-from clipline.bundle import Bundle, PrecisionChoice
 from clipline.doctor import machine
 from clipline.doctor.machine import Cpu, Format
 from clipline.doctor.providers import Placement, Provider, placements, providers
-from clipline.doctor.stages import Rates, rates
+from clipline.doctor.throughput import Rates, rates
 from clipline.embed.item import Source
 from clipline.errors import CliplineError, UsageError
-from clipline.provider import CUDA, CUDA_MEND, no_device
-from clipline.runtime import OnnxModel
+from clipline.runtime.bundle import Bundle, PrecisionChoice
+from clipline.runtime.model import OnnxModel
+from clipline.runtime.session import CUDA, CUDA_MEND, no_device
+from clipline.utils import cores
 
 # Of the failed images, so many are named.
 SHOWN = 5

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipline.dupes import likeness
-from clipline.embed.manifest import PARTS
-from clipline.embed.table import open_part
+from clipline.embeddings.manifest import PARTS
+from clipline.embeddings.part import open_part
 from clipline.errors import CliplineError, UsageError
-from clipline.progress import Bar
 from clipline.search.index import Index
+from clipline.utils.progress import Bar
 
 _COLUMNS = ["bytes", "sha256", "width", "height"]
 

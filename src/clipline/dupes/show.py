@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipline import gallery
-from clipline.atomic import output
 from clipline.dupes.find import File, Group
-from clipline.embed.paths import printable
+from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError
-from clipline.search.query import why_gone
+from clipline.pictures import gallery
+from clipline.search.searcher import why_gone
+from clipline.utils.files import output
 
 # From a path of the embeddings to what opens from here.
 Place = Callable[[str], Path | str]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from clipline.errors import CliplineError, UsageError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 LEAST_GAIN = 1.05
 LARGEST = 1024

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from clipline.atomic import atomic_folder
-from clipline.embed.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
+from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
-from clipline.lock import locked
+from clipline.utils.files import atomic_folder, locked
 
 OURS = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
 BUSY = "another process is embedding into it. Mend: wait for that one, or choose another --out"

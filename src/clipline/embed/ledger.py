@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from clipline.embed.item import Failure, Stat
 from clipline.embed.parts import Parts, Place
-from clipline.embed.table import Row
+from clipline.embeddings.part import Row
 
 
 class Original(NamedTuple):

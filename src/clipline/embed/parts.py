@@ -13,18 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipline.embed.manifest import PARTS
-from clipline.embed.table import (
-    FACTS,
-    Dtype,
-    Row,
-    disk,
-    part_path,
-    read_part,
-    read_rows,
-    read_vectors,
-    write_part,
-)
+from clipline.embeddings.manifest import PARTS
+from clipline.embeddings.part import FACTS, Dtype, Row, disk, part_path, read_part, read_rows, read_vectors, write_part
 
 Place = tuple[int, int]  # (number of the part, row in it)
 

@@ -18,8 +18,8 @@ import numpy as np
 from clipline.embed.clock import Clock
 from clipline.embed.decode import Decoded, Loaded, decode, load
 from clipline.embed.item import Failure, Item, Stat
-from clipline.parallel import map_ordered
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
+from clipline.utils.threads import map_ordered
 
 # Copies cost nothing but their names, but a batch must not wait for an image behind a million of them.
 COPIES = 10_000

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline import cores
 from clipline.embed import destination
 from clipline.embed.clock import Clock
 from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import Ledger
-from clipline.embed.manifest import Identity
-from clipline.embed.paths import to_text
 from clipline.embed.pipeline import Copy, Embedded, Engine, Pipeline, Result
 from clipline.embed.summary import Summary
-from clipline.embed.table import Dtype, Row
 from clipline.embed.writer import Writer
+from clipline.embeddings.manifest import Identity
+from clipline.embeddings.part import Dtype, Row
+from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
-from clipline.progress import Bar
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
+from clipline.utils import cores
+from clipline.utils.progress import Bar
 
 SHOWN = 5
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipline.embed.clock import Clock
 from clipline.embed.item import Failure
-from clipline.embed.manifest import ERRORS
+from clipline.embeddings.manifest import ERRORS
 from clipline.errors import TooManyErrorsError
 
 

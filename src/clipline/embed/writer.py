@@ -9,12 +9,12 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
-from clipline.atomic import atomic
 from clipline.embed.item import Failure
-from clipline.embed.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY, Counts, Identity, Manifest, read
 from clipline.embed.parts import Parts
-from clipline.embed.table import ERROR_SCHEMA, Row, disk, write_table
+from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY, Counts, Identity, Manifest, read
+from clipline.embeddings.part import ERROR_SCHEMA, Row, disk, write_table
 from clipline.errors import UsageError
+from clipline.utils.files import atomic
 
 
 class Writer:

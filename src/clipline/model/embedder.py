@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from clipline.heap import keep_freed_memory
 from clipline.model.clip import CLIP, ImageEmbedder, TextEmbedder
+from clipline.utils.malloc import keep_freed_memory
 
 
 class TorchModel:

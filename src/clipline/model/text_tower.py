@@ -141,9 +141,3 @@ def text_config(tower: TextEncoder) -> dict:
     """The transformers configuration that `build_text_tower` takes back as saved_config."""
     config = tower.net.config.to_diff_dict()
     return {"model_type": tower.net.config.model_type, **config}
-
-
-def trim(tokens_BL: Tensor, lengths_B: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Cut a batch to `longest` tokens: int [B, max] and its lengths -> input_ids, attention_mask int64 [B, L]."""
-    mask_BL = torch.arange(longest, device=tokens_BL.device) < lengths_B.unsqueeze(1)
-    return tokens_BL[:, :longest].long(), mask_BL.long()

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from clipline import hub
 from clipline.config.base import resolve
 from clipline.errors import CliplineError, UsageError, first_line, out_of_memory
+from clipline.utils import hub
 
 ONLY_SAFE = (
     "Pickled weights (.bin, .pt, .pth) may run code and are never read. Mend: load them where you trust them, and save "

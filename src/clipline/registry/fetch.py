@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipline.bundle import Bundle
-from clipline.caches import user_cache
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError, UsageError
 from clipline.registry.find import find
+from clipline.runtime.bundle import Bundle
 from clipline.tracking.environment import patience
 from clipline.tracking.messages import cause
 from clipline.tracking.store import reading
+from clipline.utils.files import user_cache
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

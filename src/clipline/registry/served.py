@@ -19,7 +19,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from clipline.errors import CliplineError
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 COLUMNS = ("image", "text")
 

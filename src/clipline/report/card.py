@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from clipline.report import wording
+from clipline.report import phrases
 from clipline.report.facts import Facts
 from clipline.report.templates import fill
 
 
 def render(facts: Facts) -> str:
     """The card, its metadata above the text. The figures are the exported graphs'."""
-    text = fill("card.md.j2", escape=False, facts=facts, wording=wording)
+    text = fill("card.md.j2", escape=False, facts=facts, phrases=phrases)
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}"))
 
 
@@ -32,8 +32,8 @@ def metadata(facts: Facts) -> ModelCardData:
             metric_name=f"R@{k}, {words}",
             metric_value=facts.exported[f"{direction}_r{k}"],
         )
-        for direction, words in wording.DIRECTIONS.items()
-        for k in wording.RECALLS
+        for direction, words in phrases.DIRECTIONS.items()
+        for k in phrases.RECALLS
     ]
     names = [part["name"] for part in (facts.recipe["image"], facts.recipe["text"]) if part.get("name")]
     return ModelCardData(

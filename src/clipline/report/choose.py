@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline import gallery
 from clipline.data.prepared import Split
 from clipline.evaluation import Embedded
+from clipline.pictures import gallery
 from clipline.report.examples import Example, Examples, Hit
 
 # Okabe and Ito's blue and vermilion: told apart by colour-blind readers, and the words say it as well.

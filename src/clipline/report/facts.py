@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.report.examples import Examples
-from clipline.seal import file_hash, unsealed
+from clipline.utils.checksums import file_hash, unsealed
 
 LIBRARIES = (
     "torch",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from clipline import thumbs
 from clipline.data.prepared import Prepared
-from clipline.report import wording
+from clipline.pictures import thumbnails
+from clipline.report import phrases
 from clipline.report.examples import Example
 from clipline.report.facts import Facts
 from clipline.report.templates import fill
@@ -29,13 +29,13 @@ def render(facts: Facts, data: Prepared, root: Path) -> str:
 
     Captions are whatever a stranger wrote: jinja2 escapes everything.
     """
-    images = {name: thumbs.of_image(root / "data/raw/images" / name) for name in _shown(facts)}
+    images = {name: thumbnails.of_image(root / "data/raw/images" / name) for name in _shown(facts)}
     return fill(
         "page.html.j2",
         escape=True,
         facts=facts,
-        wording=wording,
-        pictures={name: thumbs.of_png(root / path) for name, path in PICTURES.items()},
+        phrases=phrases,
+        pictures={name: thumbnails.of_png(root / path) for name, path in PICTURES.items()},
         images=images,
         sample=sample(data),
         rows=results(facts),
@@ -45,13 +45,13 @@ def render(facts: Facts, data: Prepared, root: Path) -> str:
 def results(facts: Facts) -> list[dict[str, Any]]:
     """Rows of the table of results: this model, as trained and as exported, and what is published."""
     rows = [
-        {"name": f"{facts.info['recipe']} (torch)", "own": True, "values": wording.recalls(facts.test)},
-        {"name": f"{facts.info['recipe']} (ONNX, fp32)", "own": True, "values": wording.recalls(facts.exported)},
+        {"name": f"{facts.info['recipe']} (torch)", "own": True, "values": phrases.recalls(facts.test)},
+        {"name": f"{facts.info['recipe']} (ONNX, fp32)", "own": True, "values": phrases.recalls(facts.exported)},
     ]
     for precision, figures in facts.export["image"].items():
         if precision != "fp32" and figures["shipped"]:
             name = f"{facts.info['recipe']} (ONNX, images in {precision})"
-            rows.append({"name": name, "own": True, "values": wording.recalls(figures["test"])})
+            rows.append({"name": name, "own": True, "values": phrases.recalls(figures["test"])})
     published = facts.references["models"] if facts.references else []
     return rows + [{"name": row["name"], "own": False, "values": [*row["i2t"], *row["t2i"]]} for row in published]
 
@@ -63,7 +63,7 @@ def sample(data: Prepared) -> list[tuple[str, list[str]]]:
     chosen = sorted(np.random.default_rng(0).choice(len(split.image_names), count, replace=False))
     return [
         (
-            thumbs.of_pixels(np.asarray(split.images[split.image_rows[row]])),
+            thumbnails.of_pixels(np.asarray(split.images[split.image_rows[row]])),
             [split.captions[caption] for caption in np.flatnonzero(split.caption_image == row)],
         )
         for row in chosen

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline.atomic import atomic
 from clipline.retrieval import CHUNK
+from clipline.utils.files import atomic
 
 DEEPEST = 100  # ranks that the curve of recall shows
 PAIRS = 200_000  # other pairs that stand for all: the full matrix of a large test split has 10^10

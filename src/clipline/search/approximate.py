@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipline import cores
-from clipline.atomic import atomic
 from clipline.errors import CliplineError
 from clipline.search import exact, rows
 from clipline.search.exact import Best
+from clipline.utils import cores
+from clipline.utils.files import atomic
 
 if TYPE_CHECKING:
     from usearch.index import Index as Graph
@@ -197,7 +197,7 @@ def _changed(index: Index, place: Path, keys: np.ndarray) -> tuple[Graph, int]:
 
 def _grown(index: Index, graph: Graph, keys: np.ndarray, wanted: np.ndarray) -> Graph:
     """`graph` with the vectors whose keys are `wanted`, each once."""
-    from clipline.progress import Bar
+    from clipline.utils.progress import Bar
 
     # In the order of the rows, which the disk likes.
     distinct, first = np.unique(keys, return_index=True)

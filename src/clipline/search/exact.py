@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipline import cores
+from clipline.utils import cores
 
 BLOCK = 16_384  # rows scored in one call: 16 MB of float16 at 512 components
 SCORES = 1 << 24  # rough scores held at once: 64 MB, 16 queries of a million rows

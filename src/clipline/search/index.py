@@ -17,7 +17,7 @@ from clipline.search import rows as stored
 from clipline.search.exact import Best
 
 if TYPE_CHECKING:
-    from clipline.embed.manifest import Manifest
+    from clipline.embeddings.manifest import Manifest
 
 ATTEMPTS = 3  # at reading a folder that is written meanwhile
 AHEAD = 2 << 30  # bytes read ahead: more might push out of memory what was read first

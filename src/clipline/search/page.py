@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from clipline import thumbs
-from clipline.atomic import output
-from clipline.search.query import Answer, Result
+from clipline.pictures import thumbnails
+from clipline.search.searcher import Answer, Result
+from clipline.utils.files import output
 
 # Only these styles and the thumbnails: whatever a name or a query holds, the page fetches and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -110,5 +110,5 @@ def _item(rank: int, result: Result, home: Path, shown: dict[Path, str]) -> str:
 
 def _thumbnail(file: Path, shown: dict[Path, str]) -> str:
     if file not in shown:
-        shown[file] = thumbs.of_image(file)
+        shown[file] = thumbnails.of_image(file)
     return shown[file]

@@ -20,12 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipline.atomic import atomic
-from clipline.caches import user_cache
-from clipline.embed import manifest
-from clipline.embed.manifest import Manifest
-from clipline.embed.table import open_part, read_vectors
+from clipline.embeddings import manifest
+from clipline.embeddings.manifest import Manifest
+from clipline.embeddings.part import open_part, read_vectors
 from clipline.errors import CliplineError
+from clipline.utils.files import atomic, user_cache
 
 KEEP = 64 << 20  # bytes of parts from which a flat copy is kept: below, reading them takes a quarter of a second
 BATCH = 8192  # rows read from a part at once
@@ -148,7 +147,7 @@ def _files(place: Path, fingerprint: str) -> tuple[Path, Path]:
 
 def _keep(folder: Path, now: State, place: Path) -> None:
     """Write the copy: from the earlier one where parts stayed. Whole or not at all. Raises OSError, CliplineError."""
-    from clipline.progress import Bar
+    from clipline.utils.progress import Bar
 
     before = _Earlier(place, now)
     vectors, paths = _files(place, now.fingerprint)

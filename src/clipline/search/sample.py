@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from clipline.runtime import OnnxModel
+    from clipline.runtime.model import OnnxModel
 
 WHO = (
     "a dog", "two children", "a man in a red shirt", "a woman with glasses", "a group of people", "a white cat",

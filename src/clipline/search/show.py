@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipline.embed.paths import printable
+from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError, UsageError
-from clipline.search.query import Answer, why_gone
+from clipline.search.searcher import Answer, why_gone
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def to_json(answers: list[Answer]) -> str:
 
 def check_path(path: Path) -> None:
     """Raise UsageError unless `path` names a kind of picture, or a page, that `draw` writes."""
-    from clipline import gallery
+    from clipline.pictures import gallery
 
     if path.suffix.lower() not in (*gallery.SUFFIXES, *PAGES):
         raise UsageError(f"{path}: the name ends in one of {', '.join((*gallery.SUFFIXES, PAGES[0]))}")
@@ -83,14 +83,14 @@ def draw(answers: list[Answer], path: Path) -> None:
 
         page.write(answers, path)
         return
-    from clipline import gallery
+    from clipline.pictures import gallery
 
     rows = [gallery.Row(printable(answer.title), _cells(answer)) for answer in answers]
     gallery.draw(rows, path, columns=gallery.grid(max(len(row.cells) for row in rows)))
 
 
 def _cells(answer: Answer) -> list:
-    from clipline.gallery import INK, Cell
+    from clipline.pictures.gallery import INK, Cell
 
     asked = [Cell(answer.image, "searched for", INK)] if answer.image else []
     found = [Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)]

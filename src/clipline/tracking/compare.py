@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from clipline.errors import UsageError
-from clipline.redact import address
+from clipline.errors import UsageError, address
 from clipline.tracking.place import SERVERS, tracking_uri
 from clipline.tracking.store import reading
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 
-from clipline.errors import CliplineError
-from clipline.redact import redact
+from clipline.errors import CliplineError, redact
 
 
 class TrackingError(CliplineError):

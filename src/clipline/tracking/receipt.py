@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipline import seal
-from clipline.atomic import atomic
 from clipline.errors import UsageError
+from clipline.utils import checksums
+from clipline.utils.files import atomic
 
 
 class DatasetFacts(BaseModel):
@@ -43,14 +43,14 @@ class Receipt(BaseModel):
         """Write atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
-            file.write((json.dumps(seal.sealed(self.model_dump(mode="json")), indent=2) + "\n").encode())
+            file.write((json.dumps(checksums.sealed(self.model_dump(mode="json")), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> Receipt:
         """Raises UsageError where there is none, or where it is damaged."""
         try:
             facts = json.loads(path.read_bytes())
-            return cls.model_validate(seal.unsealed(facts, needed=False))
+            return cls.model_validate(checksums.unsealed(facts, needed=False))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file. The train stage writes it: dvc repro train") from None
         except (ValueError, TypeError, RecursionError) as error:

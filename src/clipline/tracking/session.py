@@ -14,10 +14,10 @@ from clipline.tracking.names import check_name, check_params, check_tags
 from clipline.tracking.place import tracking_uri
 from clipline.tracking.receipt import DatasetFacts, Receipt
 from clipline.tracking.run import Run
-from clipline.tracking.signals import Signals
 from clipline.tracking.spool import spools
 from clipline.tracking.store import Store, now, opened
 from clipline.tracking.tags import lock_tag
+from clipline.utils.signals import Signals
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

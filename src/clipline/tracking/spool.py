@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from clipline import seal
-from clipline.atomic import atomic
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError
 from clipline.tracking.messages import say
 from clipline.tracking.receipt import Receipt
+from clipline.utils import checksums
+from clipline.utils.files import atomic
 
 # kind ("metrics", "tags", ...) and keyword arguments of the sender's method for it.
 Message = tuple[str, dict[str, Any]]
@@ -38,7 +38,7 @@ class Spool:
         for number, (kind, arguments) in enumerate(messages, start=last + 1):
             copied = {"path": self._copied(Path(arguments["path"]), number)} if "path" in arguments else {}
             with atomic(self.folder / f"{number:06d}.json") as file:
-                file.write(json.dumps(seal.sealed({"kind": kind, "arguments": arguments | copied})).encode())
+                file.write(json.dumps(checksums.sealed({"kind": kind, "arguments": arguments | copied})).encode())
 
     def send(self, send: Callable[..., None]) -> int:
         """Give each message to `send`, in order, and forget it; what `send` raises ends it. Returns how many.
@@ -48,7 +48,7 @@ class Spool:
         files = self._files()
         for path in files:
             try:
-                message = seal.unsealed(json.loads(path.read_bytes()))
+                message = checksums.unsealed(json.loads(path.read_bytes()))
             except (ValueError, RecursionError) as error:
                 say(f"{path}: damaged ({error}), left out")
             else:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clipline.revision import git_revision
-from clipline.seal import file_hash
+from clipline.utils.checksums import file_hash
+from clipline.utils.revision import git_revision
 
 # What decides a run's result. With files that the pipeline rewrites (dvc.lock) each run would be dirty.
 SOURCES = ["src", "stages", "configs", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock"]

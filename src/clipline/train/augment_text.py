@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from clipline.errors import UsageError
-from clipline.progress import note
-from clipline.train.gather import rank
+from clipline.train.distributed.gather import rank
+from clipline.utils.progress import note
 
 # What a space before a token has become in it: in byte-level BPE, and in SentencePiece.
 SPACES = ("\u0120", "\u2581")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from clipline.train.shard import own
+from clipline.train.distributed.shard import own
 
 Weights = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from torch import nn
 from clipline.config.training import Train
 from clipline.errors import UsageError
 from clipline.model.clip import CLIP
-from clipline.train.gather import world_size
+from clipline.train.distributed.gather import world_size
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

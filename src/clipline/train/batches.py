@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clipline.data.prepared import Split
 from clipline.model.device import send
-from clipline.model.text_tower import trim
 from clipline.train.pixels import PixelStore
 
 # CUDA's kernels like lengths that are multiples of it; and fewer lengths are fewer shapes to compile for.
@@ -69,3 +68,9 @@ class Batches:
             return features[index, 0]
         # One view of each, drawn by torch's own generator, whose state is kept for a restart.
         return features[index, send(torch.randint(features.shape[1], rows.shape), self.device)]
+
+
+def trim(tokens_BL: Tensor, lengths_B: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Cut a batch to `longest` tokens: int [B, max] and its lengths -> input_ids, attention_mask int64 [B, L]."""
+    mask_BL = torch.arange(longest, device=tokens_BL.device) < lengths_B.unsqueeze(1)
+    return tokens_BL[:, :longest].long(), mask_BL.long()

@@ -9,8 +9,8 @@ from torch.distributed.tensor import DTensor
 
 from clipline.model.clip import CLIP
 from clipline.train.average import Weights, applied, interpolated
-from clipline.train.gather import rank
-from clipline.train.shard import like, whole
+from clipline.train.distributed.gather import rank
+from clipline.train.distributed.shard import like, whole
 from clipline.train.step import Step
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clipline import seal
-from clipline.atomic import atomic_folder
 from clipline.config.base import validate
 from clipline.config.recipe import Recipe
 from clipline.errors import CliplineError, first_line, out_of_memory
 from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import text_config
+from clipline.utils import checksums
+from clipline.utils.files import atomic_folder
 
 WEIGHTS = "model.safetensors"
 
@@ -45,7 +45,7 @@ def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[
     try:
         with atomic_folder(folder) as place:
             save_file(tensors, place / WEIGHTS)
-            sealed = seal.sealed(config | {"files": {WEIGHTS: seal.file_hash(place / WEIGHTS)}})
+            sealed = checksums.sealed(config | {"files": {WEIGHTS: checksums.file_hash(place / WEIGHTS)}})
             (place / "config.json").write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
     # The library has no OSError for what the disk refuses.
     except (SafetensorError, OSError) as error:
@@ -59,8 +59,8 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint, in evaluation mode on the CPU. Raises CliplineError where it is absent or damaged."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = seal.unsealed(config)
-        seal.check_files(folder, config["files"])
+        config = checksums.unsealed(config)
+        checksums.check_files(folder, config["files"])
         state = load_file(folder / WEIGHTS)
         recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
         model = build_model(recipe, config["vocab_size"], text_config=config["text_config"])
@@ -79,4 +79,4 @@ def load(folder: Path) -> Checkpoint:
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 of model.safetensors."""
-    return seal.file_hash(folder / WEIGHTS)
+    return checksums.file_hash(folder / WEIGHTS)

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipline.atomic import atomic
 from clipline.config.training import Train
 from clipline.data.prepared import Prepared, Split
 from clipline.model.clip import CLIP
-from clipline.model.text_tower import trim
-from clipline.progress import Bar, note
-from clipline.revision import code_fingerprint
 from clipline.train.augment import Augmentation, names_a_side
+from clipline.train.batches import trim
 from clipline.train.towers import in_bf16, in_precision
+from clipline.utils.files import atomic
+from clipline.utils.progress import Bar, note
+from clipline.utils.revision import code_fingerprint
 
 BATCH = 64
 HASH_BYTES = 32

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipline.config.training import Train
 from clipline.model.clip import CLIP
 from clipline.train.batches import Batches
+from clipline.train.distributed.gather import world_size
 from clipline.train.features import resting
-from clipline.train.gather import world_size
 from clipline.train.grad_cache import frozen_statistics
 from clipline.train.optim import set_frozen
 from clipline.train.state import random_state, set_random_state

@@ -14,22 +14,22 @@ from torch import Tensor
 from clipline.config.recipe import Recipe
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
-from clipline.heap import keep_freed_memory
 from clipline.model.clip import build_model
-from clipline.progress import Bar
 from clipline.retrieval import RECALL_AT
 from clipline.train.batches import Batches
 from clipline.train.best import Best
+from clipline.train.distributed.gather import rank, world_size
+from clipline.train.distributed.processes import all_values, first_alone, of_first, total
 from clipline.train.features import cached_features, resting
 from clipline.train.flops import Flops
-from clipline.train.gather import rank, world_size
-from clipline.train.interrupt import Interrupt
 from clipline.train.phases import Phases
-from clipline.train.processes import all_values, first_alone, of_first, total
 from clipline.train.samples import Sampler
 from clipline.train.state import Keeper, State, random_state, set_random_state
 from clipline.train.step import Step
 from clipline.train.validate import Row, validate
+from clipline.utils.malloc import keep_freed_memory
+from clipline.utils.progress import Bar
+from clipline.utils.signals import Interrupt
 
 # Each look at a loss waits for the GPU: look at this many at once.
 CHECK_EVERY = 20

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipline.losses import Batch, build_loss
 from clipline.model.clip import CLIP
-from clipline.train.gather import gather
+from clipline.train.distributed.gather import gather
 
 
 class Objective:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from clipline.atomic import atomic
-from clipline.progress import note
+from clipline.utils.files import atomic
+from clipline.utils.progress import note
 
 KEPT = 2
 

@@ -18,11 +18,11 @@ from clipline.train import batch_norm, grad_cache
 from clipline.train.augment import Augmentation
 from clipline.train.average import Average
 from clipline.train.batches import Batches, Inputs
-from clipline.train.gather import rank, sum_gradients, world_size
+from clipline.train.distributed.gather import rank, sum_gradients, world_size
+from clipline.train.distributed.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
 from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
 from clipline.train.phases import Phases
-from clipline.train.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
 from clipline.train.towers import Towers, chunks, compiled
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipline.data.sources import scenes, words
+from clipline.data.sources import scene_captions, scenes
 from clipline.errors import CliplineError
 
 SOURCE = {"images": 60, "size": 64, "seed": 3}
@@ -35,7 +35,7 @@ def test_the_same_seed_draws_the_same_bytes(fetch, tmp_path):
 def test_scenes_and_words_do_not_change_by_accident():
     """Pinned: a change is a new dataset, and results from before it compare with none after."""
     rng = Random("clipline scenes 0")
-    told = [(scene, words.describe(scene, rng)) for scene in scenes.compose(200, rng)]
+    told = [(scene, scene_captions.describe(scene, rng)) for scene in scenes.compose(200, rng)]
     assert told[0][1][0] == "at the bottom stands a blue circle, at the top a red star on a black background"
     rounded = [[(*thing[:3], round(thing.x, 6), round(thing.y, 6)) for thing in scene.things] for scene, _ in told]
     text = repr([rounded, [captions for _, captions in told]])
@@ -73,7 +73,7 @@ def test_more_scenes_than_pairs_are_still_all_different():
 def test_every_caption_names_every_colour_and_shape():
     rng = Random("words")
     for scene in composed(400):
-        captions = words.describe(scene, rng)
+        captions = scene_captions.describe(scene, rng)
         assert len(set(captions)) == 5
         for caption in captions:
             named = re.sub(r"^on \w+, | on a \w+ background$", "", caption)
@@ -88,7 +88,7 @@ def test_a_caption_never_fits_the_scene_turned_round():
     """The same things in another order or layout have no caption in common: the relation is always told."""
     rng, things = Random("turned"), next(scene for scene in composed(400) if len(scene.things) == 2).things
     turned = [scenes.Scene(order, axis, "grey") for order in (things, things[::-1]) for axis in scenes.AXES]
-    said = [{caption for _ in range(200) for caption in words.describe(scene, rng)} for scene in turned]
+    said = [{caption for _ in range(200) for caption in scene_captions.describe(scene, rng)} for scene in turned]
     assert all(not one & other for one, other in itertools.combinations(said, 2))
 
 
@@ -102,7 +102,7 @@ def test_things_stand_as_the_layout_says_and_do_not_touch():
 
 def test_few_words_and_clear_colours():
     rng = Random("few")
-    text = " ".join(caption for scene in composed(1000) for caption in words.describe(scene, rng))
+    text = " ".join(caption for scene in composed(1000) for caption in scene_captions.describe(scene, rng))
     assert 30 < len(set(re.findall(r"\w+", text))) < 80
     values = np.array([*scenes.COLOURS.values(), *scenes.BACKGROUNDS.values()], float)
     apart = np.linalg.norm(values[:, None] - values[None], axis=-1) + 999 * np.eye(len(values))

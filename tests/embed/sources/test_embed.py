@@ -10,7 +10,7 @@ import pytest
 
 from clipline.embed.run import Options, embed
 from clipline.embed.sources import open_source
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 
 def to_list(photos: Path, place: Path) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Archive, Expect
-from clipline.data.sources.extract import copy, read
+from clipline.data.archives.extract import copy, read
+from clipline.data.archives.readers import Reader, open_reader
 from clipline.data.sources.raw import (
     IMAGE_SUFFIXES,
     Collected,
@@ -20,10 +21,9 @@ from clipline.data.sources.raw import (
     reconcile,
     some,
 )
-from clipline.data.sources.readers import Reader, open_reader
 from clipline.data.sources.records import decode, records
 from clipline.errors import CliplineError
-from clipline.seal import file_hash
+from clipline.utils.checksums import file_hash
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
 # The original token file has five captions under this name, which no image ever had.

@@ -20,7 +20,7 @@ from clipline.config.dataset import Hub, HubSource
 from clipline.data.sources.hub_load import open_hub
 from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, prune, reconcile
 from clipline.errors import CliplineError, UsageError
-from clipline.progress import Bar
+from clipline.utils.progress import Bar
 
 if TYPE_CHECKING:
     from datasets import Dataset

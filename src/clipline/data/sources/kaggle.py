@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipline.config.dataset import Kaggle
+from clipline.data.archives.members import DamagedError
 from clipline.data.sources import archive
-from clipline.data.sources.members import DamagedError
 from clipline.data.sources.raw import Collected
 from clipline.errors import CliplineError, UsageError, missing_extra
-from clipline.progress import Bar
+from clipline.utils.progress import Bar
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

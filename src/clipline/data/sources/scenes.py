@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from PIL import Image, ImageDraw
 
 from clipline.config.dataset import Scenes
 from clipline.data.sources.raw import Collected, Row, prune, reconcile
-from clipline.data.sources.words import describe
-from clipline.progress import Bar
+from clipline.data.sources.scene_captions import Scene, Thing, describe
+from clipline.utils.progress import Bar
 
 COLOURS = {
     "red": (214, 24, 32),
@@ -43,25 +43,6 @@ UNITS, OVERSAMPLE = 96, 4
 DIAMETERS = {"large": 40, "small": 25}
 TRIO_DIAMETER = 27
 Item = TypeVar("Item")
-
-
-class Thing(NamedTuple):
-    """One shape. size is one of SIZES; x, y (its centre) and diameter are in units."""
-
-    colour: str
-    shape: str
-    size: str
-    x: float
-    y: float
-    diameter: float
-
-
-class Scene(NamedTuple):
-    """Things from left to right (`across`) or top to bottom (`down`); a lone thing has a place instead."""
-
-    things: tuple[Thing, ...]
-    layout: str
-    background: str
 
 
 def collect(dataset: Scenes, cache: Path) -> Collected:

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Table, TableSource
-from clipline.data.sources.extract import copy
+from clipline.data.archives.extract import copy
+from clipline.data.archives.readers import Folder
 from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, flat_names, prune, reconcile, some
-from clipline.data.sources.readers import Folder
 from clipline.data.sources.records import decode, records
 from clipline.errors import CliplineError, UsageError
-from clipline.seal import file_hash
+from clipline.utils.checksums import file_hash
 
 DELIMITERS = (",", "\t", ";", "|")
 

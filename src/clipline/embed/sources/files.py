@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipline.embed.item import FileItem
-from clipline.embed.paths import to_text
+from clipline.embeddings.paths import to_text
 
 
 class Files:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.paths import to_name, to_text
 from clipline.embed.sources.patterns import Patterns, is_image
+from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import UsageError
 
 # Which folder it is, by whatever path: device and number.

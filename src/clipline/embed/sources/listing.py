@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.paths import to_text
 from clipline.embed.sources.patterns import Patterns
+from clipline.embeddings.paths import to_text
 from clipline.errors import CliplineError, UsageError, first_line
 
 # No system takes a longer path; a longer line means that this is no list.

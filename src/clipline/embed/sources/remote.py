@@ -16,10 +16,9 @@ from operator import itemgetter
 from typing import Any
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
-from clipline.embed.paths import to_name, to_text
 from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
-from clipline.errors import CliplineError, UsageError, missing_extra
-from clipline.redact import address, redact
+from clipline.embeddings.paths import to_name, to_text
+from clipline.errors import CliplineError, UsageError, address, missing_extra, redact
 
 STORES = frozenset(["s3", "s3a", "gs", "gcs"])
 # Deeper, links lead round in a circle, as a web server may serve them.

@@ -16,8 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
-from clipline.embed.paths import to_text
 from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
+from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 
 # What tarfile raises for headers that are damaged or made to harm.

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.paths import to_text
 from clipline.embed.sources.listing import Paths, check_file
 from clipline.embed.sources.patterns import Patterns
+from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError, first_line
 
 SUFFIXES = (".parquet", ".csv", ".tsv")

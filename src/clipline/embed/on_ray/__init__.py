@@ -1,0 +1,1 @@
+"""Embedding on many machines: the same batches under Ray Data."""

@@ -1,0 +1,104 @@
+"""manifest.json of an embeddings folder: what it holds, of which images, by which model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipline.embeddings.paths import to_name
+from clipline.errors import UsageError
+
+SCHEMA_VERSION = 1
+MANIFEST, ERRORS, PARTS = "manifest.json", "errors.parquet", "part-*.parquet"
+TEMPORARY = tuple(f".{name}.*.tmp" for name in (MANIFEST, ERRORS, PARTS))
+
+
+class Counts(BaseModel):
+    """images = rows + errors; a folder that could not be listed is one error."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    rows: int
+    errors: int
+    parts: int
+
+
+class Identity(BaseModel):
+    """What all rows of a folder share. root, model: the places of the images and of the model.
+
+    Both are relative to the embeddings folder, so that the three may be moved together, and percent-escaped as
+    `path` is; a root may also be a URL.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model_id: str
+    variant: str
+    dim: int
+    dtype: Literal["float16", "float32"]
+    root: str
+    model: str
+
+
+class Manifest(Identity):
+    """manifest.json. complete: false while a run is at work, or after one was interrupted."""
+
+    schema_version: int = SCHEMA_VERSION
+    complete: bool = True
+    counts: Counts
+
+    @property
+    def precision(self) -> str:
+        """Of the image graph that made the vectors: fp32, fp16 or int8."""
+        return self.variant.partition("-")[0]
+
+    @property
+    def identity(self) -> Identity:
+        """The part that does not change from run to run."""
+        return Identity(**{name: getattr(self, name) for name in Identity.model_fields})
+
+    def root_folder(self, folder: Path) -> Path:
+        """Where the images are, for the embeddings in `folder`; not for a URL."""
+        return folder / to_name(self.root)
+
+    def model_folder(self, folder: Path) -> Path:
+        """Where the model is, for the embeddings in `folder`."""
+        return folder / to_name(self.model)
+
+
+def precision_for(folder: Path, wanted: str, *, overwrite: bool) -> str:
+    """The precision to open a model with, as asked; for `auto`, where `folder` is gone on with, that of its vectors.
+
+    All of a folder are of one precision. Raises UsageError where its manifest cannot be read.
+    """
+    if wanted == "auto" and not overwrite and (folder / MANIFEST).is_file():
+        return read(folder).precision
+    return wanted
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of an embeddings folder. Raises UsageError where `folder` is none, or is not finished."""
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        if not folder.is_dir():
+            why = "no such folder"
+        elif any(folder.glob(PARTS)):
+            why = "its manifest.json is missing; embed again with --overwrite"
+        else:
+            why = "no embeddings here"
+        raise UsageError(f"{folder}: {why}. An embeddings folder is what `clipline embed` writes") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        what = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}".lstrip(": ")
+        raise UsageError(
+            f"{path}: not the manifest of an embeddings folder ({what}). Mend: embed again with --overwrite"
+        ) from None
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise UsageError(f"{folder}: written by a newer clipline (schema {manifest.schema_version}): update")
+    return manifest

@@ -1,0 +1,73 @@
+"""The exported model: graphs, tokenizer, preprocessing, manifest; shipped only if it agrees with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipline.config.run import ExportParams
+from clipline.data.prepared import Prepared
+from clipline.export import variants
+from clipline.export.fold import fold_scaling
+from clipline.export.gates import HeldOut, check_fp32
+from clipline.export.graph import export_graph
+from clipline.export.manifest import manifest, model_id, preprocess_spec
+from clipline.export.parity import Parity
+from clipline.model.clip import CLIP, ImageEmbedder, TextEmbedder
+from clipline.train.checkpoint import Checkpoint, weights_hash
+from clipline.utils import checksums
+from clipline.utils.checksums import write_json
+from clipline.utils.files import atomic_folder
+
+EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 5
+
+
+def export_model(
+    checkpoint_dir: Path,
+    checkpoint: Checkpoint,
+    data: Prepared,
+    images: Path,
+    out: Path,
+    params: ExportParams,
+) -> dict[str, Any]:
+    """Export both graphs to `out`, check them against torch on the test split, and return reports/export.json.
+
+    Then the image graph in the other precisions that `params` names; one that misses its gate is left out, and the
+    report says why. images: folder of the raw image files. Raises CliplineError where fp32 parity or R@1 misses its
+    gate; `out` then does not appear.
+    """
+    with atomic_folder(out) as folder:
+        _write_graphs(checkpoint.model, folder, checkpoint.recipe.inputs.image_size, params.opset)
+        data.tokenizer.save(str(folder / "tokenizer.json"))
+        spec = preprocess_spec(checkpoint)
+        write_json(folder / "preprocess.json", spec)
+        model = model_id(weights_hash(checkpoint_dir), folder)
+
+        def write_manifest(parity: dict[str, dict[str, Parity]], metrics: dict[str, float]) -> None:
+            found = manifest(model, checkpoint, folder, params.opset, parity, metrics)
+            write_json(folder / "manifest.json", checksums.sealed(found.model_dump(mode="json")))
+
+        # The runtime opens only a whole bundle: manifests without figures, the final one after the checks.
+        write_manifest({}, {})
+        test = HeldOut(data.split("test"), images, spec.make(), params.batch_size)
+        report, fp32, embedded = check_fp32(checkpoint, data, test, folder, params)
+        parity = {side: {"fp32": figures} for side, figures in fp32.items()}
+        report["image"] |= variants.build(folder, data, params)
+        write_manifest({}, {})
+        for precision, found, figures in variants.measure(folder, test, embedded, params):
+            report["image"][precision] |= found
+            parity["image"][precision] = figures
+        write_manifest(parity, report["test"]["onnx"])
+    return report
+
+
+def _write_graphs(model: CLIP, folder: Path, size: int, opset: int) -> None:
+    model = model.cpu().eval()
+    pixels = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    export_graph(ImageEmbedder(model), {"pixels": pixels}, ["batch"], folder / "image.onnx", opset)
+    fold_scaling(folder / "image.onnx")
+    ids = torch.ones(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    export_graph(TextEmbedder(model), inputs, ["batch", "length"], folder / "text.onnx", opset)

@@ -1,0 +1,123 @@
+"""The exported fp32 graphs against torch on the test split: embeddings, R@k, rate. A missed gate fails the export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipline import evaluation
+from clipline.config.run import ExportParams
+from clipline.data.prepared import Prepared, Split
+from clipline.errors import CliplineError
+from clipline.evaluation import Embedded
+from clipline.export.parity import Parity, check, compare, compare_batches
+from clipline.image import Preprocess
+from clipline.model.embedder import TorchModel
+from clipline.runtime.model import OnnxModel
+from clipline.train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test split, as the raw files that the exported model will see."""
+
+    split: Split
+    images: Path
+    preprocess: Preprocess
+    batch_size: int
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The first batch: uint8 [b, S, S, 3]."""
+        return next(self.batches())
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """uint8 [b, S, S, 3] of all images, in order."""
+        return evaluation.pixel_batches(self.images, self.split.image_names, self.preprocess, self.batch_size)
+
+    def embed(self, model: evaluation.Embedder, title: str) -> Embedded:
+        """Images and captions."""
+        return evaluation.embed_split(model, self.split, self.images, self.preprocess, self.batch_size, title)
+
+    def recalls(self, embedded: Embedded) -> dict[str, float]:
+        """R@k and median ranks."""
+        return evaluation.metrics(embedded, self.split)
+
+
+def check_fp32(
+    checkpoint: Checkpoint, data: Prepared, test: HeldOut, folder: Path, params: ExportParams
+) -> tuple[dict[str, Any], dict[str, Parity], Embedded]:
+    """reports/export.json of the fp32 graphs in `folder`, their parity, and their embeddings of the test split.
+
+    Raises CliplineError where a gate is missed.
+    """
+    torch_model = TorchModel(checkpoint.model, data.tokenizer, torch.device("cpu"))
+    onnx_model = OnnxModel(folder, provider="cpu")
+    expected, found = test.embed(torch_model, "torch"), test.embed(onnx_model, "onnxruntime")
+    pixels = test.pixels
+    parity = {
+        "image": compare(expected.images, found.images).worst(
+            compare_batches(torch_model.embed_pixels, onnx_model.embed_pixels, pixels)
+        ),
+        "text": compare(expected.texts, found.texts).worst(
+            compare_batches(torch_model.embed_texts, onnx_model.embed_texts, test.split.captions)
+        ),
+    }
+    for name, figure in parity.items():
+        check(f"{name}.onnx", figure, params)
+    figures = {"torch": test.recalls(expected), "onnx": test.recalls(found)}
+    delta = check_recall(figures, test.split, params)
+    report: dict[str, Any] = {
+        name: {"fp32": graph_figures(folder / f"{name}.onnx", figure) | {"opset": params.opset, "shipped": True}}
+        for name, figure in parity.items()
+    }
+    report["image"]["fp32"]["images_per_second"] = rate(onnx_model, pixels)
+    report["test"] = {**figures, "delta_r1": delta}
+    return report, parity, found
+
+
+def check_recall(figures: dict[str, dict[str, float]], split: Split, params: ExportParams) -> dict[str, float]:
+    """R@1 of onnxruntime less torch's, in points. Raises CliplineError where it falls below the gate."""
+    delta = recall_change(figures["torch"], figures["onnx"])
+    if lost := lost_recall(delta, split, params.max_r1_drop):
+        raise CliplineError(f"{lost} through onnxruntime: the graphs are not shipped")
+    return delta
+
+
+def recall_change(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """R@1 in both directions, `after` less `before`, in points."""
+    return {key: round(after[key] - before[key], 4) for key in ("i2t_r1", "t2i_r1")}
+
+
+def lost_recall(delta: dict[str, float], split: Split, gate: float) -> str | None:
+    """In words, the R@1 that falls by more than `gate` points; None if none does.
+
+    One query is always allowed: a tie may fall either way.
+    """
+    for direction, queries in (("i2t", len(split.image_names)), ("t2i", len(split.captions))):
+        lost = -delta[f"{direction}_r1"]
+        if lost > max(gate, 100 / queries) + 1e-6:
+            return f"R@1 {direction} falls by {lost} points (gate {gate})"
+    return None
+
+
+def graph_figures(path: Path, parity: Parity) -> dict[str, Any]:
+    """What the report says of every graph."""
+    return {"min_cosine": parity.min_cosine, "max_abs": parity.max_abs, "bytes": path.stat().st_size}
+
+
+def rate(model: OnnxModel, pixels: np.ndarray) -> float:
+    """Images per second of the image graph alone, on ready pixels, for about a second."""
+    model.embed_pixels(pixels[:1])  # the first call loads the graph
+    done, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < 1.0:
+        model.embed_pixels(pixels)
+        done += len(pixels)
+    return round(done / seconds, 1)

@@ -1,0 +1,102 @@
+"""image.fp16.onnx and image.int8.onnx: built from image.onnx, measured against it, and shipped if they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipline.config.run import ExportParams, VariantGate
+from clipline.data.prepared import Prepared, Split
+from clipline.evaluation import Embedded
+from clipline.export.gates import HeldOut, graph_figures, lost_recall, rate, recall_change
+from clipline.export.manifest import FILES
+from clipline.export.parity import Parity, compare
+from clipline.runtime.model import OnnxModel
+
+# The batch of calibration: whole activations of that many images are in memory at once.
+BATCH, PROBE = 8, 32
+
+
+def build(folder: Path, data: Prepared, params: ExportParams) -> dict[str, dict[str, Any]]:
+    """Write the variants that `params` asks for beside image.onnx: precision -> what the report says of building it.
+
+    One that cannot be built is no error: the report says why.
+    """
+    report: dict[str, dict[str, Any]] = {}
+    for precision in params.precisions:
+        source, target = folder / FILES["image"]["fp32"], folder / FILES["image"][precision]
+        try:
+            report[precision] = _BUILD[precision](source, target, data.split("train"), params)
+        # A graph that a converter does not know must not cost the fp32 export; whatever it raises is told.
+        except Exception as error:  # noqa: BLE001
+            target.unlink(missing_ok=True)
+            why = f"cannot be built: {type(error).__name__}: {error}"
+            report[precision] = {"shipped": False, "why": why}
+    return report
+
+
+def _half(source: Path, target: Path, _train: Split, _params: ExportParams) -> dict[str, Any]:
+    from clipline.export.fp16 import to_half
+
+    to_half(source, target)
+    return {}
+
+
+def _int8(source: Path, target: Path, train: Split, params: ExportParams) -> dict[str, Any]:
+    from clipline.export.int8 import to_int8
+
+    calibration, probe = calibration_rows(train.image_rows, params.calibration_images)
+    batches = (np.array(train.images[calibration[i : i + BATCH]]) for i in range(0, len(calibration), BATCH))
+    found = to_int8(source, target, batches, np.array(train.images[probe]))
+    return {"calibration_images": len(calibration), "layers": found.layers, "layers_in_float": found.in_float}
+
+
+_BUILD: dict[str, Callable[[Path, Path, Split, ExportParams], dict[str, Any]]] = {"fp16": _half, "int8": _int8}
+
+
+def calibration_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `count` rows to calibrate on and PROBE others to rank layers on, both spread over `rows`.
+
+    Where there are fewer rows, in the same proportion; a single one serves for both.
+    """
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), count + PROBE)).astype(int))]
+    if len(chosen) < 2:
+        return chosen, chosen
+    probes = max(1, len(chosen) * PROBE // (count + PROBE))
+    places = np.linspace(0, len(chosen), probes, endpoint=False).astype(int)
+    return np.delete(chosen, places), chosen[places]
+
+
+def measure(
+    folder: Path, test: HeldOut, expected: Embedded, params: ExportParams
+) -> Iterator[tuple[str, dict[str, Any], Parity]]:
+    """Each variant in `folder` against fp32's embeddings of the test split: precision, report, parity.
+
+    One that misses its gate is removed, and its report says why.
+    """
+    for precision in params.precisions:
+        path = folder / FILES["image"][precision]
+        if not path.is_file():
+            continue
+        model = OnnxModel(folder, provider="cpu", precision=precision)
+        images = np.concatenate([model.embed_pixels(pixels) for pixels in test.batches()])
+        found, parity = Embedded(images, expected.texts), compare(expected.images, images)
+        recalls = test.recalls(found)
+        report: dict[str, Any] = graph_figures(path, parity) | {
+            "images_per_second": rate(model, test.pixels),
+            "test": recalls,
+            "delta_r1": recall_change(test.recalls(expected), recalls),
+        }
+        why = _missed(report, test.split, getattr(params, precision))
+        if why:
+            path.unlink()
+        yield precision, report | {"shipped": not why} | ({"why": why} if why else {}), parity
+
+
+def _missed(report: dict[str, Any], split: Split, gate: VariantGate) -> str | None:
+    if not report["min_cosine"] >= gate.min_cosine:
+        return f"min cosine {report['min_cosine']:.5f} (gate {gate.min_cosine})"
+    return lost_recall(report["delta_r1"], split, gate.max_r1_drop)

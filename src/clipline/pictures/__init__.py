@@ -1,0 +1,1 @@
+"""Pictures for people: galleries of search results, thumbnails and plots."""

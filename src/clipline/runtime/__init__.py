@@ -1,0 +1,1 @@
+"""Running an exported model through onnxruntime: the bundle, its sessions and precisions, and CUDA buffers."""

@@ -1,0 +1,150 @@
+"""Calls of one image graph on a device through buffers that stay: no memory is asked for or bound per batch.
+
+A set of buffers holds one batch: page-locked pixels that the device copies from, their place on the device, and the
+vectors. While one set is in the model another can be filled, so two threads keep the device busy; onnxruntime gives
+each call a stream of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipline.errors import CliplineError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding, OrtValue
+
+# A batch takes a larger set of buffers where it fills at least half of it; else it gets one of its own size.
+WASTE = 2
+PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every context of the process
+DEVICE = 0
+
+
+def pinned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 zeros of `shape` in page-locked memory, given back when the array is gone.
+
+    Raises CliplineError where the driver has none to give. Call it only where CUDA has started.
+    """
+    size = int(np.prod(shape))
+    pointer = ctypes.c_void_p()
+    with _context():
+        _check("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(size), PORTABLE)
+    memory = (ctypes.c_uint8 * size).from_address(pointer.value)
+    # Views of the array keep `memory` alive, and with it the pages.
+    weakref.finalize(memory, _free, pointer)
+    array = np.frombuffer(memory, np.uint8).reshape(shape)
+    array[...] = 0
+    return array
+
+
+def load_driver() -> ctypes.CDLL:
+    """The CUDA driver's library. Raises OSError where there is none."""
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    return load_driver()
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    """The context that onnxruntime uses too, current in this thread."""
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _check("cuInit", 0)
+    _check("cuDeviceGet", ctypes.byref(device), DEVICE)
+    _check("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    try:
+        _check("cuCtxPushCurrent_v2", context)
+        try:
+            yield
+        finally:
+            _check("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+    finally:
+        _check("cuDevicePrimaryCtxRelease_v2", device)
+
+
+def _free(pointer: ctypes.c_void_p) -> None:
+    with _context():
+        _check("cuMemFreeHost", pointer)
+
+
+def _check(name: str, *arguments: object) -> None:
+    code = getattr(_driver(), name)(*arguments)
+    if code:
+        raise CliplineError(
+            f"the CUDA driver: {name} failed with error {code}. Mend: if memory ran out, smaller batches"
+        )
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """One batch. staging: uint8 [b, S, S, 3]. pixels: the same on the device. vectors: float32 [b, dim]."""
+
+    staging: np.ndarray
+    pixels: OrtValue
+    vectors: np.ndarray
+    binding: IOBinding
+
+
+class FixedCalls:
+    """Runs `session` on batches of any size; may be called by several threads at once.
+
+    device: onnxruntime's name of it. allocate: gives uint8 memory of a shape to copy from.
+    """
+
+    def __init__(
+        self,
+        ort: ModuleType,
+        session: InferenceSession,
+        dim: int,
+        *,
+        device: str = "cuda",
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = pinned,
+    ) -> None:
+        self._ort, self._session, self._dim, self._device, self._allocate = ort, session, dim, device, allocate
+        self._lock = threading.Lock()
+        self._free: list[_Buffers] = []
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [n, S, S, 3] -> float32 [n, dim]. The rest of a larger set holds what was there before."""
+        buffers = self._take(pixels.shape)
+        try:
+            buffers.staging[: len(pixels)] = pixels
+            buffers.pixels.update_inplace(buffers.staging)
+            self._session.run_with_iobinding(buffers.binding)
+            return buffers.vectors[: len(pixels)].copy()
+        finally:
+            with self._lock:
+                self._free.append(buffers)
+
+    def _take(self, shape: tuple[int, ...]) -> _Buffers:
+        """The smallest free set that suits, or a new one."""
+        with self._lock:
+            suits = [each for each in self._free if shape[0] <= len(each.staging) <= WASTE * shape[0]]
+            if suits:
+                found = min(suits, key=lambda each: len(each.staging))
+                # Arrays have no plain equality: look for the very object.
+                self._free = [each for each in self._free if each is not found]
+                return found
+        return self._make(shape)
+
+    def _make(self, shape: tuple[int, ...]) -> _Buffers:
+        value = self._ort.OrtValue
+        pixels = value.ortvalue_from_shape_and_type(list(shape), np.uint8, self._device, 0)
+        vectors = np.zeros((shape[0], self._dim), np.float32)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("pixels", pixels)
+        binding.bind_ortvalue_output("embedding", value.ortvalue_from_numpy(vectors))
+        return _Buffers(self._allocate(shape), pixels, vectors, binding)

@@ -1,0 +1,1 @@
+"""Training over several processes: the process group, gathered embeddings and sharded towers."""

@@ -1,0 +1,1 @@
+"""What every part may use: files, checksums, cores, threads, memory, progress, signals, revisions and the hub."""

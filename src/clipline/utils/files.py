@@ -1,0 +1,128 @@
+"""Files and folders that are written whole, folders that one process holds at a time, and the cache of the user.
+
+A name only ever holds all of a file: it is written beside its place, flushed to disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from clipline.errors import CliplineError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends well; after an error nothing of it is left.
+
+    The temporary name starts with a dot, so that tools that read every file of a folder pass over it, and holds
+    the process's number, so that two processes may write the same file. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """`atomic` for a file that a person asked for by name: its folder is made. Raises CliplineError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            yield file
+    except OSError as error:
+        raise CliplineError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends well, and else disappears.
+
+    What a killed process left there goes first; where it was killed between two renames, the old `out` comes
+    back. Raises OSError, and `out` is then as it was.
+    """
+    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        if out.exists():
+            # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
+            out.rename(old)
+        try:
+            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        sync_folder(out.parent)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut, where the system can (Windows opens no folders)."""
+    if os.name != "nt":
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold `folder`, which exists, for this process. Raises CliplineError, with `busy`, where another one holds it.
+
+    The folder itself is locked, so no file is left behind. Windows locks no folders, and some network file
+    systems none at all: there nothing is held.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in BUSY:
+                raise CliplineError(f"{folder}: {busy}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def user_cache() -> Path:
+    """clipline's folder among the user's caches, there or not."""
+    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(usual) / "clipline"

@@ -1,0 +1,210 @@
+"""The whole bundle: what is in it, and that a graph that disagrees with torch is not shipped."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from clipline.config.run import ExportParams, VariantGate
+from clipline.data.prepared import Prepared
+from clipline.errors import CliplineError
+from clipline.export import export, variants
+from clipline.export.gates import check_recall
+from clipline.export.parity import Parity, check, compare
+from clipline.model.clip import build_model
+from clipline.model.embedder import TorchModel
+from clipline.runtime.bundle import Bundle
+from clipline.runtime.model import OnnxModel
+from clipline.train import checkpoint
+from stages.export import in_words
+
+PARAMS = ExportParams(
+    batch_size=8,
+    opset=20,
+    min_cosine=0.9999,
+    max_abs=1e-4,
+    max_r1_drop=0.1,
+    precisions=[],
+    calibration_images=24,
+    fp16=VariantGate(min_cosine=0.999, max_r1_drop=0.1),
+    int8=VariantGate(min_cosine=0.9, max_r1_drop=100.0),
+)
+BOTH = PARAMS.model_copy(update={"precisions": ["fp16", "int8"]})
+
+
+@pytest.fixture
+def trained(make_recipe, prepared, tmp_path):
+    recipe, data = make_recipe(), Prepared(prepared)
+    torch.manual_seed(0)
+    model = build_model(recipe, data.vocab_size)
+    info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
+    checkpoint.save(tmp_path / "checkpoint", model, recipe, data.vocab_size, info)
+    return tmp_path / "checkpoint"
+
+
+def run(trained, raw, prepared, out, params=PARAMS):
+    return export.export_model(trained, checkpoint.load(trained), Prepared(prepared), raw / "images", out, params)
+
+
+def test_bundle_is_whole_and_computes_what_torch_computes(trained, raw, prepared, tmp_path):
+    report = run(trained, raw, prepared, tmp_path / "onnx")
+    names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "manifest.json"}
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == names
+    manifest = Bundle(tmp_path / "onnx").manifest
+    assert (manifest.dim, manifest.recipe, manifest.opset) == (16, "tiny", 20)
+    assert manifest.image["fp32"].min_cosine == report["image"]["fp32"]["min_cosine"] > 0.99999
+    assert manifest.metrics == pytest.approx(report["test"]["onnx"])
+    assert manifest.files == {
+        name: hashlib.sha256((tmp_path / "onnx" / name).read_bytes()).hexdigest()
+        for name in ("preprocess.json", "tokenizer.json")
+    }
+    assert report["test"]["delta_r1"] == {"i2t_r1": 0, "t2i_r1": 0}
+    spec = json.loads((tmp_path / "onnx" / "preprocess.json").read_text())
+    assert spec["size"] == 32 and spec["mean"] == pytest.approx([0.485, 0.456, 0.406])
+
+    data = Prepared(prepared)
+    ours, theirs = (
+        OnnxModel(tmp_path / "onnx"),
+        TorchModel(checkpoint.load(trained).model, data.tokenizer, torch.device("cpu")),
+    )
+    texts = ["a red bar on the left", "blue"]
+    assert np.allclose(ours.embed_texts(texts), theirs.embed_texts(texts), atol=1e-5)
+    pixels = np.array(data.split("test").images[:3])
+    assert np.allclose(ours.embed_pixels(pixels), theirs.embed_pixels(pixels), atol=1e-5)
+
+
+def test_names_follow_the_weights_and_not_the_time(trained, raw, prepared, tmp_path):
+    """Embeddings of one variant never mix with another's, so an export that changes nothing must keep its names."""
+    names = []
+    for name in ("one", "two"):
+        run(trained, raw, prepared, tmp_path / name, BOTH)
+        manifest = Bundle(tmp_path / name).manifest
+        names.append((manifest.model_id, {key: graph.variant for key, graph in manifest.image.items()}))
+    assert names[0] == names[1] and list(names[0][1]) == ["fp32", "fp16", "int8"]
+    found = checkpoint.load(trained)
+    torch.nn.init.normal_(found.model.image_head[-1].weight)
+    checkpoint.save(trained, found.model, found.recipe, Prepared(prepared).vocab_size, found.info)
+    run(trained, raw, prepared, tmp_path / "three")
+    assert Bundle(tmp_path / "three").manifest.model_id != names[0][0]
+
+
+def spoil(path, amount):
+    """Add noise to the last matrix of a graph: what a faulty exporter would do."""
+    model = onnx.load(path)
+    tensor = [t for t in model.graph.initializer if len(t.dims) == 2 and t.data_type == onnx.TensorProto.FLOAT][-1]
+    values = onnx.numpy_helper.to_array(tensor)
+    noise = np.random.default_rng(0).normal(size=values.shape).astype(np.float32) * amount * values.std()
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values + noise, tensor.name))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("graph", ["image.onnx", "text.onnx"])
+def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(
+    trained, raw, prepared, tmp_path, monkeypatch, graph
+):
+    out = tmp_path / "onnx"
+    run(trained, raw, prepared, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    real = export.export_graph
+
+    def faulty(module, inputs, axes, path, opset):
+        real(module, inputs, axes, path, opset)
+        if path.name == graph:
+            spoil(path, 0.3)
+
+    monkeypatch.setattr(export, "export_graph", faulty)
+    with pytest.raises(CliplineError, match=f"{graph}: parity with torch failed"):
+        run(trained, raw, prepared, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "onnx"]
+
+
+def test_compare_and_gate():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(5, 8)).astype(np.float32)
+    one /= np.linalg.norm(one, axis=1, keepdims=True)
+    assert compare(one, one).min_cosine == pytest.approx(1.0, abs=1e-12) and compare(one, one).max_abs == 0
+    other = one.copy()
+    other[3, 2] += 0.5
+    assert compare(one, other).max_abs == pytest.approx(0.5)
+    assert compare(one, other).min_cosine < 0.95
+    assert compare(one, one * np.nan) == Parity(-1.0, float("inf"))
+    check("ok", Parity(0.99999, 1e-5), PARAMS)
+    for parity in (Parity(0.9998, 1e-5), Parity(0.99999, 2e-4), Parity(float("nan"), 0.0)):
+        with pytest.raises(CliplineError, match="parity"):
+            check("bad", parity, PARAMS)
+
+
+def test_lower_recall_is_refused(prepared):
+    split = Prepared(prepared).split("test")
+    torch_figures = {"i2t_r1": 50.0, "t2i_r1": 50.0}
+    lower = {"torch": torch_figures, "onnx": {"i2t_r1": 50.0, "t2i_r1": 40.0}}
+    with pytest.raises(CliplineError, match=r"R@1 t2i falls by 10\.0 points"):
+        check_recall(lower, split, PARAMS)
+    one_query = {"torch": torch_figures, "onnx": {"i2t_r1": 40.0, "t2i_r1": 50.0}}  # 10 images: one query is 10 points
+    assert check_recall(one_query, split, PARAMS) == {"i2t_r1": -10.0, "t2i_r1": 0.0}
+
+
+def test_both_precisions_are_measured_and_shipped(trained, raw, prepared, tmp_path):
+    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
+    manifest = Bundle(tmp_path / "onnx").manifest
+    assert list(manifest.image) == ["fp32", "fp16", "int8"] and list(manifest.text) == ["fp32"]
+    pixels = np.array(Prepared(prepared).split("test").images[:5])
+    exact = OnnxModel(tmp_path / "onnx", provider="cpu").embed_pixels(pixels)
+    for precision in ("fp16", "int8"):
+        figures, graph = report[precision], manifest.image[precision]
+        assert figures["shipped"] and figures["images_per_second"] > 0
+        assert 0.98 < figures["min_cosine"] == graph.min_cosine < 1 and graph.max_abs == figures["max_abs"] > 0
+        assert figures["bytes"] == graph.bytes == (tmp_path / "onnx" / f"image.{precision}.onnx").stat().st_size
+        assert figures["delta_r1"].keys() == {"i2t_r1", "t2i_r1"} and 0 <= figures["test"]["t2i_r10"] <= 100
+        assert graph.variant.startswith(f"{precision}-")
+        found = OnnxModel(tmp_path / "onnx", provider="cpu", precision=precision).embed_pixels(pixels)
+        assert (found * exact).sum(axis=1).min() > 0.98 and not np.array_equal(found, exact)
+    assert report["int8"]["layers"] == 5 and report["int8"]["calibration_images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        ({"min_cosine": 1.0, "max_r1_drop": 100.0}, r"min cosine 0\.\d+ \(gate 1\.0\)"),
+        ({"min_cosine": 0.0, "max_r1_drop": 0.0}, r"R@1 t2i falls by 30\.0 points \(gate 0\.0\)"),
+    ],
+)
+def test_a_variant_that_misses_its_gate_is_not_shipped(trained, raw, prepared, tmp_path, monkeypatch, gate, why):
+    if gate["max_r1_drop"] == 0:
+        real = variants.recall_change
+        monkeypatch.setattr(variants, "recall_change", lambda *args: real(*args) | {"t2i_r1": -30.0})
+    params = BOTH.model_copy(update={"int8": VariantGate(**gate)})
+    report = run(trained, raw, prepared, tmp_path / "onnx", params)["image"]
+    assert report["int8"]["shipped"] is False and re.fullmatch(why, report["int8"]["why"])
+    assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # what it was is told all the same
+    assert not (tmp_path / "onnx" / "image.int8.onnx").exists()
+    assert "int8" not in Bundle(tmp_path / "onnx").manifest.image
+    line = in_words("image.int8", report["int8"])
+    assert line.startswith(f"image.int8.onnx: not shipped: {report['int8']['why']}. min cosine")
+
+
+def test_a_variant_that_cannot_be_built_costs_nothing_else(trained, raw, prepared, tmp_path, monkeypatch):
+    def fail(*_):
+        raise TypeError("no such operator")
+
+    monkeypatch.setitem(variants._BUILD, "fp16", fail)
+    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
+    assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
+    assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]
+    assert in_words("image.fp16", report["fp16"]) == (
+        "image.fp16.onnx: not shipped: cannot be built: TypeError: no such operator. "
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60, 6000])
+def test_calibration_and_probe_are_different_images(count):
+    rows = np.arange(count) * 7
+    calibration, probe = variants.calibration_rows(rows, 256)
+    assert len(calibration) and len(probe) and set(calibration) | set(probe) <= set(rows)
+    assert count == 1 or not set(calibration) & set(probe)
+    assert len(probe) <= variants.PROBE and (count < 6000 or (len(calibration), len(probe)) == (256, 32))

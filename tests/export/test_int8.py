@@ -1,0 +1,124 @@
+"""image.int8.onnx: what is quantised, what stays in float, and that no embedding depends on its batch."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from clipline.errors import CliplineError
+from clipline.export import int8
+from clipline.export.int8 import to_int8
+from clipline.export.int8_layers import Layers
+
+from .conftest import IMAGES, export_module
+
+QUANTISED = {"QLinearConv", "MatMulIntegerToFloat"}
+
+
+def session(path, optimised=None):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if optimised:
+        options.optimized_model_filepath = str(optimised)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def embed(path, pixels):
+    return session(path).run(None, {"pixels": pixels})[0]
+
+
+def really_runs(path, tmp_path):
+    """The operators that onnxruntime makes of the file."""
+    session(path, tmp_path / "optimised.onnx")
+    return [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+
+
+def halves(pixels):
+    return iter((pixels[:12], pixels[12:]))
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_agrees_and_no_embedding_depends_on_its_batch(export_image, pixels, tmp_path, kind):
+    source, target = export_image(kind), tmp_path / "int8.onnx"
+    found = to_int8(source, target, halves(pixels), pixels)
+    expected, quantised = embed(source, pixels), embed(target, pixels)
+    assert (expected * quantised).sum(axis=1).mean() == pytest.approx(found.cosine, abs=1e-5)
+    assert found.cosine > 0.98 and quantised.dtype == np.float32
+    alone = np.concatenate([embed(target, pixels[i : i + 1]) for i in range(len(pixels))])
+    assert np.array_equal(alone, quantised)
+    ran = really_runs(target, tmp_path)
+    assert sum(name in QUANTISED for name in ran) == found.layers - len(found.in_float) > 0
+    assert target.stat().st_size < 0.5 * source.stat().st_size
+
+
+def test_what_is_a_layer(export_image):
+    vit = Layers(onnx.load(export_image("vit")).graph)
+    # The patches, and in each of two blocks q/k/v, projection and the two of the MLP; not attention, not the head.
+    assert len(vit.names) == 1 + 2 * 4
+    assert vit.quantised(set()) == vit.names
+    graph = onnx.load(export_image("resnet")).graph
+    resnet = Layers(graph)
+    kinds = {node.name: node.op_type for node in graph.node}
+    assert len(resnet.names) == sum(kind == "Conv" for kind in kinds.values())
+    others = [kinds[name] for name in resnet.quantised(set()) if name not in resnet.names]
+    assert sorted(set(others)) == ["Add", "MaxPool", "Relu"]
+    first = resnet.names[0]
+    (activation,) = set(resnet.quantised(set())) - set(resnet.quantised({first})) - {first}
+    assert kinds[activation] == "Relu"
+
+
+def test_a_layer_left_in_float_stays_in_float(export_image, pixels, tmp_path):
+    """onnxruntime would quantise it when it loads the graph, with one scale for all channels."""
+    source = export_image("mobilenet")
+    work = int8._Work(source, tmp_path, halves(pixels), pixels)
+    second = work.layers.names[3]
+    work.build([second], tmp_path / "int8.onnx")
+    ran = really_runs(tmp_path / "int8.onnx", tmp_path)
+    assert ran.count("QLinearConv") == len(work.layers.names) - 1
+    assert sum(name in ("Conv", "FusedConv") for name in ran) == 1
+
+
+class Outlier(nn.Module):
+    """Six convolutions; the first gives one channel of huge values, which the second does not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 8, 8, 3, 2 if i < 3 else 1, 1) for i in range(6))
+        with torch.no_grad():
+            for conv in self.convs:
+                conv.bias.zero_()
+            self.convs[0].bias[0] = 3000
+            self.convs[1].weight[:, 0] = 0
+
+    def forward(self, pixels):
+        values = pixels.permute(0, 3, 1, 2).float() / 255
+        for conv in self.convs:
+            values = conv(values).relu()
+        return nn.functional.normalize(values.flatten(1), dim=-1)
+
+
+def test_the_layers_that_lose_most_stay_in_float(pixels, tmp_path):
+    torch.manual_seed(1)
+    source = export_module(Outlier(), tmp_path / "image.onnx")
+    names = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"]
+    found = to_int8(source, tmp_path / "int8.onnx", halves(pixels), pixels)
+    assert found.in_float == names[:2]
+    assert int8._Work(source, tmp_path, halves(pixels), pixels).build([]) < 0.99 < found.cosine
+
+
+def test_nothing_to_quantise(pixels, tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["embedding"], keepdims=0, axes=[1, 2]),
+    ]
+    values = [
+        helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 32, 32, 3]),
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 3]),
+    ]
+    graph = helper.make_graph(nodes, "mean", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "x.onnx")
+    with pytest.raises(CliplineError, match="no convolution or matrix product"):
+        to_int8(tmp_path / "x.onnx", tmp_path / "int8.onnx", halves(pixels), pixels)

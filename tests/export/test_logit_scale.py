@@ -1,0 +1,109 @@
+"""The manifest's scale: the exported model's softmax is the trained model's."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipline.classify import zeroshot
+from clipline.config.run import ExportParams, VariantGate
+from clipline.data.prepared import Prepared
+from clipline.export.export import export_model
+from clipline.export.manifest import logit_scale
+from clipline.model.clip import build_model
+from clipline.runtime.bundle import Manifest
+from clipline.runtime.model import OnnxModel
+from clipline.train import checkpoint
+from clipline.train.objective import Objective
+
+TEXTS = ["a red bar on the left", "blue", "the bottom shows yellow", "a green bar"]
+GATE = VariantGate(min_cosine=0.9, max_r1_drop=100.0)
+PARAMS = ExportParams(
+    batch_size=8,
+    opset=20,
+    min_cosine=0.9999,
+    max_abs=1e-4,
+    max_r1_drop=100.0,
+    precisions=[],
+    calibration_images=24,
+    fp16=GATE,
+    int8=GATE,
+)
+
+
+def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
+    """Of each image over the texts, from the logits that the losses are given: of copies, the mean of theirs."""
+    objective, seen = Objective(model), []
+
+    def see(own, everyone, scale, bias):
+        seen.append(scale * own.image_BD @ everyone.text_TD.T + (0 if bias is None else bias))
+        return seen[-1].sum()
+
+    objective.loss = see
+    with torch.inference_mode():
+        objective.pairs(model.encode_image(pixels), model.encode_text(ids, mask))
+    return torch.stack(seen).mean(dim=0).softmax(dim=1).numpy()
+
+
+@pytest.fixture
+def saved(make_recipe, prepared, tmp_path):
+    """saved(changes) -> a checkpoint whose temperature is not the one that it started with."""
+
+    def save(changes: dict) -> checkpoint.Checkpoint:
+        recipe, data = make_recipe(changes), Prepared(prepared)
+        torch.manual_seed(0)
+        model = build_model(recipe, data.vocab_size)
+        with torch.no_grad():
+            model.temperature.log_scale.add_(0.37)
+        info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
+        checkpoint.save(tmp_path / "checkpoint", model, recipe, data.vocab_size, info)
+        return checkpoint.load(tmp_path / "checkpoint")
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": {"kind": "siglip"}},
+        {"head": {"kind": "residual", "dim": 16, "copies": 4}},
+        {"head": {"kind": "residual", "dim": 16, "copies": 4}, "train.normalize": False},
+    ],
+    ids=["plain", "bias", "copies", "copies are normalised all the same"],
+)
+def test_it_gives_the_trained_softmax(saved, prepared, changes, one_thread):
+    found, data = saved(changes), Prepared(prepared)
+    pixels = torch.from_numpy(np.array(data.split("test").images[:4]))
+    encoded = data.tokenizer.encode_batch(TEXTS)
+    ids, mask = (torch.tensor([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
+    with torch.inference_mode():
+        images, texts = found.model.encode_image(pixels), found.model.encode_text(ids, mask)
+    # As the graphs export them.
+    images, texts = (torch.nn.functional.normalize(each, dim=-1).numpy() for each in (images, texts))
+    ours = zeroshot.probabilities(images, texts, logit_scale(found))
+    assert ours == pytest.approx(trained_softmax(found.model, pixels, ids, mask), abs=1e-5)
+    assert logit_scale(found) == pytest.approx(np.exp(0.37) / 0.07, rel=1e-5)
+
+
+def test_embeddings_of_any_length_have_no_scale(saved):
+    assert logit_scale(saved({"train.normalize": False})) is None
+
+
+def test_the_exported_model_gives_the_trained_softmax(saved, raw, prepared, tmp_path, one_thread):
+    head = {"kind": "residual", "dim": 16, "copies": 2}
+    found, data = saved({"head": head, "loss": {"kind": "siglip"}}), Prepared(prepared)
+    export_model(tmp_path / "checkpoint", found, data, raw / "images", tmp_path / "onnx", PARAMS)
+    model = OnnxModel(tmp_path / "onnx", provider="cpu", threads=1)
+    pixels = np.array(data.split("test").images[:4])
+    encoded = data.tokenizer.encode_batch(TEXTS)
+    ids, mask = (torch.tensor([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
+    expected = trained_softmax(found.model.eval(), torch.from_numpy(pixels), ids, mask)
+    assert zeroshot.match(model, model.embed_pixels(pixels), TEXTS) == pytest.approx(expected, abs=1e-4)
+    assert zeroshot.notes(model, TEXTS) == []
+
+
+def test_a_manifest_without_it_can_be_read(bundle):
+    text = (bundle / "manifest.json").read_text()
+    values = Manifest.model_validate_json(text).model_dump()
+    del values["logit_scale"]
+    assert Manifest.model_validate(values).logit_scale is None

@@ -1,0 +1,332 @@
+"""Shared weights, and batch norms that keep their statistics: one, two and four processes take the step of one.
+
+All processes come from one script (see the end), forked once torch is imported, and write what they found.
+"""
+
+import copy
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo  # FSDP2 would import it in each process
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
+
+from clipline.config.recipe import Recipe
+from clipline.data.prepared import Prepared
+from clipline.errors import UsageError
+from clipline.model.clip import build_model
+from clipline.train.batches import Batches
+from clipline.train.distributed.gather import rank, world_size
+from clipline.train.distributed.processes import total
+from clipline.train.distributed.shard import blocks, even_chunks, whole
+from clipline.train.loop import Trainer
+from clipline.train.phases import Phases
+from clipline.train.state import Keeper
+from clipline.train.step import Step
+from clipline.train.towers import Towers
+
+CPU = torch.device("cpu")
+WORLDS = [1, 2, 4]
+STEPS = 2
+TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+PLAIN = {
+    "image.depth": 2,
+    "text.args": TEXT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "loss": {"kind": "multi_positive"},
+    "train.epochs": STEPS,
+    "train.captions": "random",
+    "train.captions_per_image": 2,
+    # Some gradients are zero but for rounding (attention does not need a bias of keys): AdamW should not enlarge them.
+    "train.optimizer.eps": 1e-3,
+}
+THAWING = {"image": [{"share": 0.5, "epochs": 1}], "text": [{"share": 1.0, "epochs": 1}]}
+# A CNN from scratch has running statistics of 0 and 1: a frozen norm is then a mere scale, which is enough here.
+NORMS = {"image": {"tower": "timm", "name": "test_resnet.r160_in1k", "weights": "random", "trainable": True}}
+FROZEN = NORMS | {"train.batch_norm": "frozen"}
+CASES = {
+    "plain": {},
+    "chunks": {"train.chunk": 3},
+    # Of seven images two processes have chunks of four and three: the latter repeats an image.
+    "chunks of one": {"train.chunk": 1},
+    "thawing in chunks": {"train.chunk": 2, "train.freeze": THAWING},
+    "thawing": {"train.freeze": THAWING, "train.grad_clip": 0.01, "train.ema": 0.9}
+    | {"train.optimizer.layer_decay": {"image": 0.5}},
+    "checkpointing": {"train.grad_checkpointing": True, "loss": {"kind": "siglip"}},
+    "a frozen tower": {"text.trainable": False},
+    "frozen norms": FROZEN,
+    "frozen norms in chunks": FROZEN | {"train.chunk": 3},
+    "frozen norms in chunks of one": FROZEN | {"train.chunk": 1},
+    "norms": NORMS,
+}
+# What world and route: many small messages take their time.
+RUNS = [(case, 1, "whole") for case in CASES]
+RUNS += [(case, 2, "shared") for case in CASES if "norms" not in case or case == "frozen norms"]
+RUNS += [(case, 2, "whole") for case in CASES if "norms" in case]
+RUNS += [(case, 4, "shared") for case in ("plain", "chunks", "thawing")]
+KEPT = {}
+
+
+@pytest.fixture
+def found(prepared, make_recipe, tmp_path_factory):
+    """found(case, world, route) -> what the first process found: tensors by name."""
+    if not KEPT:
+        folder = tmp_path_factory.mktemp("shard")
+        for name, changes in CASES.items():
+            (folder / f"{name}.json").write_text(make_recipe(PLAIN | changes).model_dump_json())
+        (folder / "trained.json").write_text(make_recipe(PLAIN | TRAINED).model_dump_json())
+        command = [sys.executable, __file__, str(prepared), str(folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+        KEPT["folder"] = folder
+    return KEPT["folder"]
+
+
+def assert_close(found, wanted, rtol, atol):
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}", equal_nan=True
+        )
+
+
+@pytest.mark.parametrize(("case", "world", "route"), [run for run in RUNS if run[1] > 1 and run[0] != "norms"])
+def test_losses_gradients_and_weights_are_those_of_one_process(found, case, world, route):
+    """Over two steps, of which each begins an epoch."""
+    wanted = load_file(found / f"{case}-1-whole.safetensors")
+    assert_close(load_file(found / f"{case}-{world}-{route}.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", ["chunks", "chunks of one", "frozen norms in chunks", "frozen norms in chunks of one"])
+def test_chunks_change_nothing_either(found, case):
+    wanted = load_file(found / f"{case.partition(' in ')[0].replace(case, 'plain')}-1-whole.safetensors")
+    assert_close(load_file(found / f"{case}-1-whole.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+
+
+def test_there_is_something_to_compare(found):
+    thawing = load_file(found / "thawing-1-whole.safetensors")
+    deep = [name for name in thawing if name.startswith("gradient.") and "blocks.0.attn.qkv.weight" in name]
+    assert deep == ["gradient.1.image_tower.net.blocks.0.attn.qkv.weight"]
+    squares = sum(each.square().sum() for name, each in thawing.items() if name.startswith("gradient.1."))
+    assert squares.sqrt().item() == pytest.approx(0.01, rel=1e-3)
+    norms = load_file(found / "frozen norms-1-whole.safetensors")
+    assert any("gradient.0.image_tower.net.bn1.weight" in name and each.any() for name, each in norms.items())
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_each_process_has_its_share(found, world):
+    facts = json.loads((found / f"plain-{world}-shared.json").read_text())
+    # Of the towers, by rows: the first process has the odd ones (and what has one row only).
+    assert facts["whole"] / world <= facts["own"] < 1.1 * facts["whole"] / world
+    assert facts["moments"] == 2 * facts["own"]
+    assert "temperature.log_scale" in facts["everywhere"]
+    assert all(name.startswith(("image_head", "text_head", "temperature")) for name in facts["everywhere"])
+
+
+def test_norms_follow_the_first_share_where_processes_have_their_own(found):
+    """Batch norm as it is: other embeddings and another loss than one process's, and statistics of a share."""
+    one, two = (load_file(found / f"norms-{world}-whole.safetensors") for world in (1, 2))
+    assert abs(two["loss.0"] - one["loss.0"]) > 1e-6
+    name = "buffer.image_tower.net.bn1.running_mean"
+    assert not torch.allclose(two[name], one[name], rtol=1e-3)
+    torch.testing.assert_close(two[name], one["of the first three"], rtol=1e-9, atol=1e-13)
+
+
+# ---------------------------------------------------------------- a whole training
+
+TRAINED = {
+    "train.epochs": 2,
+    "train.batch_size": 15,
+    "train.ema": 0.9,
+    "train.wise_ft": 0.7,
+    "train.grad_clip": 1.0,
+    "train.schedule": {"kind": "cosine"},
+    "train.freeze": {"image": [{"share": 0.5, "epochs": 1}]},
+    "head.dropout": 0.0,
+}
+
+
+def test_a_shared_training_ends_in_the_model_of_one_process(found):
+    one, two = (load_file(found / f"trained-{world}-first.safetensors") for world in (1, 2))
+    assert_close(two, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_training_that_was_cut_off_ends_in_the_very_same_weights(found, world):
+    first, resumed = (load_file(found / f"trained-{world}-{name}.safetensors") for name in ("first", "resumed"))
+    assert_close(resumed, first, rtol=0, atol=0)
+    rows = [json.loads((found / f"trained-{world}-{name}.json").read_text()) for name in ("first", "resumed")]
+    assert rows[0] == rows[1]
+
+
+def test_the_state_is_the_file_that_one_process_writes(found):
+    one, two = (load_file(found / f"trained-{world}-state.safetensors") for world in (1, 2))
+    own = {name for name in two if name.startswith("random.1.")}
+    two = {name: each for name, each in two.items() if name not in own}
+    assert own and two.keys() == one.keys()
+    assert {name.partition(".")[0] for name in one} >= {"model", "best", "optimizer", "average", "random"}
+    assert all(two[name].shape == each.shape and two[name].dtype == each.dtype for name, each in one.items())
+    assert_close(
+        {name: each for name, each in two.items() if name.startswith(("model.", "average."))},
+        {name: each for name, each in one.items() if name.startswith(("model.", "average."))},
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_blocks_of_towers(make_recipe):
+    model = build_model(make_recipe(PLAIN | {"image": NORMS["image"]}), 100)
+    names = {id(module): name for name, module in model.named_modules()}
+    found = [names[id(each)] for each in (*blocks(model.image_tower), *blocks(model.text_tower))]
+    stages = [f"image_tower.net.layer{n}.0" for n in range(1, 5)]
+    layers = [f"text_tower.net.encoder.layer.{n}" for n in range(2)]
+    assert found == stages + layers
+
+
+def test_even_chunks():
+    rows = torch.arange(7)
+    assert [each.tolist() for each in even_chunks(rows, 3, 7)] == [[0, 1, 2], [3, 4], [5, 6]]
+    assert [each.tolist() for each in even_chunks(rows[:2], 3, 12)] == [[0], [1], [1], [1]]
+    both = even_chunks((rows, 10 * rows), 4, 9)
+    assert [tuple(len(each) for each in pair) for pair in both] == [(3, 3), (2, 2), (2, 2)]
+    assert all(torch.equal(10 * first, second) for first, second in both)
+
+
+def test_a_compiled_tower_is_not_shared(make_recipe, prepared):
+    data = Prepared(prepared)
+    recipe = make_recipe(PLAIN | {"train.compile": True})
+    model = build_model(recipe, data.vocab_size)
+    with pytest.raises(UsageError, match=r"train\.compile: false"):
+        Step(model, recipe, Batches(data.split("train"), {}, CPU), 1, Phases(CPU), 0, shard=True)
+
+
+# ---------------------------------------------------------------- what each process runs
+
+
+def take_steps(recipe, data, route):
+    """Some steps in float64 -> all that came of them."""
+    torch.manual_seed(0)
+    model, split = build_model(recipe, data.vocab_size).double(), data.split("train")
+    features = {}
+    if not recipe.text.trainable:
+        features["text"] = torch.randn(len(split.captions), model.text_tower.width, dtype=torch.float64)
+    batches = Batches(split, features, CPU)
+    step = Step(model, recipe, batches, STEPS, Phases(CPU), 0, shard=route == "shared")
+    found = {}
+    if world_size() == 1 and recipe.train.batch_norm == "batch" and recipe.image.tower == "timm":
+        alone = copy.deepcopy(model.image_tower)
+        alone(batches.images(np.arange(3)))
+        found["of the first three"] = alone.net.bn1.running_mean
+    for number in range(STEPS):
+        step.begin(number + 1)
+        # Seven do not divide by two or four.
+        images = np.arange(7 * number, 7 * number + 7)
+        captions = np.concatenate([np.flatnonzero(split.caption_image == image) for image in images])
+        found[f"loss.{number}"] = total(step(images, captions))
+        found |= {f"buffer.{name}": each.clone() for name, each in model.named_buffers() if number == 0}
+        gradients = {name: each.grad for name, each in step.parameters.items() if each.grad is not None}
+        found |= {f"gradient.{number}.{name}": each for name, each in everywhere(gradients).items()}
+    found |= {f"weight.{name}": each for name, each in everywhere(step.parameters).items()}
+    if step.average:
+        found |= {f"average.{name}": each for name, each in everywhere(step.average.weights).items()}
+    return found, facts(step)
+
+
+def everywhere(tensors):
+    """Whole copies, in the first process; every process takes part."""
+    return {name: each.clone(memory_format=torch.contiguous_format) for name, each in whole(tensors).items()}
+
+
+def facts(step):
+    towers = {name: each for name, each in step.parameters.items() if "_tower." in name}
+    moments = [step.optimizer.state[each] for each in towers.values()]
+    return {
+        "whole": sum(each.numel() for each in towers.values()),
+        "own": sum(local(each).numel() for each in towers.values()),
+        "moments": sum(local(each[kind]).numel() for each in moments for kind in ("exp_avg", "exp_avg_sq") if each),
+        "everywhere": [name for name, each in step.parameters.items() if not isinstance(each, DTensor)],
+    }
+
+
+def local(tensor):
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def train(recipe, data, folder):
+    """Train to the end; then go on from the state before the last as if that had been the end."""
+    states = folder / f"states-{world_size()}"
+    for name in ("first", "resumed"):
+        keeper = Keeper(states)
+        trainer = Trainer(
+            recipe,
+            data,
+            seed=0,
+            device=CPU,
+            cache=folder / "cache",
+            shard=True,
+            keeper=None if rank() else keeper,
+            state=keeper.newest(),
+            save_every=3,
+        )
+        assert (trainer.step.number == 0) == (name == "first")
+        rows = []
+        trainer.fit(lambda row, when, rows=rows: rows.append([row["train_loss"], row["val_loss"]]))
+        if not rank():
+            weights = {key: each.contiguous() for key, each in trainer.model.state_dict().items()}
+            save_file(weights, folder / f"trained-{world_size()}-{name}.safetensors")
+            (folder / f"trained-{world_size()}-{name}.json").write_text(json.dumps(rows))
+            *_, last = sorted(states.iterdir())
+            shutil.move(last, folder / f"trained-{world_size()}-state.safetensors")
+        if world_size() > 1:
+            dist.barrier()
+
+
+def main(number, world, prepared, folder):
+    torch.set_num_threads(1)
+    data = Prepared(prepared)
+    if world > 1:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/store{world}",
+            rank=number,
+            world_size=world,
+            timeout=timedelta(seconds=60),
+        )
+    if world < 4:
+        train(Recipe.from_yaml(folder / "trained.json"), data, folder)
+    # Without its cast to float32.
+    Towers._run = lambda self, tower, *inputs: tower(*inputs)
+    for case, _, route in [run for run in RUNS if run[1] == world]:
+        tensors, own = take_steps(Recipe.from_yaml(folder / f"{case}.json"), data, route)
+        if not number:
+            save_file(tensors, folder / f"{case}-{world}-{route}.safetensors")
+            (folder / f"{case}-{world}-{route}.json").write_text(json.dumps(own))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    fork = multiprocessing.get_context("fork")
+    for world in WORLDS:
+        processes = [
+            fork.Process(target=main, args=(number, world, *map(Path, sys.argv[1:]))) for number in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            sys.exit(1)

@@ -1,0 +1,45 @@
+"""In processes of its own: it cannot be undone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clipline.utils.malloc import keep_freed_memory
+
+NO_HUGE_PAGES = {"NUMPY_MADVISE_HUGEPAGE": "0"}
+WORK = """
+import resource, sys
+import numpy as np
+from clipline.heap import keep_freed_memory
+
+kept, size, blocks = sys.argv[1] == "keep" and keep_freed_memory(), int(sys.argv[2]), int(sys.argv[3])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(blocks):
+    block = np.empty(size, np.uint8)
+    block[::4096] = 1
+    del block
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str, size: int, blocks: int) -> int:
+    """Pages that the kernel had to find for so many blocks of `size` bytes, one after the other."""
+    command, env = [sys.executable, "-c", WORK, how, str(size), str(blocks)], os.environ | NO_HUGE_PAGES
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
+    kept, count = done.stdout.split()
+    assert (kept == "True") == (how == "keep")
+    return int(count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
+@pytest.mark.parametrize(("size", "blocks"), [(40_000_000, 20), (2_200_000_000, 5)])
+def test_a_freed_block_is_taken_again(size, blocks):
+    """Also what no C integer can hold: a step of 500 images has 14 GB."""
+    assert faults("keep", size, blocks) < 1.5 * size / 4096 < faults("as it comes", size, blocks) / (blocks / 2)
+
+
+def test_elsewhere_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False
