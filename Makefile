@@ -58,7 +58,7 @@ fuzz: $(STAMP) ## fuzz image, archive, caption and manifest reading, MINUTES=20 
 lint: $(STAMP) ## ruff: lint and format check
 	ruff check . && ruff format --check .
 
-format: $(STAMP) ## ruff: mend lint and format
+format: $(STAMP) ## ruff: fix lint and format
 	ruff check --fix . ; ruff format .
 
 lock: ## renew requirements.lock from pyproject.toml (universal, hashed, no addresses)

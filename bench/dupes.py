@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from clipline.dupes.likeness import unit
+from clipline.dupes.similarity import unit
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import UsageError

@@ -241,7 +241,7 @@ def _approximate(index: Index, tune: np.ndarray, measure: np.ndarray, truth: lis
     for place in rows.places(index.folder):
         (place / approximate.FACTS).unlink(missing_ok=True)  # of an earlier run: it is the building that is measured
     start = time.perf_counter()
-    graph = approximate.follow(index, lambda: tune, console.print)
+    graph = approximate.open_or_build(index, lambda: tune, console.print)
     found = {"approximate: build s": time.perf_counter() - start, "approximate: recall@10, tuned": graph.recall}
     best = [graph.search(query[np.newaxis], 10)[0] for query in measure]
     shares = [(mine.scores >= all_.scores[-1] - 1e-6).mean() for mine, all_ in zip(best, truth, strict=True)]

@@ -81,22 +81,22 @@ def training(job: Job) -> dict[str, Any]:
 
     from clipline.config.run import load_run
     from clipline.data.prepared import Prepared
-    from clipline.tracking.environment import ready_mlflow
+    from clipline.tracking.environment import import_mlflow
     from clipline.train.loop import Trainer
-    from clipline.train.state import Keeper
+    from clipline.train.state import CheckpointManager
     from stages import train
 
     torch.set_num_threads(job.threads)
     run, data, device = load_run(), Prepared(Path("data/prepared")), torch.device("cpu")
     marks = [time.perf_counter()]
     if job.store != "none":
-        ready_mlflow()
+        import_mlflow()
     marks.append(time.perf_counter())
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         with train.opened(run, data, device, None) if job.store != "none" else contextlib.nullcontext() as opened:
             marks.append(time.perf_counter())
             with tempfile.TemporaryDirectory(dir=job.workspace) as scratch:
-                keeper, cache = Keeper(Path(scratch)), job.workspace / ".cache"
+                keeper, cache = CheckpointManager(Path(scratch)), job.workspace / ".cache"
                 trainer = Trainer(
                     run.recipe, data, seed=0, device=device, cache=cache, keeper=keeper, notes={"store": job.store}
                 )

@@ -22,7 +22,7 @@ def ours(job: Job) -> dict[str, Any]:
     from clipline.model.clip import build_model
     from clipline.train.batches import Batches
     from clipline.train.flops import Flops
-    from clipline.train.phases import Phases
+    from clipline.train.phases import PhaseTimer
     from clipline.train.step import Step
     from clipline.utils.malloc import keep_freed_memory
 
@@ -36,7 +36,7 @@ def ours(job: Job) -> dict[str, Any]:
     features = {}
     if job.frozen:
         features["image"] = torch.rand(len(split.image_rows), model.image_tower.width, device=device)
-    phases = Phases(device)
+    phases = PhaseTimer(device)
     batches = Batches(split, features, device)
     flops = Flops(model, batches, chosen.train)
     step = Step(model, chosen, batches, 1000, phases, seed=0)

@@ -12,7 +12,7 @@ from clipline import errors
 from clipline.errors import CliplineError, out_of_memory
 from clipline.utils.files import locked
 
-BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Mend: wait until it ends, then run again"
+BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Fix: wait until it ends, then run again"
 
 
 def say(text: str) -> None:
@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call `main`; print what a person can mend without a traceback, and leave with the exit code that goes with it."""
+    """Call `main`; print what a person can fix without a traceback, and leave with the exit code that goes with it."""
     sys.excepthook = errors.hook
     # A hub that cannot be reached must fail within seconds, not wait: nobody may be looking.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
@@ -52,21 +52,21 @@ def _alone() -> Iterator[None]:
 
 @contextmanager
 def _in_words() -> Iterator[None]:
-    """The disk's and the memory's refusals, from whatever library, as a CliplineError with the mend."""
+    """The disk's and the memory's refusals, from whatever library, as a CliplineError with the fix."""
     try:
         yield
     except FileNotFoundError as error:
-        raise CliplineError(f"{error.filename}: no such file. Mend: dvc repro, which runs the stages before") from error
+        raise CliplineError(f"{error.filename}: no such file. Fix: dvc repro, which runs the stages before") from error
     except OSError as error:
         where = error.filename or f"below {Path.cwd()}"
         raise CliplineError(
-            f"{where}: {error.strerror or error}. Mend: free some room, or mend that place and its permissions; then "
+            f"{where}: {error.strerror or error}. Fix: free some room, or fix that place and its permissions; then "
             "run again: what was finished is kept"
         ) from error
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise CliplineError(
-            "not enough memory. Mend: end other programs, or lower train.batch_size in the recipe, or the stage's "
+            "not enough memory. Fix: end other programs, or lower train.batch_size in the recipe, or the stage's "
             "batch_size in params.yaml; then run again: what was finished is kept"
         ) from error

@@ -24,7 +24,7 @@ from clipline.train import checkpoint
 from clipline.train.distributed.gather import rank
 from clipline.train.distributed.processes import joined, launch, started
 from clipline.train.loop import Trainer
-from clipline.train.state import Keeper, State
+from clipline.train.state import CheckpointManager, State
 from clipline.train.validate import Row
 from clipline.utils.files import locked
 from clipline.utils.revision import code_fingerprint
@@ -34,7 +34,7 @@ CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"
 # Of an epoch's row, what is the model's. How fast it went does not go into the checkpoint, nor does the commit, which
 # models/run.json has: the same training must give the same hash.
 OF_THE_MODEL = ("step", "epoch", "train_loss")
-BUSY = "another process trains this very recipe on these data. Mend: wait for that one"
+BUSY = "another process trains this very recipe on these data. Fix: wait for that one"
 
 
 class History:
@@ -82,7 +82,7 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
     folder = scratch(run, data, device.type)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, BUSY) if not rank() else nullcontext():
-        keeper = Keeper(folder)
+        keeper = CheckpointManager(folder)
         state = keeper.newest()
         make = partial(
             Trainer,

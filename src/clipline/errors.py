@@ -1,7 +1,7 @@
-"""Errors that a user can mend, each with the exit code that the command line promises.
+"""Errors that a user can fix, each with the exit code that the command line promises.
 
 Whatever a person may do wrong (a bad key, a truncated archive, a missing extra) raises one of these with a
-message that says what, where and how to mend it; the entry points print it without a traceback.
+message that says what, where and how to fix it; the entry points print it without a traceback.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def missing_extra(package: str, extra: str) -> UsageError:
     """The error for a package that only an extra installs."""
-    return UsageError(f"{package} is not installed. Mend: pip install 'clipline[{extra}]'")
+    return UsageError(f"{package} is not installed. Fix: pip install 'clipline[{extra}]'")
 
 
 SECRETS = (

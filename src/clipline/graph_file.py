@@ -54,7 +54,7 @@ def check(path: Path, side: str) -> None:
             graph.model()
         graph.fits(CONTRACT[side])
     except _Refused as refused:
-        raise UsageError(f"{path}: {refused}. Mend: export the model again") from None
+        raise UsageError(f"{path}: {refused}. Fix: export the model again") from None
 
 
 class _Graph:

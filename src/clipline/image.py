@@ -138,7 +138,7 @@ def _filled(image: Image.Image) -> tuple[int, int]:
     return max(image.size, tile, key=math.prod)
 
 
-class _Room:
+class PixelBudget:
     """Who takes more than is left waits until others give theirs back."""
 
     def __init__(self, pixels: int) -> None:
@@ -146,7 +146,7 @@ class _Room:
         self._change = threading.Condition()
 
     @contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
+    def acquire(self, pixels: int) -> Iterator[None]:
         with self._change:
             self._change.wait_for(lambda: pixels <= self._left)
             self._left -= pixels
@@ -158,7 +158,7 @@ class _Room:
                 self._change.notify_all()
 
 
-_room = _Room(ROOM)
+_pixel_budget = PixelBudget(ROOM)
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _opened(source: str | os.PathLike | bytes, most: int = MAX_PIXELS) -> Iterat
             width, height = _filled(image)
             if width * height > most:
                 raise ImageError(f"{width} x {height} pixels is over the limit of {most:,}")
-            with _room.take(width * height) if width * height > LARGE else nullcontext():
+            with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
                 yield to_rgb(upright(image))
     except UnidentifiedImageError:
         raise ImageError("not an image that Pillow can read") from None

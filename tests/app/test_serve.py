@@ -52,11 +52,11 @@ def test_a_port_that_is_taken(album):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         told = refused(album / "index", "--port", port)
-    assert told == f"error: --host 127.0.0.1 --port {port}: Address already in use. Mend: --port 0 takes a free one"
+    assert told == f"error: --host 127.0.0.1 --port {port}: Address already in use. Fix: --port 0 takes a free one"
 
 
 def test_a_host_that_is_none(album):
-    assert "Mend: name one of this machine" in refused(album / "index", "--host", "nowhere.invalid")
+    assert "Fix: name one of this machine" in refused(album / "index", "--host", "nowhere.invalid")
 
 
 def test_no_embeddings(tmp_path):
@@ -65,7 +65,7 @@ def test_no_embeddings(tmp_path):
 
 def test_a_missing_extra_is_named(album):
     told = refused(album / "index", "--port", 0, code=f"import sys; sys.modules['gradio'] = None; {MAIN}")
-    assert told == "error: gradio is not installed. Mend: pip install 'clipline[app]'"
+    assert told == "error: gradio is not installed. Fix: pip install 'clipline[app]'"
 
 
 @pytest.mark.parametrize("name", ["torch", "mlflow", "dvc", "transformers"])

@@ -156,7 +156,7 @@ def test_threads_for_embeddings(photos, tools, scaled, model, tmp_path):
 
 def test_no_model(photos, tools):
     done = tools.run("classify", "photos", *LABELS)
-    assert done.code == 2 and "models/onnx: no such folder here. Mend: name the model's with --model" in done.error
+    assert done.code == 2 and "models/onnx: no such folder here. Fix: name the model's with --model" in done.error
 
 
 @pytest.mark.parametrize(

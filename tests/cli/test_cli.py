@@ -186,7 +186,7 @@ def test_precision_auto_says_what_it_took_and_stays_with_what_a_folder_holds(pla
 
 
 def test_refusals(place, tmp_path):
-    """Each way to be wrong says how to mend it, before any work."""
+    """Each way to be wrong says how to fix it, before any work."""
     (tmp_path / "empty").mkdir()
     embed = ["embed", place / "photos", "--model", place / "onnx", "--out"]
     for arguments, expected in [

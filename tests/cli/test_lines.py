@@ -20,7 +20,7 @@ def test_lines_of_a_file_and_of_standard_input(tmp_path, monkeypatch):
 
 def test_what_is_no_text(tmp_path):
     (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match=r"x: not a text in UTF-8\. Mend: save the labels as UTF-8"):
+    with pytest.raises(UsageError, match=r"x: not a text in UTF-8\. Fix: save the labels as UTF-8"):
         read_lines(tmp_path / "x", "labels")
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         read_lines(tmp_path, "labels")

@@ -136,5 +136,5 @@ def test_unreadable_file_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_missing_captions_name_the_stage(tmp_path: Path) -> None:
-    with pytest.raises(CliplineError, match=r"captions\.csv: no such file\. Mend: run the download stage"):
+    with pytest.raises(CliplineError, match=r"captions\.csv: no such file\. Fix: run the download stage"):
         read_captions(tmp_path / "captions.csv")

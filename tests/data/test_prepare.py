@@ -97,10 +97,10 @@ def test_reader_says_what_is_missing_or_damaged(source, run: Callable, tmp_path:
     run()
     path = tmp_path / "prepared" / file
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CliplineError, match=r"prepared.*: damaged.*Mend: run the preprocess stage"):
+    with pytest.raises(CliplineError, match=r"prepared.*: damaged.*Fix: run the preprocess stage"):
         Prepared(tmp_path / "prepared").tokenizer
     path.unlink()
-    with pytest.raises(CliplineError, match=rf"{file}: no such file\. Mend"):
+    with pytest.raises(CliplineError, match=rf"{file}: no such file\. Fix"):
         Prepared(tmp_path / "prepared")
 
 
@@ -108,7 +108,7 @@ def test_reader_refuses_files_of_two_runs(source, run: Callable, tmp_path: Path)
     source.fill(8)
     run()
     np.save(tmp_path / "prepared" / "tokens.npy", np.zeros((5, 16), np.int32))
-    with pytest.raises(CliplineError, match=r"damaged: tokens\.npy is not what was written"):
+    with pytest.raises(CliplineError, match=r"damaged: tokens\.npy was changed since it was written"):
         Prepared(tmp_path / "prepared")
 
 
@@ -432,7 +432,7 @@ def test_a_full_disk_is_one_clear_error(source, settings: Callable, tmp_path: Pa
     done = subprocess.run(call(tmp_path, job, 0, 20_000), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"CliplineError: cannot write {tmp_path}/prepared: File too large" in done.stderr
-    assert "Mend: free some room" in done.stderr
+    assert "Fix: free some room" in done.stderr
     assert not list(tmp_path.glob("*prepared*"))
 
 
@@ -440,7 +440,7 @@ def test_too_little_room_is_seen_before_the_work(source, run: Callable, monkeypa
     source.fill(12)
     usage = shutil.disk_usage("/")._replace(free=12 * 32 * 32 * 3 - 1)
     monkeypatch.setattr("clipline.data.images.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(CliplineError, match=r"12 images of 32 x 32 pixels need 0\.0 GB.*Mend: free some room"):
+    with pytest.raises(CliplineError, match=r"12 images of 32 x 32 pixels need 0\.0 GB.*Fix: free some room"):
         run()
 
 

@@ -80,7 +80,7 @@ def test_no_raw_data_names_the_stage_to_run(repository: Path) -> None:
     shutil.rmtree(repository / "data/raw")
     done = stage(repository)
     assert done.returncode == 1
-    assert "data/raw/captions.csv: no such file. Mend: run the download stage" in done.stderr
+    assert "data/raw/captions.csv: no such file. Fix: run the download stage" in done.stderr
 
 
 def test_one_stage_at_a_time(repository: Path) -> None:
@@ -92,7 +92,7 @@ def test_one_stage_at_a_time(repository: Path) -> None:
     assert stage(repository).returncode == 0
 
 
-def test_no_network_fails_in_seconds_with_the_mend(repository: Path, tmp_path: Path) -> None:
+def test_no_network_fails_in_seconds_with_the_fix(repository: Path, tmp_path: Path) -> None:
     edit(repository / "params.yaml", "recipe: scenes_tiny", "recipe: resnet50_distilbert")
     endpoint = f"http://127.0.0.1:{free_port()}"
     start = time.monotonic()
@@ -100,6 +100,6 @@ def test_no_network_fails_in_seconds_with_the_mend(repository: Path, tmp_path: P
     assert time.monotonic() - start < 30
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "distilbert" in line]
-    assert "is not in its cache. Mend: a local model folder as text.weights" in line
+    assert "is not in its cache. Fix: a local model folder as text.weights" in line
     assert "Traceback" not in done.stderr
     assert not (repository / "data/prepared").exists()

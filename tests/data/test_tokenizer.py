@@ -245,8 +245,8 @@ def test_unusable_folders_say_why(tower: Callable, tmp_path: Path, files: dict[s
     assert str(tmp_path) in str(caught.value)
 
 
-def test_missing_folder_is_one_line_with_the_mend(tower: Callable, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"text\.weights: .*nowhere: no such folder\. Mend: a local model") as caught:
+def test_missing_folder_is_one_line_with_the_fix(tower: Callable, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"text\.weights: .*nowhere: no such folder\. Fix: a local model") as caught:
         tower(tmp_path / "nowhere")
     assert "\n" not in str(caught.value)
 

@@ -32,7 +32,7 @@ def test_the_wheel_that_is_here():
     assert machine.wheel_problems(found) == []
 
 
-def test_two_wheels_are_a_problem_with_its_mend(install):
+def test_two_wheels_are_a_problem_with_its_fix(install):
     install("onnxruntime", "1.31.1")
     install("onnxruntime_gpu", "1.30.0")
     install("onnxruntime-extensions", "0.13.0")

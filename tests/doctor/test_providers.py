@@ -24,7 +24,7 @@ def test_what_runs_here():
     if session.no_device():
         assert not cuda.runs
         assert cuda.why
-        assert "Mend" not in cuda.why
+        assert "Fix" not in cuda.why
 
 
 def test_a_provider_that_gives_wrong_numbers_does_not_run(monkeypatch):
@@ -68,9 +68,9 @@ def test_cuda_that_is_absent(bundle):
         assert each.nodes == {}
 
 
-def test_why_not_is_said_apart_from_the_mend():
+def test_why_not_is_said_apart_from_the_fix():
     error = session.NoCudaError("the driver sleeps")
     assert error.why == "the driver sleeps"
-    assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {session.CUDA_MEND}. Or use the CPU")
+    assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {session.CUDA_FIX}. Or use the CPU")
     _, cuda = providers.providers(threads=1)
     assert "CUDA was asked for" not in cuda.why

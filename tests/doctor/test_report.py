@@ -108,7 +108,7 @@ def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
     assert done.returncode == 1
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem.startswith("CUDA does not run: ")
-    assert "Mend: " in problem
+    assert "Fix: " in problem
     assert doctor("--provider", "auto").returncode == 0, "a machine without a GPU is no broken one"
 
 

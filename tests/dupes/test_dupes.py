@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipline.dupes import likeness
+from clipline.dupes import similarity
 from clipline.dupes.find import File
 from clipline.dupes.show import draw_outliers
 from clipline.embed.run import Options, embed
@@ -34,7 +34,7 @@ def units(rows, dim=16, seed=0):
 
 def by_hand(vectors, threshold) -> list[list[int]]:
     """Groups by walking from image to image."""
-    alike, seen, found = likeness.unit(vectors) @ likeness.unit(vectors).T >= threshold, set(), []
+    alike, seen, found = similarity.unit(vectors) @ similarity.unit(vectors).T >= threshold, set(), []
     for row in range(len(vectors)):
         todo, group = [row], set()
         while todo:
@@ -51,52 +51,52 @@ def by_hand(vectors, threshold) -> list[list[int]]:
 @pytest.mark.parametrize("rows", [1, 7, 64, 4096])
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 0.75])
 def test_groups_equal_a_walk(monkeypatch, rows, threshold):
-    monkeypatch.setattr(likeness, "ROWS", rows)
+    monkeypatch.setattr(similarity, "ROWS", rows)
     vectors = units(120 if rows == 1 else 300, 12)
     told = []
-    found = [group.tolist() for group in likeness.groups(vectors, threshold, told.append)]
+    found = [group.tolist() for group in similarity.groups(vectors, threshold, told.append)]
     assert found == by_hand(vectors, threshold)
-    assert sum(told) == likeness.pairs_in(len(vectors))
+    assert sum(told) == similarity.pairs_in(len(vectors))
     if threshold == 0.75:
         assert len(found) > 1 and max(map(len, found)) > 2, "chains are in it"
 
 
 def test_a_long_chain_is_one_group(monkeypatch):
-    monkeypatch.setattr(likeness, "ROWS", 30)
+    monkeypatch.setattr(similarity, "ROWS", 30)
     angles = np.random.default_rng(0).permutation(100) * 0.05
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    (group,) = likeness.groups(chain, float(np.cos(0.052)))
+    (group,) = similarity.groups(chain, float(np.cos(0.052)))
     assert group.tolist() == list(range(100))
-    assert likeness.groups(chain, float(np.cos(0.048))) == []
+    assert similarity.groups(chain, float(np.cos(0.048))) == []
 
 
 def test_copies_are_found_at_a_threshold_of_one_in_half_precision():
     vectors = units(50, 1024).astype(np.float16)
-    (group,) = likeness.groups(np.concatenate([vectors, vectors[7:8]]), 1.0)
+    (group,) = similarity.groups(np.concatenate([vectors, vectors[7:8]]), 1.0)
     assert group.tolist() == [7, 50]
 
 
 @pytest.mark.timeout(20)
 def test_thousands_of_equal_images_take_no_time():
-    (group,) = likeness.groups(np.ones((5000, 2), np.float16), 0.99)
+    (group,) = similarity.groups(np.ones((5000, 2), np.float16), 0.99)
     assert len(group) == 5000
-    assert likeness.groups(np.empty((0, 4), np.float16), 0.9) == []
+    assert similarity.groups(np.empty((0, 4), np.float16), 0.9) == []
 
 
 @pytest.mark.parametrize("rows", [1, 7, 4096])
 @pytest.mark.parametrize("neighbours", [1, 5, 500])
 def test_nearest_equals_a_full_sort(monkeypatch, rows, neighbours):
-    monkeypatch.setattr(likeness, "ROWS", rows)
+    monkeypatch.setattr(similarity, "ROWS", rows)
     vectors = units(40)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
     expected = np.sort(scores, axis=1)[:, ::-1][:, : min(neighbours, 39)].mean(axis=1)
-    assert likeness.nearest(vectors, neighbours) == pytest.approx(expected, abs=1e-5)
+    assert similarity.nearest(vectors, neighbours) == pytest.approx(expected, abs=1e-5)
 
 
 def test_one_image_is_like_no_other():
     with pytest.raises(ValueError, match="one image alone"):
-        likeness.nearest(units(1), 3)
+        similarity.nearest(units(1), 3)
 
 
 # ------------------------------------------------------------ the command

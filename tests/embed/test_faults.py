@@ -131,10 +131,10 @@ def test_a_place_that_may_not_be_read(photos, bundle, tmp_path):
     done = run([*UNPRIVILEGED, *embed(photos, bundle, place / "out")])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert f"{place / 'out'}: cannot be read: Permission denied. Mend: " in done.stderr
+    assert f"{place / 'out'}: cannot be read: Permission denied. Fix: " in done.stderr
     program = "import sys; from pathlib import Path; from clipline.embed.destination import check; check(Path('place'))"
     done = run([*UNPRIVILEGED, sys.executable, "-c", program], cwd=tmp_path)
-    assert "UsageError: place: cannot be read: Permission denied. Mend: " in done.stderr
+    assert "UsageError: place: cannot be read: Permission denied. Fix: " in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")

@@ -22,7 +22,7 @@ IMAGES, PART_ROWS, BATCH = 400, 20, 8
 SLOW = """
 import os, time
 from pathlib import Path
-from clipline.runtime import OnnxModel
+from clipline.runtime.model import OnnxModel
 
 replace, embed = Path.replace, OnnxModel.embed_pixels
 

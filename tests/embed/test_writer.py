@@ -17,7 +17,7 @@ from clipline.errors import CliplineError, UsageError
 IDENTITY = Identity(
     model_id="colours", variant="fp32-0a1b", dim=3, dtype="float16", root="../Fotos für Oma", model="../models/onnx"
 )
-ANEW = "Mend: choose another --out, or embed all anew with --overwrite"
+ANEW = "Fix: choose another --out, or embed all anew with --overwrite"
 
 
 def row(number: int) -> Row:

@@ -38,7 +38,7 @@ SAME = {
 # Also where training began anew: the report names the run.
 SAME_ANEW = [name for stage in STAGES if stage != "report" for name in SAME[stage]]
 # What tells a person what to do.
-MENDS = ("Mend", "No space left on device", "Permission denied", "what the export stage writes")
+FIXES = ("Fix", "No space left on device", "Permission denied", "what the export stage writes")
 
 
 # ---------------------------------------------------------------- the table
@@ -52,13 +52,13 @@ class Outcome:
     how: str = "lost"
 
     def recovered(self) -> None:
-        """A rerun mends it by itself, or the damage was noticed and the work done again."""
+        """A rerun fixes it by itself, or the damage was noticed and the work done again."""
         self.how = "recovered"
 
     def told(self, text: str) -> None:
         """The process ends with one line that says what to do, and no traceback."""
         assert "Traceback" not in text, text
-        assert any(words in text for words in MENDS), text
+        assert any(words in text for words in FIXES), text
         self.how = "told"
 
     def ended(self) -> None:

@@ -25,7 +25,7 @@ from clipline.tracking.receipt import Receipt
 from clipline.tracking.spool import Spool, spools
 from clipline.train import checkpoint
 from clipline.train.features import cached_features
-from clipline.train.state import Keeper, State
+from clipline.train.state import CheckpointManager, State
 from clipline.utils import checksums
 from tests.faults.conftest import dice
 from tests.faults.damage import damaged
@@ -104,11 +104,11 @@ def test_checkpoint(trained, fault, name):
 
 
 def test_training_state(tmp_path, fault, capsys):
-    keeper = Keeper(tmp_path)
+    keeper = CheckpointManager(tmp_path)
     for step in (1, 2):
         tensors = {"weight": torch.full((50,), float(step)), "half": torch.ones(3, dtype=torch.bfloat16)}
         keeper.save(step, State(tensors, {"step": step, "rows": [0.5]}), lambda: None)
-    keeper.settle(wait=True)
+    keeper.poll(wait=True)
     for one in harms(tmp_path / "state-000000000002.safetensors", "training state", fault):
         found = keeper.newest()
         assert found.facts["step"] == 1 and found.tensors["weight"].eq(1).all()
@@ -155,7 +155,7 @@ def _list_files(folder: Path) -> None:
     said = json.loads(path.read_text())
     names = ("tokenizer.json", "preprocess.json")
     said["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    path.write_text(json.dumps(checksums.sealed(said), indent=2))
+    path.write_text(json.dumps(checksums.with_checksum(said), indent=2))
 
 
 def test_parts_of_embeddings(tmp_path, fault):

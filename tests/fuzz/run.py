@@ -56,7 +56,7 @@ def main() -> int:
     if unknown := set(arguments.targets) - set(TARGETS):
         parser.error(f"no such target: {', '.join(unknown)}")
     if not (CACHE / "packages" / "atheris").is_dir() and importlib.util.find_spec("atheris") is None:
-        parser.error("the fuzzer is not installed. Mend: `make fuzz`, which does that (it has wheels for Linux alone)")
+        parser.error("the fuzzer is not installed. Fix: `make fuzz`, which does that (it has wheels for Linux alone)")
     table = {name: fuzz(name, arguments.minutes) for name in arguments.targets or TARGETS}
     row = "{:<10}{:>12}{:>8}{:>9}{:>7}{:>11}{:>9}{:>9}".format
     print("\n" + row("target", "inputs", "edges", "crashes", "hangs", "over 2 GB", "peak MB", "minutes"))

@@ -1,6 +1,6 @@
 """What the fuzzer feeds: one function for each kind of hostile bytes, which raises unless a promise was kept.
 
-Each takes any bytes. The promises: nothing but an error that a user can mend, nothing written outside the folder that
+Each takes any bytes. The promises: nothing but an error that a user can fix, nothing written outside the folder that
 was given, what is read can be used, and what is written reads back as it was.
 """
 
@@ -57,7 +57,7 @@ def image(data: bytes) -> None:
 def archive(data: bytes) -> None:
     """Any bytes are an error, or images and captions that belong together; nothing is written outside the cache.
 
-    The first byte says whether a tar's checksums are mended, to reach what comes after them.
+    The first byte says whether a tar's checksums are fixed, to reach what comes after them.
     """
     if data[:1] == b"t":
         data = _tar_checksums(data[1:])

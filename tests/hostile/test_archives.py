@@ -282,7 +282,7 @@ def test_packed_bombs(pack, refused, tmp_path):
 MEASURE = """
 import sys, time
 from pathlib import Path
-from clipline.data.sources.readers import open_reader
+from clipline.data.archives.readers import open_reader
 from clipline.embed.sources.shards import Shards
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

@@ -241,7 +241,7 @@ def test_large_ones_wait_for_each_other(monkeypatch):
 
     original = module.upright
     monkeypatch.setattr(module, "upright", upright)
-    monkeypatch.setattr(module, "_room", module._Room(2500))
+    monkeypatch.setattr(module, "_pixel_budget", module.PixelBudget(2500))
     seen, data = {}, encode(plain(), "PNG")
     for limit, wanted, seconds in ((100, 3, 2), (10_000, 8, 60)):
         monkeypatch.setattr(module, "LARGE", limit)
@@ -259,7 +259,7 @@ def test_large_ones_wait_for_each_other(monkeypatch):
 @pytest.mark.timeout(20)
 def test_room_is_given_back_whatever_happens(monkeypatch):
     monkeypatch.setattr(module, "LARGE", 100)
-    monkeypatch.setattr(module, "_room", module._Room(1200))
+    monkeypatch.setattr(module, "_pixel_budget", module.PixelBudget(1200))
     for data in (encode(plain(), "PNG")[:100], encode(plain(), "PNG")) * 3:
         with contextlib.suppress(ImageError):
             Preprocess(16).read(data)

@@ -103,7 +103,7 @@ def test_cuda_is_refused_by_the_cpu_wheel(environment, place):
         environment / "clipline", "embed", "photos", "--model", "onnx", "--out", "new", "--provider", "cuda", cwd=place
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: CUDA was asked for, but this onnxruntime has no CUDA provider. Mend: ")
+    assert done.stderr.startswith("error: CUDA was asked for, but this onnxruntime has no CUDA provider. Fix: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -113,4 +113,4 @@ def test_a_missing_extra_is_one_line(environment, place):
     done = run(environment / "clipline", "embed", "photos", "--model", "onnx", "--out", "new", cwd=place)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "onnxruntime is not installed. Mend: pip install 'clipline[cpu]'" in done.stderr
+    assert "onnxruntime is not installed. Fix: pip install 'clipline[cpu]'" in done.stderr

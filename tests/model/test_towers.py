@@ -281,4 +281,4 @@ except CliplineError as error:
     )
     lines = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
     assert len(lines) == 1, result.stderr[-2000:]
-    assert f"{tower}.weights" in lines[0] and "Mend" in lines[0]
+    assert f"{tower}.weights" in lines[0] and "Fix" in lines[0]

@@ -108,7 +108,7 @@ def test_one_epoch_is_a_visible_point(tmp_path: Path, drawn: list[Figure]) -> No
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        (None, r"train\.csv: no such file\. Mend: run the train stage"),
+        (None, r"train\.csv: no such file\. Fix: run the train stage"),
         ("", "no epoch or no loss to draw; columns: none"),
         ("epoch,train_loss\n", "no epoch or no loss to draw; columns: none"),
         ("step,train_loss\n1,2.0\n", "no epoch or no loss to draw; columns: step, train_loss"),

@@ -13,7 +13,7 @@ def test_the_longest_side(tmp_path, suffix, most):
     save(Image.new("RGB", (1, most)), path)
     assert Image.open(path).size == (1, most)
     path.write_text("old")
-    with pytest.raises(UsageError, match=rf"at most {most:,} pixels a side.* 1 x {most + 1:,}\. Mend: .*\.png"):
+    with pytest.raises(UsageError, match=rf"at most {most:,} pixels a side.* 1 x {most + 1:,}\. Fix: .*\.png"):
         save(Image.new("RGB", (1, most + 1)), path)
     assert path.read_text() == "old"
     save(Image.new("RGB", (1, most + 1)), tmp_path / "long.png")

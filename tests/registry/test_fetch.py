@@ -59,7 +59,7 @@ def test_outside_a_repository_it_stays_with_the_users_caches(registered, repo, t
 UNKNOWN = [
     (
         "models:/other@champion",
-        r"no registered model other in sqlite:///.*mlflow\.db; it has clipline\. Mend: name one",
+        r"no registered model other in sqlite:///.*mlflow\.db; it has clipline\. Fix: name one",
     ),
     ("models:/clipline@best", r"clipline has no alias best; it has champion \(version 1\)"),
     ("models:/clipline/7", r"clipline has no version 7; it has 1"),
@@ -83,7 +83,7 @@ def test_what_was_changed_in_the_store_is_refused(registered, repo):
     said = r"models:/clipline/1: damaged in the store, or changed there: text\.onnx: not the file that manifest\.json"
     with pytest.raises(CliplineError, match=said) as refused:
         fetch("models:/clipline/1")
-    assert str(refused.value).count("Mend: ") == 1
+    assert str(refused.value).count("Fix: ") == 1
     assert list((repo / ".cache" / "models").iterdir()) == []
 
 
@@ -113,7 +113,7 @@ def test_models_that_are_none_of_clipline(registered, repo):
 
 
 def test_no_store_is_made_only_to_look_into_it(empty_repo):
-    with pytest.raises(UsageError, match=r"mlflow.db: no MLflow store here\. Mend: go to the repository"):
+    with pytest.raises(UsageError, match=r"mlflow.db: no MLflow store here\. Fix: go to the repository"):
         fetch("models:/clipline@champion")
     assert list(empty_repo.iterdir()) == []
 
@@ -137,7 +137,7 @@ def test_without_mlflow_the_extra_is_named(repo):
     for arguments in (["embed", "x", "--model", "models:/clipline@champion", "--out", "y"], ["promote", "abc"]):
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr == "error: mlflow is not installed. Mend: pip install 'clipline[pipeline]'\n"
+        assert done.stderr == "error: mlflow is not installed. Fix: pip install 'clipline[pipeline]'\n"
 
 
 def test_promote_embed_and_search_with_a_server(server, repo, trained, monkeypatch):

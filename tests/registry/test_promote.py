@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from clipline.errors import UsageError
 from clipline.registry.promote import Refusal
 from clipline.registry.promote import promote as promote_run
-from clipline.tracking.environment import pointed_at
+from clipline.tracking.environment import use_tracking_uri
 from clipline.tracking.place import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT, export
 
@@ -72,7 +72,7 @@ def test_a_model_that_was_champion_before_keeps_its_version(trained):
 
 def test_promotes_in_its_own_store_whatever_mlflow_was_told_before(trained, monkeypatch):
     run, store = trained(50.0, 40.0), tracking_uri()
-    with pointed_at("http://127.0.0.1:9"):
+    with use_tracking_uri("http://127.0.0.1:9"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
         assert promote(run).startswith("clipline: the champion now: version 1, ")
         assert mlflow.get_tracking_uri() == "http://127.0.0.1:9"
@@ -89,7 +89,7 @@ REFUSED = [
     (
         {"test": "07e4"},
         "is measured on photos (test split 07e4), the champion, version 1, on photos (test split 7e57): their R@1 "
-        "cannot be compared. Mend: promote it under another --name",
+        "cannot be compared. Fix: promote it under another --name",
     ),
     ({"gates": "failed: image.onnx: cosine 0.9"}, "did not pass its gates: failed: image.onnx: cosine 0.9"),
     ({"gates": None}, "has no exported model in sqlite:///"),

@@ -79,9 +79,9 @@ def embeddings(split: Split) -> evaluation.Embedded:
 
 
 def _seal_again(prepared: Path) -> None:
-    said = checksums.unsealed(json.loads((prepared / "report.json").read_text()))
+    said = checksums.read_verified(prepared / "report.json")
     said["files"] = {name: checksums.file_hash(prepared / name) for name in said["files"]}
-    _write(prepared / "report.json", checksums.sealed(said))
+    _write(prepared / "report.json", checksums.with_checksum(said))
 
 
 def _evaluated(split: Split, train: Split, root: Path) -> dict[str, float]:

@@ -16,11 +16,11 @@ def test_files_that_are_not_what_was_written(workspace, gates, tmp_path, name):
     root = shutil.copytree(workspace, tmp_path / "root")
     data, path = Prepared(root / "data/prepared"), root / name
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps(checksums.sealed(whole)))
+    path.write_text(json.dumps(checksums.with_checksum(whole)))
     assert facts.gather(root, data, gates)
     text = path.read_text()
     path.write_text(text.replace("scenes", "scebes", 1) if "scenes" in text else text.replace("1", "2", 1))
-    with pytest.raises(CliplineError, match=rf"{name}: damaged: not what was written.*Mend: dvc repro --force"):
+    with pytest.raises(CliplineError, match=rf"{name}: damaged: changed since it was written.*Fix: dvc repro --force"):
         facts.gather(root, data, gates)
     path.write_bytes(path.read_bytes()[:9] + b"\xff" + path.read_bytes()[10:])
     with pytest.raises(CliplineError, match=rf"{name}: damaged: "):

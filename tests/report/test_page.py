@@ -168,7 +168,7 @@ def test_a_missing_file_is_named_with_the_stage_that_makes_it(workspace, data, g
     content = path.read_bytes()
     path.unlink()
     try:
-        with pytest.raises(CliplineError, match=rf"{re.escape(name)}: no such file\. Mend: dvc repro {stage}"):
+        with pytest.raises(CliplineError, match=rf"{re.escape(name)}: no such file\. Fix: dvc repro {stage}"):
             facts.gather(workspace, data, gates)
     finally:
         path.write_bytes(content)
@@ -186,7 +186,7 @@ def test_durations(seconds, words):
 
 def test_the_package_needs_neither_torch_nor_dvc_nor_mlflow():
     code = (
-        "import sys, clipline.report.page, clipline.report.card, clipline.report.choose, clipline.report.pictures\n"
+        "import sys, clipline.report.page, clipline.report.card, clipline.report.choose, clipline.report.figures\n"
         "print([name for name in ('torch', 'dvc', 'mlflow') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 
 from clipline.errors import CliplineError
 from clipline.runtime import cuda
-from clipline.runtime.cuda import FixedCalls
+from clipline.runtime.cuda import CudaBufferPool
 from clipline.runtime.model import OnnxModel
 
 
@@ -26,7 +26,7 @@ def calls(bundle, made):
         return np.zeros(shape, np.uint8)
 
     session = onnxruntime.InferenceSession(bundle / "image.onnx", providers=["CPUExecutionProvider"])
-    return FixedCalls(onnxruntime, session, 3, device="cpu", allocate=allocate)
+    return CudaBufferPool(onnxruntime, session, 3, device="cpu", allocate=allocate)
 
 
 @pytest.fixture

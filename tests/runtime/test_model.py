@@ -148,7 +148,7 @@ def test_missing_tokenizer(make_bundle, tmp_path):
 def test_auto_says_what_it_took_and_is_quiet(bundle):
     """In a process of its own, since what onnxruntime prints about CUDA goes past Python."""
     program = (
-        "import sys; from pathlib import Path; from clipline.runtime import OnnxModel\n"
+        "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel\n"
         "model = OnnxModel(Path(sys.argv[1]), threads=2)\n"
         "print(model.running_on, model.on_cuda)\n"
         "print([name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
@@ -164,7 +164,7 @@ def test_auto_says_what_it_took_and_is_quiet(bundle):
 
 @pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
 def test_cuda_without_a_device_is_an_error(bundle):
-    with pytest.raises(UsageError, match=r"CUDA was asked for, but .*Mend: .*--provider cpu") as caught:
+    with pytest.raises(UsageError, match=r"CUDA was asked for, but .*Fix: .*--provider cpu") as caught:
         OnnxModel(bundle, provider="cuda")
     assert caught.value.exit_code == 2
 
@@ -200,7 +200,7 @@ def test_half_an_onnxruntime_is_told_apart(bundle, monkeypatch):
 def test_what_it_runs_on_without_assertions(bundle):
     """python -O leaves `assert` out."""
     script = (
-        "import sys; from pathlib import Path; from clipline.runtime import OnnxModel;"
+        "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel;"
         "print(OnnxModel(Path(sys.argv[1]), provider='cpu', threads=1).running_on)"
     )
     command = [sys.executable, "-O", "-c", script, str(bundle)]

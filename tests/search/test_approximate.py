@@ -71,11 +71,11 @@ def check(index, graph, least=0.95):
 
 def test_recall_is_measured_kept_and_true(tmp_path, built):
     index, said = write(tmp_path / "index", units(ROWS, 0)), Said()
-    graph = approximate.follow(index, lambda: SAMPLE, said)
+    graph = approximate.open_or_build(index, lambda: SAMPLE, said)
     assert graph.built and built == [ROWS]
     assert graph.recall >= approximate.TARGET and f"recall@10 {graph.recall:.3f}" in said[1]
     check(index, graph)
-    again = approximate.follow(index, lambda: pytest.fail("nothing is to be measured"), said)
+    again = approximate.open_or_build(index, lambda: pytest.fail("nothing is to be measured"), said)
     assert not again.built and built == [ROWS] and len(said) == 2
     assert (again.recall, again.queries) == (graph.recall, 40)
     assert "of the true ten best (40 sample queries)" in str(again)
@@ -84,9 +84,9 @@ def test_recall_is_measured_kept_and_true(tmp_path, built):
 
 def test_it_follows_what_is_added_and_dropped(tmp_path, built):
     index = write(tmp_path / "index", units(ROWS, 0))
-    approximate.follow(index, lambda: SAMPLE, Said())
+    approximate.open_or_build(index, lambda: SAMPLE, Said())
     index = write(tmp_path / "index", units(100, 1), ROWS, dropped=[(0, row) for row in range(0, 200, 2)])
-    graph = approximate.follow(index, lambda: SAMPLE, Said())
+    graph = approximate.open_or_build(index, lambda: SAMPLE, Said())
     assert built == [ROWS, 100], "only what is new is added"
     assert len(index) == ROWS and graph.built
     check(index, graph)
@@ -99,9 +99,9 @@ def test_it_follows_what_is_added_and_dropped(tmp_path, built):
 
 def test_it_is_made_anew_when_much_was_removed(tmp_path, built):
     index = write(tmp_path / "index", units(ROWS, 0))
-    approximate.follow(index, lambda: SAMPLE, Said())
+    approximate.open_or_build(index, lambda: SAMPLE, Said())
     index = write(tmp_path / "index", [], dropped=[(1, row) for row in range(400)])
-    check(index, approximate.follow(index, lambda: SAMPLE, Said()))
+    check(index, approximate.open_or_build(index, lambda: SAMPLE, Said()))
     assert built == [ROWS, ROWS - 400]
 
 
@@ -109,7 +109,7 @@ def test_equal_images_are_all_found(tmp_path):
     vectors = units(300, 0)
     vectors[50:80] = vectors[7]
     index = write(tmp_path / "index", vectors)
-    graph = approximate.follow(index, lambda: SAMPLE, Said())
+    graph = approximate.open_or_build(index, lambda: SAMPLE, Said())
     found = graph.search(vectors[7][None], 31)[0]
     assert found.rows.tolist() == [7, *range(50, 80)]
 
@@ -120,14 +120,14 @@ def test_no_thread_loses_what_another_adds(tmp_path, monkeypatch):
     vectors = units(300, 0)
     for time in range(5):
         index = write(tmp_path / f"index{time}", vectors)
-        graph = approximate.follow(index, lambda: SAMPLE, Said())
+        graph = approximate.open_or_build(index, lambda: SAMPLE, Said())
         assert [best.rows[0] for best in graph.search(vectors, 1)] == list(range(300))
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "facts"])
 def test_a_damaged_one_is_made_anew(tmp_path, built, harm):
     index, place = write(tmp_path / "index", units(300, 0)), tmp_path / ".index.index"
-    approximate.follow(index, lambda: SAMPLE, Said())
+    approximate.open_or_build(index, lambda: SAMPLE, Said())
     (path,) = place.glob("neighbours-*.usearch")
     data = bytearray(path.read_bytes())
     if harm == "cut":
@@ -137,7 +137,7 @@ def test_a_damaged_one_is_made_anew(tmp_path, built, harm):
         path.write_bytes(data)
     else:
         (place / "neighbours.json").write_text("{")
-    check(index, approximate.follow(index, lambda: SAMPLE, Said()))
+    check(index, approximate.open_or_build(index, lambda: SAMPLE, Said()))
     assert built == [300, 300]
 
 
@@ -146,7 +146,7 @@ def test_a_low_recall_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(approximate, "SPARE", 0)
     monkeypatch.setattr(approximate, "TARGET", 1.01)
     said = Said()
-    approximate.follow(write(tmp_path / "index", units(ROWS, 0)), lambda: SAMPLE, said)
+    approximate.open_or_build(write(tmp_path / "index", units(ROWS, 0)), lambda: SAMPLE, said)
     assert "below the aim" in said[-1] and "--exact" in said[-1]
 
 
@@ -155,7 +155,7 @@ def test_no_place_for_it(tmp_path):
     (tmp_path / ".index.index").write_text("in the way")
     (tmp_path / "caches").write_text("in the way")
     with pytest.raises(CliplineError, match=r"no place for the approximate index .*--exact"):
-        approximate.follow(index, lambda: SAMPLE, Said())
+        approximate.open_or_build(index, lambda: SAMPLE, Said())
 
 
 def test_a_full_disk_is_seen_before_the_work(tmp_path, built, monkeypatch):
@@ -163,7 +163,7 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, built, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(approximate.shutil, "disk_usage", lambda place: usage)
     with pytest.raises(CliplineError, match=r"0\.0 GB needed, 0\.0 GB free.*--exact"):
-        approximate.follow(index, lambda: SAMPLE, Said())
+        approximate.open_or_build(index, lambda: SAMPLE, Said())
     assert built == []
 
 
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path):
         "from clipline.errors import CliplineError; from clipline.search import approximate\n"
         "from clipline.search.index import Index\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-        "try: approximate.follow(Index(Path(sys.argv[1])), lambda: np.eye(2, 24, dtype=np.float32), print)\n"
+        "try: approximate.open_or_build(Index(Path(sys.argv[1])), lambda: np.eye(2, 24, dtype=np.float32), print)\n"
         "except CliplineError as error: print('told:', error)"
     )
     done = subprocess.run(

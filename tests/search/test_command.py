@@ -116,7 +116,7 @@ def test_gallery_page(run, tmp_path):
         (
             ["--queries", "photos/green.png"],
             2,
-            "photos/green.png: not a text in UTF-8. Mend: save the queries",
+            "photos/green.png: not a text in UTF-8. Fix: save the queries",
         ),
         (["--queries", "-"], 2, "no query in it"),
         (["--image", "none.png"], 1, "none.png: no such file"),
@@ -124,7 +124,7 @@ def test_gallery_page(run, tmp_path):
         (["red", "--gallery", "out.pdf"], 2, ".png, .jpg, .jpeg, .webp, .html"),
     ],
 )
-def test_what_a_person_can_mend(run, arguments, code, message):
+def test_what_a_person_can_fix(run, arguments, code, message):
     done = run(*arguments)
     words = " ".join(done.stderr.replace("│", " ").split())
     assert (done.returncode, done.stdout) == (code, ""), words

@@ -90,7 +90,7 @@ def test_model_moved(embedded, tmp_path):
 
 def test_another_model_is_refused(embedded, make_bundle, tmp_path):
     other = make_bundle(tmp_path / "other", model_id="shapes")
-    with pytest.raises(UsageError, match=r"made by model colours, but .*other is shapes.*Mend: .*--model") as caught:
+    with pytest.raises(UsageError, match=r"made by model colours, but .*other is shapes.*Fix: .*--model") as caught:
         search(embedded, ["red"], 1, model=other)
     assert caught.value.exit_code == 2
     # A retrained model in the same place is the likely case.
@@ -169,5 +169,5 @@ def test_members_of_tar_shards_are_said_to_be(embedded, shades, tmp_path):
     for name in ("out.png", "out.html"):
         with pytest.raises(CliplineError, match=r"shard\.tar/red\.png and 1 more: inside of a tar shard.*unpack"):
             draw(answers, tmp_path / name)
-    with pytest.raises(CliplineError, match=r"gone\.png: no such file, .*Mend: .*--root"):
+    with pytest.raises(CliplineError, match=r"gone\.png: no such file, .*Fix: .*--root"):
         draw([Answer("red", [Result("gone.png", shades / "gone.png", 0.5)])], tmp_path / "out.png")

@@ -102,7 +102,7 @@ def test_no_store_is_made_only_to_look_into_it(empty_repo: Path) -> None:
     """As a command: one line, exit code 2, and the folder stays empty."""
     done = subprocess.run([CLIPLINE, "runs"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {empty_repo}/mlflow.db: no MLflow store here. Mend: go to the repository")
+    assert done.stderr.startswith(f"error: {empty_repo}/mlflow.db: no MLflow store here. Fix: go to the repository")
     (empty_repo / "mlflow.db").touch()  # as it lies there while another process sets it up
     with pytest.raises(UsageError, match="no MLflow store here"):
         find_runs(EXPERIMENT)

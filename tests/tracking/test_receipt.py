@@ -39,15 +39,18 @@ def test_a_file_of_an_older_clipline_has_no_seal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda text: text.replace("tiny", "tinx", 1), "not what was written: its own hash is another"),
+        (
+            lambda text: text.replace("tiny", "tinx", 1),
+            "changed since it was written: its own checksum is missing or differs",
+        ),
         (lambda text: text.replace('"seal"', '"sale"'), "Extra inputs are not permitted"),
         (lambda text: text[:-10], "Unterminated string|Expecting"),
-        (lambda text: json.dumps([1]), "no JSON object"),
+        (lambda text: json.dumps([1]), "not a JSON object"),
         (lambda text: RECEIPT.model_dump_json().replace("a1-b2_c3", "a1/b2"), "String should match pattern"),
         (lambda text: "", "Expecting value"),
-        (lambda text: "1", "no JSON object"),
-        (lambda text: '["seal"]', "no JSON object"),
-        (lambda text: '"a seal"', "no JSON object"),
+        (lambda text: "1", "not a JSON object"),
+        (lambda text: '["seal"]', "not a JSON object"),
+        (lambda text: '"a seal"', "not a JSON object"),
         (lambda text: "[" * 100_000, "recursion"),
         (
             lambda text: RECEIPT.model_dump_json().replace("1700000000123", '"1700000000123"'),
@@ -64,7 +67,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, change, why: str) 
     with pytest.raises(UsageError, match=why) as caught:
         Receipt.read(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: damaged (") and message.endswith(f"). Mend: dvc checkout {path}")
+    assert message.startswith(f"{path}: damaged (") and message.endswith(f"). Fix: dvc checkout {path}")
     assert "\n" not in message
 
 

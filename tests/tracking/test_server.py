@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
-from clipline.tracking.environment import pointed_at
+from clipline.tracking.environment import use_tracking_uri
 
 EXPERIMENT = "test"
 RECEIPT = Path("models/run.json")
@@ -83,7 +83,7 @@ def test_the_exported_bundle_is_a_model_that_mlflow_loads(url: str, make_bundle)
     assert (model.name, model.status) == ("clip", "READY")
     assert model.tags.items() >= {"model_id": "colours", "precisions": "fp32", "test_fingerprint": "7e57"}.items()
 
-    with pointed_at(url):
+    with use_tracking_uri(url):
         loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     assert loaded.predict(pd.DataFrame({"text": ["green", "a red picture"]})).argmax(axis=1).tolist() == [1, 0]
     assert loaded.metadata.signature.inputs.input_names() == ["image", "text"]

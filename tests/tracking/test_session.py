@@ -157,7 +157,7 @@ def test_a_server_that_is_down_is_said_once_for_a_stage(down: str, repo: Path, c
     assert len(run.id) == 32
     lines = capsys.readouterr().err.splitlines()
     assert [down in line for line in lines] == [True, False, True, True]
-    assert lines[0].startswith(f"tracking: cannot use the tracking store {down}: ") and lines[1].startswith("Mend: ")
+    assert lines[0].startswith(f"tracking: cannot use the tracking store {down}: ") and lines[1].startswith("Fix: ")
     assert "it did not answer when this stage began): the work goes on" in lines[2]
     assert "log calls did not reach" in lines[3]
 
@@ -326,7 +326,7 @@ def test_sync_says_what_still_waits(down: str, repo: Path, monkeypatch: pytest.M
         with pytest.raises(tracking.TrackingError) as caught:
             tracking.sync()
     waiting = repo / ".cache" / "tracking"
-    assert str(caught.value) == f"1 runs still wait in {waiting}. Mend: clipline sync, later"
+    assert str(caught.value) == f"1 runs still wait in {waiting}. Fix: clipline sync, later"
     (sent,) = tracking.sync()
     assert client(repo).get_run(sent).data.tags["receipt"] == run.receipt.run_id
     assert len(runs(repo)) == 1

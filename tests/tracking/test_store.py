@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
-from clipline.tracking.environment import pointed_at
+from clipline.tracking.environment import use_tracking_uri
 from tests.helpers import unprivileged
 
 START = """
@@ -98,7 +98,7 @@ def test_a_store_that_cannot_be_used(repo: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(tracking.TrackingError, match="cannot use the tracking store") as error:
         start()
     assert message in str(error.value)
-    assert "Mend: " in str(error.value)
+    assert "Fix: " in str(error.value)
     assert time.monotonic() - began < 15
     assert not Path("run.json").exists()
 
@@ -138,7 +138,7 @@ def test_an_address_lent_to_mlflow_leaves_no_trace(
         if variable:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
         before = os.environ.get("MLFLOW_TRACKING_URI"), mlflow.get_tracking_uri()
-        with pointed_at("http://127.0.0.1:7"):
+        with use_tracking_uri("http://127.0.0.1:7"):
             assert mlflow.get_tracking_uri() == "http://127.0.0.1:7"
         assert (os.environ.get("MLFLOW_TRACKING_URI"), mlflow.get_tracking_uri()) == before
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

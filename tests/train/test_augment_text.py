@@ -192,7 +192,7 @@ def test_words_of_several_tokens_are_named_in_one_line(tokenizer, capfd):
 def test_no_usable_word_is_an_error(tokenizer):
     with pytest.raises(UsageError, match=r"synonyms\.groups: no group has two words that are one token") as caught:
         swap_table([["child", "whizkid"], ["zebra", "wildebeest"]], tokenizer)
-    assert "Mend: " in str(caught.value)
+    assert "Fix: " in str(caught.value)
 
 
 def test_words_that_a_tokenizer_makes_alike_stand_in_one_group():

@@ -11,7 +11,7 @@ from clipline.model.device import pick_device
 from clipline.model.image_tower import ImageTower
 from clipline.train import checkpoint
 from clipline.train.loop import Trainer
-from clipline.train.state import Keeper
+from clipline.train.state import CheckpointManager
 
 CPU = torch.device("cpu")
 
@@ -116,7 +116,7 @@ def test_towers_that_rest_are_frozen_ones_until_they_wake(make_recipe, prepared,
 def test_a_training_goes_on_where_towers_have_just_woken(make_recipe, prepared, tmp_path):
     recipe = make_recipe(LEARN | RESTING | {"train.epochs": 4})
     whole = fit(recipe, prepared, tmp_path)[2]
-    keeper = Keeper(tmp_path / "state")
+    keeper = CheckpointManager(tmp_path / "state")
     made = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, keeper=keeper)
 
     def stop(row, when):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clipline.train.state import Keeper, State, random_state, set_random_state
+from clipline.train.state import CheckpointManager, State, random_state, set_random_state
 
 
 def state(value, **facts):
@@ -13,33 +13,33 @@ def state(value, **facts):
 def save(keeper, *values):
     for value in values:
         keeper.save(value, state(value), lambda: None)
-    keeper.settle(wait=True)
+    keeper.poll(wait=True)
 
 
 def test_the_newest_of_two_comes_back(tmp_path):
-    keeper = Keeper(tmp_path / "states")
+    keeper = CheckpointManager(tmp_path / "states")
     assert keeper.newest() is None
     save(keeper, 8, 9, 10, 11)
     assert [path.name for path in sorted(keeper.folder.iterdir())] == [
         "state-000000000010.safetensors",
         "state-000000000011.safetensors",
     ]
-    found = Keeper(keeper.folder).newest()
+    found = CheckpointManager(keeper.folder).newest()
     assert found.facts == {"value": 11}
     assert torch.equal(found.tensors["weight"], torch.full((3,), 11.0))
     assert found.tensors["counter"].item() == 11
 
 
 def test_facts_come_back_exactly(tmp_path):
-    keeper, numbers = Keeper(tmp_path), [0.1 + 0.2, 1e-310, float("inf"), 2**100, -0.0]
+    keeper, numbers = CheckpointManager(tmp_path), [0.1 + 0.2, 1e-310, float("inf"), 2**100, -0.0]
     keeper.save(1, state(1, numbers=numbers), lambda: None)
-    keeper.settle(wait=True)
+    keeper.poll(wait=True)
     assert keeper.newest().facts["numbers"] == numbers
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\0" * len(b)])
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
-    keeper = Keeper(tmp_path)
+    keeper = CheckpointManager(tmp_path)
     save(keeper, 1, 2)
     newest = max(tmp_path.iterdir())
     newest.write_bytes(damage(newest.read_bytes()))
@@ -48,33 +48,33 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
 
 
 def test_what_is_saved_is_what_stood_at_the_call(tmp_path):
-    keeper, tensor = Keeper(tmp_path), torch.zeros(1_000_000)
+    keeper, tensor = CheckpointManager(tmp_path), torch.zeros(1_000_000)
     keeper.save(1, State({"weight": tensor}, {}), lambda: None)
     tensor += 1
-    keeper.settle(wait=True)
+    keeper.poll(wait=True)
     assert not keeper.newest().tensors["weight"].any()
 
 
 def test_called_back_once_durable_and_in_order(tmp_path):
-    keeper, told = Keeper(tmp_path), []
+    keeper, told = CheckpointManager(tmp_path), []
     for step in (1, 2):
         keeper.save(step, state(step), lambda step=step: told.append((step, keeper.newest().facts["value"])))
         assert (step, step) not in told
-    keeper.settle(wait=True)
-    keeper.settle()
+    keeper.poll(wait=True)
+    keeper.poll()
     assert told == [(1, 1), (2, 2)]
 
 
 def test_a_disk_that_refuses_is_an_error_of_the_next_settle(tmp_path):
     (tmp_path / "states").write_text("a file stands where the folder should be")
-    keeper = Keeper(tmp_path / "states")
+    keeper = CheckpointManager(tmp_path / "states")
     keeper.save(1, state(1), lambda: pytest.fail("not durable"))
     with pytest.raises(OSError, match="states"):
-        keeper.settle(wait=True)
+        keeper.poll(wait=True)
 
 
 def test_cleared(tmp_path):
-    keeper = Keeper(tmp_path / "states")
+    keeper = CheckpointManager(tmp_path / "states")
     save(keeper, 1)
     keeper.clear()
     assert not keeper.folder.exists()

@@ -42,7 +42,7 @@ def test_every_flipped_byte_is_found(make_bundle, tmp_path, name):
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (folder / name).write_bytes(data)
-        with pytest.raises(UsageError, match=rf"{name}: not the file that manifest\.json describes .*Mend: copy"):
+        with pytest.raises(UsageError, match=rf"{name}: not the file that manifest\.json describes .*Fix: copy"):
             use(folder)
     (folder / name).write_bytes(whole)
     use(folder)

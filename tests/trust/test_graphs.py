@@ -75,9 +75,7 @@ def test_tensors_in_other_files(make_bundle, tmp_path, place, location):
     model = onnx.load(folder / "image.onnx")
     EXTERNAL[place](model.graph, location)
     write(folder, model)
-    with pytest.raises(
-        UsageError, match=r"image\.onnx: its tensor '.*' lies in another file, .*Mend: export"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"image\.onnx: its tensor '.*' lies in another file, .*Fix: export") as caught:
         embed(folder)
     assert "\n" not in str(caught.value)
 

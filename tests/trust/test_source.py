@@ -17,7 +17,7 @@ METHODS = {"to_pickle", "read_pickle", "load_module", "exec_module"}
 ALLOWED = {
     # Ray carries rows as Arrow tables. Blocks of work go from our driver to our workers and back as bytes in one
     # column; nothing of it comes from a file or from another program.
-    ("src/clipline/embed/ray_engine.py", "import pickle"),
+    ("src/clipline/embed/on_ray/engine.py", "import pickle"),
 }
 
 

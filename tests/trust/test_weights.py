@@ -11,7 +11,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.model.image_tower import build_image_tower
 from clipline.model.text_tower import build_text_tower
 from clipline.train import checkpoint
-from clipline.train.state import Keeper
+from clipline.train.state import CheckpointManager
 
 TIMM = {"tower": "timm", "name": "test_resnet", "weights": "random", "trainable": True}
 
@@ -35,7 +35,7 @@ def configure(folder, **values):
 def test_a_pickled_file_is_refused_by_its_name(make_recipe, tmp_path, pickled, name, tower):
     path = tmp_path / name
     path.write_bytes(pickled)
-    with pytest.raises(UsageError, match=rf"{tower}\.weights: .*is no \.safetensors file.*Mend: .*save_file") as caught:
+    with pytest.raises(UsageError, match=rf"{tower}\.weights: .*is no \.safetensors file.*Fix: .*save_file") as caught:
         if tower == "image":
             build_image_tower(make_recipe({"image": {**TIMM, "weights": str(path)}}), load=True)
         else:
@@ -125,10 +125,10 @@ def test_hostile_safetensors_are_one_line(make_recipe, tmp_path, data):
         build_image_tower(make_recipe({"image": {**TIMM, "weights": str(path)}}), load=True)
     assert "\n" not in str(caught.value)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CliplineError, match=r"damaged checkpoint.*Mend: dvc repro train"):
+    with pytest.raises(CliplineError, match=r"damaged checkpoint.*Fix: dvc repro train"):
         checkpoint.load(tmp_path)
     path.rename(tmp_path / "state-000000000001.safetensors")
-    assert Keeper(tmp_path).newest() is None
+    assert CheckpointManager(tmp_path).newest() is None
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,6 @@ def test_a_checkpoint_whose_weights_are_another_models(make_recipe, tmp_path):
     recipe = make_recipe()
     checkpoint.save(tmp_path, build_model(recipe, 100), recipe, 100, {})
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CliplineError, match=r"damaged checkpoint.*Mend: dvc repro train") as caught:
+    with pytest.raises(CliplineError, match=r"damaged checkpoint.*Fix: dvc repro train") as caught:
         checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)

@@ -25,7 +25,7 @@ FILES = {
 
 FETCH = """
 import json, sys, time
-from clipline import hub
+from clipline.utils import hub
 from clipline.errors import CliplineError
 hub.ANSWER_SECONDS = 2.0
 for name in sys.argv[1:]:
@@ -122,10 +122,10 @@ def test_only_the_wanted_files_come_and_then_the_cache_serves(server: ThreadingH
     assert seconds < 10
 
 
-def test_no_network_fails_at_once_with_the_mend(tmp_path: Path) -> None:
+def test_no_network_fails_at_once_with_the_fix(tmp_path: Path) -> None:
     (first, seconds), (second, again) = fetch(free_port(), tmp_path, "org/good", "org/other")
     assert first.startswith("text.name: the hub (http://127.0.0.1:")
-    assert "org/good is not in its cache. Mend: a local folder" in first
+    assert "org/good is not in its cache. Fix: a local folder" in first
     assert "\n" not in first
     assert "org/other" in second
     assert seconds < 10
@@ -153,9 +153,9 @@ def test_offline_mode_asks_nobody(server: ThreadingHTTPServer, tmp_path: Path) -
     [
         (
             "org/nothing",
-            "text.name: the hub has no org/nothing, or it is private (then set HF_TOKEN). Mend: a local folder",
+            "text.name: the hub has no org/nothing, or it is private (then set HF_TOKEN). Fix: a local folder",
         ),
-        ("org/bare", "text.name: the hub's org/bare has none of tokenizer.json. Mend: a local folder"),
+        ("org/bare", "text.name: the hub's org/bare has none of tokenizer.json. Fix: a local folder"),
         ("not an id", "text.name: 'not an id' is no hub id (owner/name)"),
     ],
 )

@@ -12,7 +12,7 @@ NO_HUGE_PAGES = {"NUMPY_MADVISE_HUGEPAGE": "0"}
 WORK = """
 import resource, sys
 import numpy as np
-from clipline.heap import keep_freed_memory
+from clipline.utils.malloc import keep_freed_memory
 
 kept, size, blocks = sys.argv[1] == "keep" and keep_freed_memory(), int(sys.argv[2]), int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -144,7 +144,7 @@ class Library:
         if isinstance(place, str):
             raise UsageError(
                 f"{self.folder}: its images are at {place}, and the page shows files of this machine "
-                "alone. Mend: copy them and name the copy with --root"
+                "alone. Fix: copy them and name the copy with --root"
             )
         name = secrets.token_hex(6)
         # A new dict: who reads the old one needs no lock.

@@ -28,9 +28,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
-        mend = "--port 0 takes a free one" if not isinstance(error, socket.gaierror) else "name one of this machine"
+        fix = "--port 0 takes a free one" if not isinstance(error, socket.gaierror) else "name one of this machine"
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # strerror has the address
-        raise UsageError(f"--host {host} --port {port}: {why}. Mend: {mend}") from None
+        raise UsageError(f"--host {host} --port {port}: {why}. Fix: {fix}") from None
     # Connections inherit it. Without, an answer in two pieces takes 40 ms more; asyncio sets it on its own alone.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made

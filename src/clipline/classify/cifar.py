@@ -90,7 +90,7 @@ def _records(place: Path, name: str, data: bytes) -> np.ndarray:
     except (ValueError, IndexError):
         records = np.empty((0, RECORD), np.uint8)
     if not len(records) or records[:, 0].max() >= len(CLASSES):
-        raise CliplineError(f"{place}: {name} is not a batch of CIFAR-10, or cut short. Mend: get it again")
+        raise CliplineError(f"{place}: {name} is not a batch of CIFAR-10, or cut short. Fix: get it again")
     return records
 
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, FileItem, Source, Stat
 from clipline.embed.pipeline import Embedded, Pipeline
 from clipline.embed.sources import open_source
@@ -67,7 +67,7 @@ class Images:
     def blocks(self) -> Iterator[Block]:
         """All of them, a batch at a time."""
         at_once = self.model.calls_at_once
-        clock = Clock({"read": self._threads, "decode": self._threads, "model": at_once})
+        clock = StageTimer({"read": self._threads, "decode": self._threads, "model": at_once})
         # A vector's last bits depend on the batch size, so that of `clipline embed`, but for a handful.
         batch = min(self.model.usual_batch, self.total)
         pipeline = Pipeline(self.model, _Unknown(), clock, batch, self._threads)
@@ -121,7 +121,7 @@ def open_vectors(
     if len(what) == 1 and (Path(what[0]).is_dir() or not is_image(what[0])):
         source = open_source(what[0], root=root)
     elif root:
-        raise UsageError("--root is for embeddings, lists and tables of paths. Mend: leave it out")
+        raise UsageError("--root is for embeddings, lists and tables of paths. Fix: leave it out")
     else:
         source = Named(what)
     return Images(source, open_for_images(model, provider, threads), threads)
@@ -130,7 +130,7 @@ def open_vectors(
 def open_for_images(model: Path | None, provider: Literal["auto", "cpu", "cuda"], threads: int | None) -> OnnxModel:
     """The model `model`, or that of the current project. Raises UsageError where there is none."""
     if model is None and not USUAL_MODEL.is_dir():
-        raise UsageError(f"{USUAL_MODEL}: no such folder here. Mend: name the model's with --model")
+        raise UsageError(f"{USUAL_MODEL}: no such folder here. Fix: name the model's with --model")
     return OnnxModel(model or USUAL_MODEL, provider=provider, threads=threads, bulk=True)
 
 

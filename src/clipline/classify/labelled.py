@@ -68,10 +68,10 @@ def _tree(place: Path, split: str | None) -> Labelled:
         place = splits[chosen]
         below = _folders(place)
     elif split:
-        raise UsageError(f"{place}: has classes, not splits. Mend: leave out --split")
+        raise UsageError(f"{place}: has classes, not splits. Fix: leave out --split")
     if len(below) < 2:
         raise UsageError(
-            f"{place}: {len(below)} folder{'s' * (len(below) != 1)} in it. Mend: give one with a folder of images for "
+            f"{place}: {len(below)} folder{'s' * (len(below) != 1)} in it. Fix: give one with a folder of images for "
             "each class, at least two"
         )
     return Labelled([to_text(folder.name) for folder in below], _InClasses(place))

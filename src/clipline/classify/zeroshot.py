@@ -79,7 +79,7 @@ def class_vectors(
     templates = list(TEMPLATES[DEFAULT_TEMPLATES] if templates is None else templates)
     check_templates(templates)
     if not all(label.strip() for label in labels):
-        raise UsageError("a label is empty. Mend: give each label a name")
+        raise UsageError("a label is empty. Fix: give each label a name")
     step = max(1, PROMPTS_AT_ONCE // len(templates))
     found = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(labels), step):
@@ -100,10 +100,10 @@ def prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
 def check_templates(templates: Sequence[str]) -> None:
     """Raise UsageError where there is no template, or one has no place for the label."""
     if not templates:
-        raise UsageError("there are no templates. Mend: give one, such as 'a photo of a {}'")
+        raise UsageError("there are no templates. Fix: give one, such as 'a photo of a {}'")
     for template in templates:
         if "{}" not in template:
-            raise UsageError(f"template {template!r}: has no {{}} for the label. Mend: such as 'a photo of a {{}}'")
+            raise UsageError(f"template {template!r}: has no {{}} for the label. Fix: such as 'a photo of a {{}}'")
 
 
 def probabilities(images: np.ndarray, texts: np.ndarray, scale: float) -> np.ndarray:
@@ -140,7 +140,7 @@ def match(model: OnnxModel, images: np.ndarray, captions: Sequence[str]) -> np.n
 def caption_vectors(model: OnnxModel, captions: Sequence[str]) -> np.ndarray:
     """float32 [captions, dim], L2-normalised. Raises UsageError for an empty caption."""
     if not all(caption.strip() for caption in captions):
-        raise UsageError("a caption is empty. Mend: say in words what may be in the image")
+        raise UsageError("a caption is empty. Fix: say in words what may be in the image")
     return model.embed_texts(list(captions))
 
 
@@ -158,6 +158,6 @@ def notes(model: OnnxModel, texts: Sequence[str] = ()) -> list[str]:
     if model.bundle.manifest.logit_scale is None:
         found.append(
             f"{model.bundle.folder} does not say its logit scale, so {ASSUMED_SCALE:g} is assumed: the order is right, "
-            "the probabilities may be too sure or too unsure. Mend: export the model again"
+            "the probabilities may be too sure or too unsure. Fix: export the model again"
         )
     return found

@@ -50,7 +50,7 @@ for module in (embed, search, classify, match, dupes, web_page, doctor, runs, pr
 
 
 def main() -> None:
-    """Entry point: errors that a person can mend are one message and an exit code, not a traceback."""
+    """Entry point: errors that a person can fix are one message and an exit code, not a traceback."""
     # File names may hold bytes that are no text: print them as they are.
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")

@@ -98,7 +98,7 @@ def classify(
 
     prompts = read_templates(template or [], templates)
     if not evaluate and (split or confusion):
-        raise UsageError("--split and --confusion are for labelled images. Mend: add --evaluate")
+        raise UsageError("--split and --confusion are for labelled images. Fix: add --evaluate")
     if confusion:
         check_path(confusion)
     errors = Errors()
@@ -128,7 +128,7 @@ def _with_distractors(found: Labelled, labels: str | None, file: Path | None) ->
     given = read_labels(labels, file)
     if missing := [label for label in found.labels if label not in given]:
         raise UsageError(
-            f"the labels lack {', '.join(missing[:5])}, of which there are images. Mend: name all classes, or leave "
+            f"the labels lack {', '.join(missing[:5])}, of which there are images. Fix: name all classes, or leave "
             "the labels out: the folders' names serve"
         )
     return [*found.labels, *(label for label in given if label not in found.labels)]

@@ -113,7 +113,7 @@ def embed(
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
     chosen = precision_for(out, precision.value, overwrite=overwrite)
     if cluster and "auto" in (chosen, batch_size):
-        raise UsageError("--engine ray: auto would measure this machine. Mend: name --batch-size and --precision")
+        raise UsageError("--engine ray: auto would measure this machine. Fix: name --batch-size and --precision")
     # With a cluster the provider is its workers': this machine may have no GPU.
     here = "cpu" if cluster else provider.value
     opened = OnnxModel(model, provider=here, precision=chosen, threads=threads, bulk=True)

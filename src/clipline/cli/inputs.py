@@ -20,9 +20,9 @@ def read_labels(labels: str | None, file: Path | None) -> list[str]:
     found = read_lines(file, "labels") if file else [each.strip() for each in labels.split(",") if each.strip()]
     for label in found:
         if found.count(label) > 1:
-            raise UsageError(f"the label {label!r} comes twice: its probability would be shared. Mend: name it once")
+            raise UsageError(f"the label {label!r} comes twice: its probability would be shared. Fix: name it once")
     if len(found) < 2:
-        raise UsageError(f"{len(found)} label{'s' * (len(found) != 1)}: there is nothing to choose. Mend: name two")
+        raise UsageError(f"{len(found)} label{'s' * (len(found) != 1)}: there is nothing to choose. Fix: name two")
     return found
 
 
@@ -57,5 +57,5 @@ def read_lines(file: Path, what: str) -> list[str]:
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{file}: not a text in UTF-8. Mend: save the {what} as UTF-8") from None
+        raise UsageError(f"{file}: not a text in UTF-8. Fix: save the {what} as UTF-8") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

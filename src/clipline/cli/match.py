@@ -76,7 +76,7 @@ def match(
     if (image is None) == (quiz is None):
         raise UsageError("name an IMAGE with captions, or --quiz")
     if quiz and (caption or captions):
-        raise UsageError("--quiz brings captions of its own. Mend: leave out --caption and --captions")
+        raise UsageError("--quiz brings captions of its own. Fix: leave out --caption and --captions")
     if image and (out or split or root):
         raise UsageError("--out, --split and --root are for --quiz")
     if out:
@@ -104,7 +104,7 @@ def _captions(given: list[str], file: Path | None) -> list[str]:
     found = [*given, *(read_lines(file, "captions") if file else [])]
     if len(found) < 2:
         count = f"{len(found)} caption{'s' * (len(found) != 1)}"
-        raise UsageError(f"{count}: there is nothing to choose. Mend: give two, with --caption")
+        raise UsageError(f"{count}: there is nothing to choose. Fix: give two, with --caption")
     return found
 
 

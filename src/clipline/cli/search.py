@@ -88,7 +88,7 @@ def search(
             param_hint="QUERY",
         )
     if not asked and queries:
-        raise UsageError(f"--queries {queries}: no query in it. Mend: write one on each line")
+        raise UsageError(f"--queries {queries}: no query in it. Fix: write one on each line")
     if gallery:
         show.check_path(gallery)
     searcher = open_searcher(folder, model=model, root=root, provider=provider.value, approximate=approximate)

@@ -83,7 +83,7 @@ def _decode(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: run the download stage (dvc repro download)") from None
+        raise CliplineError(f"{path}: no such file. Fix: run the download stage (dvc repro download)") from None
     except OSError as error:
         raise CliplineError(f"{path}: cannot be read: {error.strerror}") from None
     try:
@@ -91,7 +91,7 @@ def _decode(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = data[error.start : error.start + 4].hex(" ")
-        raise CliplineError(f"{path}: line {line}: not UTF-8 (bytes {found}). Mend: save it as UTF-8") from None
+        raise CliplineError(f"{path}: line {line}: not UTF-8 (bytes {found}). Fix: save it as UTF-8") from None
 
 
 def _columns(header: list[str], path: Path) -> dict[str, int]:

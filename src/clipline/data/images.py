@@ -26,7 +26,7 @@ class Images:
     def __init__(self, folder: Path, captioned: set[str], known: Mapping[str, str] | None) -> None:
         """captioned: images that a caption names. known: image -> split, or None where a hash decides."""
         if not folder.is_dir():
-            raise CliplineError(f"{folder}: no such folder. Mend: run the download stage first")
+            raise CliplineError(f"{folder}: no such folder. Fix: run the download stage first")
         try:
             files = {path.name for path in folder.iterdir() if path.is_file()}
         except OSError as error:
@@ -74,7 +74,7 @@ class Images:
         if need > free:
             raise CliplineError(
                 f"{len(self.names):,} images of {size} x {size} pixels need {need / 1e9:.1f} GB, but "
-                f"{folder} has {free / 1e9:.1f} GB free. Mend: free some room, or a smaller inputs.image_size"
+                f"{folder} has {free / 1e9:.1f} GB free. Fix: free some room, or a smaller inputs.image_size"
             )
 
     def _check_broken(self, total: int, max_broken: float) -> None:
@@ -100,7 +100,7 @@ def absent_from(listed: Mapping[str, str], captioned: set[str], max_absent: floa
     if len(absent) > max_absent * len(listed):
         raise CliplineError(
             f"{len(absent):,} of the {len(listed):,} images in Flickr8k's official lists have no caption "
-            f"here, such as {', '.join(absent[:SHOWN])}. Mend: complete the dataset; if it is another one, "
+            f"here, such as {', '.join(absent[:SHOWN])}. Fix: complete the dataset; if it is another one, "
             "split: {kind: hash} in its configs/data file"
         )
     return absent

@@ -23,7 +23,6 @@ from clipline.errors import CliplineError
 from clipline.image import Preprocess
 from clipline.pictures import plots
 from clipline.utils import checksums
-from clipline.utils.checksums import write_json
 from clipline.utils.files import atomic_folder
 
 
@@ -67,9 +66,8 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
             "tokenizer": report.tokens(words, source, encoded),
             "files": {name: checksums.file_hash(folder / name) for name in data},
         }
-        result = checksums.sealed(facts)
-        write_json(folder / "report.json", result)
-    return result
+        checksums.write_with_checksum(folder / "report.json", facts)
+    return facts
 
 
 @contextmanager
@@ -87,7 +85,7 @@ def _disk_fault(error: OSError, out: Path) -> str:
     if not place.is_relative_to(out.parent):
         return f"{place}: cannot be read: {error.strerror}"
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return f"cannot write {out}: {error.strerror or error}{'. Mend: free some room' if full else f' ({place})'}"
+    return f"cannot write {out}: {error.strerror or error}{'. Fix: free some room' if full else f' ({place})'}"
 
 
 def _of_images(captions: Sequence[Caption], images: Images, dropped: Dropped) -> list[Caption]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from clipline.errors import CliplineError, out_of_memory
 from clipline.utils import checksums
 
 _FILES = ("report.json", "images.parquet", "captions.parquet", "images.npy", "tokens.npy", "tokenizer.json")
-_MEND = "Mend: run the preprocess stage again (dvc repro preprocess)"
+_FIX = "Fix: run the preprocess stage again (dvc repro preprocess)"
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,9 @@ class Prepared:
         self.folder = folder
         for name in _FILES:
             if not (folder / name).is_file():
-                raise CliplineError(f"{folder / name}: no such file. {_MEND}")
+                raise CliplineError(f"{folder / name}: no such file. {_FIX}")
         try:
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            self.report: dict[str, Any] = checksums.unsealed(report)
+            self.report: dict[str, Any] = checksums.read_verified(folder / "report.json")
             checksums.check_files(folder, self.report["files"])
             self._images = pq.read_table(folder / "images.parquet")
             self._captions = pq.read_table(folder / "captions.parquet")
@@ -72,7 +70,7 @@ class Prepared:
         except (ValueError, AttributeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
             if out_of_memory(error):  # nothing is wrong with the files
                 raise
-            raise CliplineError(f"{folder}: damaged: {error}. {_MEND}") from None
+            raise CliplineError(f"{folder}: damaged: {error}. {_FIX}") from None
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +94,7 @@ class Prepared:
         try:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise CliplineError(f"{path}: damaged: {error}. {_MEND}") from None
+            raise CliplineError(f"{path}: damaged: {error}. {_FIX}") from None
 
     @property
     def vocab_size(self) -> int:

@@ -42,7 +42,7 @@ def by_column(captions: Iterable[Caption]) -> dict[str, str]:
     for caption in captions:
         if caption.split is None:
             raise CliplineError(
-                "split.kind is column, but captions.csv has no column `split`. Mend: name it as source.split_column"
+                "split.kind is column, but captions.csv has no column `split`. Fix: name it as source.split_column"
             )
         value = _split(caption)
         if value is None:
@@ -94,7 +94,7 @@ def by_hash(digests: Mapping[str, bytes], split: HashSplit) -> dict[str, str]:
         raise CliplineError(
             f"split: test {split.test:g} and val {split.val:g} ask for {test + val:,} of {len(order):,} "
             f"images, {len(unique):,} of which have no copy, and something must be left for train. "
-            "Mend: smaller shares in the dataset's `split`, or more images"
+            "Fix: smaller shares in the dataset's `split`, or more images"
         )
     chosen = dict.fromkeys(order, "train")
     chosen.update(dict.fromkeys(unique[:test], "test"))
@@ -148,6 +148,6 @@ def prove_disjoint(rows: Iterable[tuple[str, str, bytes]]) -> int:
         held = ", ".join(f"{name} {counts[name]:,}" for name in NAMES)
         raise CliplineError(
             f"split: no image is left for {' and '.join(empty)} ({held}). "
-            "Mend: larger shares in the dataset's `split`, or more images"
+            "Fix: larger shares in the dataset's `split`, or more images"
         )
     return len(by_pixels)

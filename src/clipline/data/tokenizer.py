@@ -33,7 +33,7 @@ _FAST = "tokenizer.json"
 # What transformers can convert, and what it needs beside.
 _SLOW = {"vocab.txt": (), "vocab.json": ("merges.txt",)}
 _NOTES = ["tokenizer_config.json", "special_tokens_map.json", "config.json"]
-_MEND = "a local model folder as text.weights, or text.weights: random with a wordpiece or bpe tokenizer"
+_FIX = "a local model folder as text.weights, or text.weights: random with a wordpiece or bpe tokenizer"
 
 
 class Found(NamedTuple):
@@ -143,12 +143,12 @@ def _frame(tokenizer: Tokenizer, start: str | None, end: str) -> None:
 def _tower(text: TextTower) -> Found:
     if text.weights == "hub":
         beside = [file for files in _SLOW.values() for file in files]
-        folder = hub.fetch(text.name, [_FAST, *_SLOW], [*beside, *_NOTES], "text.name", _MEND)
+        folder = hub.fetch(text.name, [_FAST, *_SLOW], [*beside, *_NOTES], "text.name", _FIX)
         source = f"hub: {text.name}"
     else:
         folder, source = resolve(text.weights), f"folder: {text.weights}"
         if not folder.is_dir():
-            raise UsageError(f"text.weights: {folder}: no such folder. Mend: {_MEND}")
+            raise UsageError(f"text.weights: {folder}: no such folder. Fix: {_FIX}")
     with tempfile.TemporaryDirectory() as scratch:
         path = folder if (folder / _FAST).is_file() else _converted(folder, Path(scratch))
         tokenizer = _load(path / _FAST)

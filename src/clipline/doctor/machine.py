@@ -89,14 +89,14 @@ def wheels() -> dict[str, str]:
 
 def wheel_problems(found: dict[str, str]) -> list[str]:
     """What is wrong with the wheels `found`: more than one, or files that are not its own."""
-    mend = f"Mend: {REINSTALL.format(' '.join(found))}"
+    fix = f"Fix: {REINSTALL.format(' '.join(found))}"
     if len(found) > 1:
         both = " and ".join(f"{name} {version}" for name, version in found.items())
-        return [f"{both} are installed: each overwrites the other's files, and CUDA is lost without a word. {mend}"]
+        return [f"{both} are installed: each overwrites the other's files, and CUDA is lost without a word. {fix}"]
     imported = load_onnxruntime().__version__
     for name, version in found.items():
         if version.partition("+")[0] != imported.partition("+")[0]:
-            return [f"{name} {version} is installed, but its module is of {imported}: overwritten. {mend}"]
+            return [f"{name} {version} is installed, but its module is of {imported}: overwritten. {fix}"]
     return []
 
 

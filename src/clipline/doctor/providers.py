@@ -62,7 +62,7 @@ def _try(name: Literal["cpu", "cuda"], threads: int) -> str:
         except NoCudaError as error:
             return error.why
         except CliplineError as error:
-            return str(error).partition(". Mend: ")[0]
+            return str(error).partition(". Fix: ")[0]
         except errors(ort) as error:
             return f"it starts, but a first call fails: {first_line(error)}"
     return "" if found.tolist() == [0, 2, 4] else f"it starts, but doubles 0 1 2 to {found.tolist()}"

@@ -15,7 +15,7 @@ from clipline.embed.item import Source
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.bundle import Bundle, PrecisionChoice
 from clipline.runtime.model import OnnxModel
-from clipline.runtime.session import CUDA, CUDA_MEND, no_device
+from clipline.runtime.session import CUDA, CUDA_FIX, no_device
 from clipline.utils import cores
 
 # Of the failed images, so many are named.
@@ -24,7 +24,7 @@ SHOWN = 5
 
 @dataclass
 class Report:
-    """What there is. problems: what is broken, each with its mend; notes: what could be better."""
+    """What there is. problems: what is broken, each with its fix; notes: what could be better."""
 
     system: str
     cpu: Cpu
@@ -81,7 +81,7 @@ def examine(
     where there are images but no model.
     """
     if source and not folder:
-        raise UsageError("images are measured with a model. Mend: add --model, such as --model models/onnx")
+        raise UsageError("images are measured with a model. Fix: add --model, such as --model models/onnx")
     bundle = Bundle(folder) if folder else None
     threads = threads or cores.available()
     report = Report(
@@ -93,7 +93,7 @@ def examine(
         device=no_device() or "a GPU that this process can see",
     )
     report.problems += [
-        f"Pillow reads no {each.name} here. Mend: pip install --force-reinstall pillow"
+        f"Pillow reads no {each.name} here. Fix: pip install --force-reinstall pillow"
         for each in report.formats
         if not each.read and each.name in {"JPEG", "PNG"}
     ]
@@ -116,12 +116,12 @@ def _judge(report: Report, wanted: str) -> None:
     """Problems and notes about the providers."""
     cpu, cuda = report.providers
     if not cpu.runs:
-        report.problems.append(f"{cpu.why}. Mend: {machine.REINSTALL.format(' '.join(report.wheels))}")
+        report.problems.append(f"{cpu.why}. Fix: {machine.REINSTALL.format(' '.join(report.wheels))}")
     if cuda.runs:
         return
     device = no_device() is None
     if wanted == "cuda" or (wanted == "auto" and device and cuda.available):
-        report.problems.append(f"CUDA does not run: {cuda.why}. {CUDA_MEND}")
+        report.problems.append(f"CUDA does not run: {cuda.why}. {CUDA_FIX}")
     elif device and wanted == "auto":
         report.notes.append(
             "there is an NVIDIA GPU, but this onnxruntime is for CPUs alone: pip uninstall onnxruntime, "
@@ -143,7 +143,7 @@ def _look_at_model(report: Report, bundle: Bundle, wanted: Literal["auto", "cpu"
         if each.problem:
             report.problems.append(each.problem)
         elif wanted == "cuda" and CUDA not in each.nodes:
-            report.problems.append(f"{each.file}: no node of it runs on CUDA. Mend: export the model again")
+            report.problems.append(f"{each.file}: no node of it runs on CUDA. Fix: export the model again")
         elif each.cpu_work:
             report.notes.append(f"{each.file}: on CUDA, yet {', '.join(each.cpu_work)} stay on the CPU")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipline.dupes import likeness
+from clipline.dupes import similarity
 from clipline.embeddings.manifest import PARTS
 from clipline.embeddings.part import open_part
 from clipline.errors import CliplineError, UsageError
@@ -41,11 +41,11 @@ class Group:
 
 def duplicates(index: Index, threshold: float) -> list[Group]:
     """The groups of images that are at least `threshold` alike, those of most images first."""
-    with Bar("comparing", likeness.pairs_in(len(index)), "pairs") as bar:
-        found = likeness.groups(index.vectors, threshold, bar.advance)
+    with Bar("comparing", similarity.pairs_in(len(index)), "pairs") as bar:
+        found = similarity.groups(index.vectors, threshold, bar.advance)
     found.sort(key=len, reverse=True)
     files = iter(_files(index, [row for rows in found for row in rows.tolist()]))
-    return [_group([next(files) for _ in rows], likeness.unit(index.vectors[rows])) for rows in found]
+    return [_group([next(files) for _ in rows], similarity.unit(index.vectors[rows])) for rows in found]
 
 
 def outliers(index: Index, count: int, neighbours: int) -> list[File]:
@@ -55,8 +55,8 @@ def outliers(index: Index, count: int, neighbours: int) -> list[File]:
     """
     if len(index) < 2:
         raise UsageError(f"{index.folder}: {len(index)} image{'s' * (len(index) != 1)}: nothing to compare")
-    with Bar("comparing", likeness.pairs_in(len(index)), "pairs") as bar:
-        means = likeness.nearest(index.vectors, neighbours, bar.advance)
+    with Bar("comparing", similarity.pairs_in(len(index)), "pairs") as bar:
+        means = similarity.nearest(index.vectors, neighbours, bar.advance)
     rows = np.argsort(means, kind="stable")[:count].tolist()
     return [_like(file, float(means[row])) for file, row in zip(_files(index, rows), rows, strict=True)]
 
@@ -98,7 +98,7 @@ def _files(index: Index, rows: Sequence[int]) -> list[File]:
         ]
         start += len(table)
     if len(found) != len(wanted):
-        raise CliplineError(f"{index.folder}: changed while it was read. Mend: run again")
+        raise CliplineError(f"{index.folder}: changed while it was read. Fix: run again")
     facts: list[tuple] = [()] * len(wanted)
     for place, values in zip(order.tolist(), found, strict=True):
         facts[place] = values

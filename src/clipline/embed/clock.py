@@ -10,7 +10,7 @@ from contextlib import contextmanager
 STAGES = ("read", "decode", "model", "write")
 
 
-class Clock:
+class StageTimer:
     """Adds up the seconds that each stage's threads were at work. threads: how many each stage has, 1 if not named."""
 
     def __init__(self, threads: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.utils.files import atomic_folder, locked
 
 OURS = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
-BUSY = "another process is embedding into it. Mend: wait for that one, or choose another --out"
+BUSY = "another process is embedding into it. Fix: wait for that one, or choose another --out"
 
 
 def check(out: Path) -> None:
@@ -19,19 +19,19 @@ def check(out: Path) -> None:
     try:
         if not out.exists():
             if out.is_symlink():
-                raise UsageError(f"{out}: a link that leads nowhere. Mend: remove it, or choose another --out")
+                raise UsageError(f"{out}: a link that leads nowhere. Fix: remove it, or choose another --out")
             return
         if not out.is_dir():
-            raise UsageError(f"{out}: is a file. Mend: choose another --out")
+            raise UsageError(f"{out}: is a file. Fix: choose another --out")
         foreign = [each for each in out.iterdir() if each.is_dir() or not any(each.match(name) for name in OURS)]
     except OSError as error:
         raise UsageError(
-            f"{out}: cannot be read: {error.strerror or error}. Mend: choose another --out, or mend its permissions"
+            f"{out}: cannot be read: {error.strerror or error}. Fix: choose another --out, or fix its permissions"
         ) from None
     if foreign:
         raise UsageError(
             f"{out}: holds `{min(foreign).name}`, which is no part of embeddings. "
-            "Mend: choose another --out, or move it away"
+            "Fix: choose another --out, or move it away"
         )
 
 
@@ -52,7 +52,7 @@ def destination(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise CliplineError(
             f"{out}: cannot be {'replaced' if replace else 'written'}: {error.strerror or error}. "
-            f"{'It is as it was. ' if replace else ''}Mend: choose another --out, or mend its permissions"
+            f"{'It is as it was. ' if replace else ''}Fix: choose another --out, or fix its permissions"
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded, Loaded, decode, load
 from clipline.embed.item import Failure, Item, Stat
 from clipline.runtime.model import OnnxModel
@@ -77,7 +77,7 @@ class Pipeline:
 
     model: OnnxModel
     ledger: Ledger
-    clock: Clock
+    clock: StageTimer
     batch_size: int
     threads: int
 

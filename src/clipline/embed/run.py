@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipline.embed import destination
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import Ledger
@@ -50,7 +50,7 @@ class Options:
     stable: bool = False
     published: Path | None = None
     root: str | None = None
-    engine: Callable[[OnnxModel, Ledger, Clock, int | None], Engine] | None = None
+    engine: Callable[[OnnxModel, Ledger, StageTimer, int | None], Engine] | None = None
 
 
 def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:
@@ -114,7 +114,7 @@ class _Run:
         threads = options.threads or cores.available()
         self.writer, self.bar, self.options = writer, bar, options
         at_once = 1 if options.engine else model.calls_at_once
-        self.clock = Clock({"read": threads, "decode": threads, "model": at_once})
+        self.clock = StageTimer({"read": threads, "decode": threads, "model": at_once})
         self.ledger = Ledger(writer.parts, bar.advance)
         if options.engine:
             self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure
 from clipline.embeddings.manifest import ERRORS
 from clipline.errors import TooManyErrorsError
@@ -30,7 +30,7 @@ class Summary:
     errors: int
     rows: int
     parts: int
-    clock: Clock
+    clock: StageTimer
     running_on: str
     failures: list[Failure] = field(default_factory=list)
 

@@ -33,7 +33,7 @@ class Writer:
         elif any(folder.glob(PARTS)):
             raise UsageError(
                 f"{folder}: its manifest.json is missing, so nobody knows what made its parts. "
-                "Mend: choose another --out, or embed all anew with --overwrite"
+                "Fix: choose another --out, or embed all anew with --overwrite"
             )
         with disk(folder):
             for pattern in TEMPORARY:  # of a process that was killed: nobody else holds the lock
@@ -93,20 +93,20 @@ class Writer:
 
 def _may_mix(folder: Path, there: Identity, new: Identity) -> None:
     """Raise UsageError where embeddings of the two must not stand in one folder."""
-    mend = "Mend: choose another --out, or embed all anew with --overwrite"
+    fix = "Fix: choose another --out, or embed all anew with --overwrite"
     if there.model_id != new.model_id:
-        raise UsageError(f"{folder}: made by model {there.model_id}, and this is {new.model_id}. {mend}")
+        raise UsageError(f"{folder}: made by model {there.model_id}, and this is {new.model_id}. {fix}")
     if there.variant != new.variant:
         raise UsageError(
             f"{folder}: made by variant {there.variant} of this model, and this is {new.variant}: their vectors differ "
-            f"a little. {mend}, or choose its --precision"
+            f"a little. {fix}, or choose its --precision"
         )
     if (there.dtype, there.dim) != (new.dtype, new.dim):
         raise UsageError(
-            f"{folder}: holds {there.dtype}, and {new.dtype} is asked for. {mend}, or --dtype {there.dtype}"
+            f"{folder}: holds {there.dtype}, and {new.dtype} is asked for. {fix}, or --dtype {there.dtype}"
         )
     if there.root != new.root:
         raise UsageError(
-            f"{folder}: holds images of {there.root} (seen from there), and these are of {new.root}. {mend}; if the "
+            f"{folder}: holds images of {there.root} (seen from there), and these are of {new.root}. {fix}; if the "
             f"images only moved, set `root` in its manifest.json"
         )

@@ -97,7 +97,7 @@ def read(folder: Path) -> Manifest:
     except ValidationError as error:
         what = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}".lstrip(": ")
         raise UsageError(
-            f"{path}: not the manifest of an embeddings folder ({what}). Mend: embed again with --overwrite"
+            f"{path}: not the manifest of an embeddings folder ({what}). Fix: embed again with --overwrite"
         ) from None
     if manifest.schema_version > SCHEMA_VERSION:
         raise UsageError(f"{folder}: written by a newer clipline (schema {manifest.schema_version}): update")

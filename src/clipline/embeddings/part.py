@@ -75,7 +75,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def open_part(
-    path: Path, dim: int, dtype: Dtype, mend: str = "embed again with --overwrite"
+    path: Path, dim: int, dtype: Dtype, fix: str = "embed again with --overwrite"
 ) -> Iterator[pq.ParquetFile]:
     """A part to read from, while checksums of its pages are compared.
 
@@ -87,7 +87,7 @@ def open_part(
                 raise ValueError(f"its columns are not those of {dim} {dtype}")
             yield file
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise CliplineError(f"{path}: damaged ({first_line(error)}). Mend: {mend}") from error
+        raise CliplineError(f"{path}: damaged ({first_line(error)}). Fix: {fix}") from error
 
 
 def read_part(path: Path, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:
@@ -122,6 +122,6 @@ def disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CliplineError(
-            f"{path}: cannot write: {error.strerror or error}. What was written is whole. Mend: free or choose "
+            f"{path}: cannot write: {error.strerror or error}. What was written is whole. Fix: free or choose "
             "another place for --out, then run again: it goes on from there"
         ) from error

@@ -11,14 +11,13 @@ from clipline.config.run import ExportParams
 from clipline.data.prepared import Prepared
 from clipline.export import variants
 from clipline.export.fold import fold_scaling
-from clipline.export.gates import HeldOut, check_fp32
+from clipline.export.gates import TestSplit, check_fp32
 from clipline.export.graph import export_graph
 from clipline.export.manifest import manifest, model_id, preprocess_spec
 from clipline.export.parity import Parity
 from clipline.model.clip import CLIP, ImageEmbedder, TextEmbedder
 from clipline.train.checkpoint import Checkpoint, weights_hash
-from clipline.utils import checksums
-from clipline.utils.checksums import write_json
+from clipline.utils.checksums import write_json, write_with_checksum
 from clipline.utils.files import atomic_folder
 
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 2, 5
@@ -47,11 +46,11 @@ def export_model(
 
         def write_manifest(parity: dict[str, dict[str, Parity]], metrics: dict[str, float]) -> None:
             found = manifest(model, checkpoint, folder, params.opset, parity, metrics)
-            write_json(folder / "manifest.json", checksums.sealed(found.model_dump(mode="json")))
+            write_with_checksum(folder / "manifest.json", found)
 
         # The runtime opens only a whole bundle: manifests without figures, the final one after the checks.
         write_manifest({}, {})
-        test = HeldOut(data.split("test"), images, spec.make(), params.batch_size)
+        test = TestSplit(data.split("test"), images, spec.make(), params.batch_size)
         report, fp32, embedded = check_fp32(checkpoint, data, test, folder, params)
         parity = {side: {"fp32": figures} for side, figures in fp32.items()}
         report["image"] |= variants.build(folder, data, params)

@@ -25,7 +25,7 @@ from clipline.train.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class TestSplit:
     """The test split, as the raw files that the exported model will see."""
 
     split: Split
@@ -52,7 +52,7 @@ class HeldOut:
 
 
 def check_fp32(
-    checkpoint: Checkpoint, data: Prepared, test: HeldOut, folder: Path, params: ExportParams
+    checkpoint: Checkpoint, data: Prepared, test: TestSplit, folder: Path, params: ExportParams
 ) -> tuple[dict[str, Any], dict[str, Parity], Embedded]:
     """reports/export.json of the fp32 graphs in `folder`, their parity, and their embeddings of the test split.
 
@@ -86,7 +86,7 @@ def check_fp32(
 def check_recall(figures: dict[str, dict[str, float]], split: Split, params: ExportParams) -> dict[str, float]:
     """R@1 of onnxruntime less torch's, in points. Raises CliplineError where it falls below the gate."""
     delta = recall_change(figures["torch"], figures["onnx"])
-    if lost := lost_recall(delta, split, params.max_r1_drop):
+    if lost := recall_gate_failure(delta, split, params.max_r1_drop):
         raise CliplineError(f"{lost} through onnxruntime: the graphs are not shipped")
     return delta
 
@@ -96,7 +96,7 @@ def recall_change(before: dict[str, float], after: dict[str, float]) -> dict[str
     return {key: round(after[key] - before[key], 4) for key in ("i2t_r1", "t2i_r1")}
 
 
-def lost_recall(delta: dict[str, float], split: Split, gate: float) -> str | None:
+def recall_gate_failure(delta: dict[str, float], split: Split, gate: float) -> str | None:
     """In words, the R@1 that falls by more than `gate` points; None if none does.
 
     One query is always allowed: a tie may fall either way.

@@ -55,6 +55,6 @@ def check(name: str, parity: Parity, gate: ExportParams) -> None:
     if not (parity.min_cosine >= gate.min_cosine and parity.max_abs <= gate.max_abs):
         raise CliplineError(
             f"{name}: parity with torch failed: min cosine {parity.min_cosine:.7f} (gate {gate.min_cosine}), "
-            f"max abs {parity.max_abs:.2e} (gate {gate.max_abs:.0e}). The graph is not shipped. Mend: another "
+            f"max abs {parity.max_abs:.2e} (gate {gate.max_abs:.0e}). The graph is not shipped. Fix: another "
             f"export.opset, or wider gates in params.yaml if you know why"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepared import Prepared, Split
 from clipline.evaluation import Embedded
-from clipline.export.gates import HeldOut, graph_figures, lost_recall, rate, recall_change
+from clipline.export.gates import TestSplit, graph_figures, rate, recall_change, recall_gate_failure
 from clipline.export.manifest import FILES
 from clipline.export.parity import Parity, compare
 from clipline.runtime.model import OnnxModel
@@ -71,7 +71,7 @@ def calibration_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def measure(
-    folder: Path, test: HeldOut, expected: Embedded, params: ExportParams
+    folder: Path, test: TestSplit, expected: Embedded, params: ExportParams
 ) -> Iterator[tuple[str, dict[str, Any], Parity]]:
     """Each variant in `folder` against fp32's embeddings of the test split: precision, report, parity.
 
@@ -99,4 +99,4 @@ def measure(
 def _missed(report: dict[str, Any], split: Split, gate: VariantGate) -> str | None:
     if not report["min_cosine"] >= gate.min_cosine:
         return f"min cosine {report['min_cosine']:.5f} (gate {gate.min_cosine})"
-    return lost_recall(report["delta_r1"], split, gate.max_r1_drop)
+    return recall_gate_failure(report["delta_r1"], split, gate.max_r1_drop)

@@ -49,7 +49,7 @@ def read(place: Path, split: str | None, root: Path | None) -> Captioned:
     where = str(place)
     if rows[0][2] is None:
         if split:
-            raise UsageError(f"{place}: has no column `split`. Mend: leave out --split to take all of it")
+            raise UsageError(f"{place}: has no column `split`. Fix: leave out --split to take all of it")
     else:
         split = split or "test"
         names = sorted({each for _, _, each in rows})
@@ -60,7 +60,7 @@ def read(place: Path, split: str | None, root: Path | None) -> Captioned:
     folder = root or folder
     index = {name: number for number, name in enumerate(dict.fromkeys(image for image, _, _ in rows))}
     if not (folder / rows[0][0]).is_file():
-        raise UsageError(f"{folder / rows[0][0]}: no such file. Mend: name the folder of the images with --root")
+        raise UsageError(f"{folder / rows[0][0]}: no such file. Fix: name the folder of the images with --root")
     owners = np.array([index[image] for image, _, _ in rows], np.int64)
     return Captioned(folder, list(index), [caption for _, caption, _ in rows], owners, where)
 
@@ -76,7 +76,7 @@ def _prepared(folder: Path) -> _Rows:
         with pq.ParquetFile(path) as file:
             columns = file.read(["image", "caption", "split"]).to_pydict()
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file. Mend: name what the preprocess stage writes, or a CSV") from None
+        raise UsageError(f"{path}: no such file. Fix: name what the preprocess stage writes, or a CSV") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({first_line(error)})") from None
     return list(zip(columns["image"], columns["caption"], columns["split"], strict=True))
@@ -92,7 +92,7 @@ def _csv(path: Path) -> _Rows:
             for row in reader:
                 if row["image"] and row["caption"] and row["caption"].strip():
                     if "split" in row and row["split"] is None:
-                        raise UsageError(f"{path}: line {reader.line_num} has no `split`. Mend: complete it")
+                        raise UsageError(f"{path}: line {reader.line_num} has no `split`. Fix: complete it")
                     rows.append((row["image"], row["caption"].strip(), row.get("split")))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None

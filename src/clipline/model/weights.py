@@ -22,7 +22,7 @@ from clipline.errors import CliplineError, UsageError, first_line, out_of_memory
 from clipline.utils import hub
 
 ONLY_SAFE = (
-    "Pickled weights (.bin, .pt, .pth) may run code and are never read. Mend: load them where you trust them, and save "
+    "Pickled weights (.bin, .pt, .pth) may run code and are never read. Fix: load them where you trust them, and save "
     "them with safetensors.torch.save_file"
 )
 
@@ -44,7 +44,7 @@ def local_weights(weights: str, key: str) -> Path | None:
 
 @contextmanager
 def loading(name: str, key: str, *, online: bool) -> Iterator[None]:
-    """Turn what the hub's libraries raise when weights cannot be had into one line with the mend.
+    """Turn what the hub's libraries raise when weights cannot be had into one line with the fix.
 
     online: the weights come from the hub, not from this machine.
     """
@@ -62,7 +62,7 @@ def loading(name: str, key: str, *, online: bool) -> Iterator[None]:
             raise
         whose = "the hub's weights for" if online else "the weights in"
         raise CliplineError(
-            f"{key}: {whose} {name!r} cannot be had ({first_line(error)}). Mend: check the name and the "
+            f"{key}: {whose} {name!r} cannot be had ({first_line(error)}). Fix: check the name and the "
             f"network, or set {key} to a local file or folder, or to random"
         ) from error
 

@@ -161,7 +161,7 @@ def save(picture: Image.Image, path: Path) -> None:
         width, height = picture.size
         raise UsageError(
             f"{path}: a {kind} has at most {LONGEST[kind]:,} pixels a side, and the picture is {width:,} x {height:,}. "
-            "Mend: let the name end in .png, or show fewer images"
+            "Fix: let the name end in .png, or show fewer images"
         )
     with output(path) as file:
         picture.save(file, format=kind, quality=92)

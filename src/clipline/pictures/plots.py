@@ -100,7 +100,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
             reader = csv.DictReader(file)
             names, rows = reader.fieldnames or [], list(reader)
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: run the train stage (dvc repro train)") from None
+        raise CliplineError(f"{path}: no such file. Fix: run the train stage (dvc repro train)") from None
     table = {}
     for name in names:
         cells = [(f"{path}: line {line}: {name}", row[name]) for line, row in enumerate(rows, start=2)]

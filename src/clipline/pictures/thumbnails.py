@@ -20,7 +20,7 @@ def of_png(path: Path) -> str:
     try:
         return _uri(path.read_bytes(), "png")
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: dvc repro evaluate") from None
+        raise CliplineError(f"{path}: no such file. Fix: dvc repro evaluate") from None
 
 
 def of_image(path: Path) -> str:

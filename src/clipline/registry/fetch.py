@@ -65,9 +65,9 @@ def verify(folder: Path) -> None:
         for graph in bundle.manifest.text.values():
             bundle.graph("text", graph)
     except UsageError as error:
-        what = str(error).replace(f"{folder}{os.sep}", "").partition(". Mend: ")[0]
+        what = str(error).replace(f"{folder}{os.sep}", "").partition(". Fix: ")[0]
         raise CliplineError(
-            f"damaged in the store, or changed there: {what}. Mend: dvc repro --force --single-item export, and "
+            f"damaged in the store, or changed there: {what}. Fix: dvc repro --force --single-item export, and "
             "promote it again"
         ) from error
 

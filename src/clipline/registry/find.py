@@ -37,7 +37,7 @@ def _version(client: MlflowClient, name: str, alias: str | None, number: str | N
     if registered is None:
         known = sorted(model.name for model in client.search_registered_models(max_results=20))
         raise UsageError(
-            f"no registered model {name} in {client.tracking_uri}; it has {_list(known)}. Mend: name one that "
+            f"no registered model {name} in {client.tracking_uri}; it has {_list(known)}. Fix: name one that "
             "is there, or register one with clipline promote"
         )
     if alias:
@@ -58,7 +58,7 @@ def _of_version(client: MlflowClient, version: ModelVersion) -> LoggedModel:
         raise UsageError(f"{where}: not a model that clipline's export stage logged")
     logged = _or_none(client.get_logged_model, model)
     if logged is None:
-        raise UsageError(f"{where}: its model was deleted from the store. Mend: name another version")
+        raise UsageError(f"{where}: its model was deleted from the store. Fix: name another version")
     return logged
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from clipline.errors import CliplineError, UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
 from clipline.tracking.compare import find_runs
-from clipline.tracking.environment import pointed_at
+from clipline.tracking.environment import use_tracking_uri
 from clipline.tracking.place import existing_store
 from clipline.tracking.receipt import Receipt
 from clipline.tracking.store import Store, opened, viewed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-EXPORT_AGAIN = "Mend: dvc repro --force --single-item export"
+EXPORT_AGAIN = "Fix: dvc repro --force --single-item export"
 NEEDED = ("onnx_i2t_r1", "onnx_t2i_r1", "test_fingerprint")
 # Digits of an id of MLflow's own.
 WHOLE_ID = 32
@@ -90,7 +90,7 @@ def promote(
         old = f"; before it: {champion}" if champion else "; the first one"
         if dry_run:
             return f"{name}: would become the champion: {candidate}{old}. Nothing is changed (--dry-run)"
-        with pointed_at(store.uri):
+        with use_tracking_uri(store.uri):
             version = _register(store.client, name, candidate)
         store.client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{name}: the champion now: version {version.version}, from {candidate}{old}"
@@ -103,7 +103,7 @@ def decide(candidate: Exported, champion: Exported | None, margin: float) -> Non
     if candidate.tags["test_fingerprint"] != champion.tags["test_fingerprint"]:
         raise Refusal(
             f"not promoted: {candidate.where} is measured on {candidate.data}, the champion, {champion.where}, on "
-            f"{champion.data}: their R@1 cannot be compared. Mend: promote it under another --name"
+            f"{champion.data}: their R@1 cannot be compared. Fix: promote it under another --name"
         )
     gain = candidate.mean - champion.mean
     if not gain >= margin - 1e-9:
@@ -125,7 +125,7 @@ def _candidate(store: Store, asked: Receipt) -> Exported:
     """The run's exported model, which passed its gates."""
     run = store.find(asked)
     if run is None:
-        raise UsageError(f"no run {asked.run_id} in {store.uri}. Mend: name one that `clipline runs` shows")
+        raise UsageError(f"no run {asked.run_id} in {store.uri}. Fix: name one that `clipline runs` shows")
     where, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
     if gates not in (None, "passed"):
         raise Refusal(f"not promoted: {where} did not pass its gates: {gates}")
@@ -149,15 +149,15 @@ def _champion(client: MlflowClient, name: str) -> Exported | None:
     if version is None:
         return None
     found = client.get_model_version(name, version)
-    mend = f"Mend: promote under another --name, or take the alias {ALIAS} away from it"
-    return _checked(Exported(f"version {found.version}", logged_id(found) or "", found.tags), mend)
+    fix = f"Fix: promote under another --name, or take the alias {ALIAS} away from it"
+    return _checked(Exported(f"version {found.version}", logged_id(found) or "", found.tags), fix)
 
 
-def _checked(model: Exported, mend: str) -> Exported:
+def _checked(model: Exported, fix: str) -> Exported:
     """`model`, if its tags hold what is compared; another program may have registered it."""
     missing = [tag for tag in NEEDED if tag not in model.tags]
     if missing:
-        raise Refusal(f"not promoted: {model.where} does not say how good it is: no tag {', '.join(missing)}. {mend}")
+        raise Refusal(f"not promoted: {model.where} does not say how good it is: no tag {', '.join(missing)}. {fix}")
     return model
 
 

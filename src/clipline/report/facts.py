@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from ruamel.yaml import YAML
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.report.examples import Examples
-from clipline.utils.checksums import file_hash, unsealed
+from clipline.utils.checksums import file_hash, read_verified
 
 LIBRARIES = (
     "torch",
@@ -138,18 +137,17 @@ def _hash(path: Path) -> str:
     try:
         return file_hash(path)
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: dvc repro train") from None
+        raise CliplineError(f"{path}: no such file. Fix: dvc repro train") from None
 
 
 def _json(path: Path, stage: str) -> dict[str, Any]:
     """What a stage wrote, compared with its seal where it has one."""
     try:
-        facts = json.loads(path.read_bytes())
-        return unsealed(facts, needed=False)
+        return read_verified(path, required=False)
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: dvc repro {stage}") from None
+        raise CliplineError(f"{path}: no such file. Fix: dvc repro {stage}") from None
     except ValueError as error:
-        raise CliplineError(f"{path}: damaged: {error}. Mend: dvc repro --force {stage}") from None
+        raise CliplineError(f"{path}: damaged: {error}. Fix: dvc repro --force {stage}") from None
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
@@ -157,6 +155,6 @@ def _rows(path: Path) -> list[dict[str, float]]:
         with path.open(encoding="utf-8", newline="") as file:
             return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
     except FileNotFoundError:
-        raise CliplineError(f"{path}: no such file. Mend: dvc repro train") from None
+        raise CliplineError(f"{path}: no such file. Fix: dvc repro train") from None
     except ValueError as error:
-        raise CliplineError(f"{path}: damaged: {error}. Mend: dvc repro --force train") from None
+        raise CliplineError(f"{path}: damaged: {error}. Fix: dvc repro --force train") from None

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 # Of files that are read whole: far more than any has, far less than memory.
 MAX_JSON, MAX_TOKENIZER = 16 * 2**20, 256 * 2**20
 PLAIN_NAME = r"^\w[\w.-]*$"
-COPY = "Mend: copy the folder again, or export the model again"
+COPY = "Fix: copy the folder again, or export the model again"
 # Of image graphs, from the most exact; and what a user may ask for.
 Precision = Literal["fp32", "fp16", "int8"]
 PrecisionChoice = Literal["auto", Precision]
@@ -90,7 +90,7 @@ class Bundle:
         self.folder = folder
         said = self._bytes("manifest.json", MAX_JSON)
         self.manifest = _parsed(folder / "manifest.json", said, Manifest)
-        _check_seal(folder / "manifest.json", said)
+        _verify_manifest(folder / "manifest.json", said)
         if self.manifest.schema_version > SCHEMA_VERSION:
             raise UsageError(f"{folder}: written by a newer clipline (schema {self.manifest.schema_version}): update")
         self.preprocess = _parsed(folder / "preprocess.json", self._bytes("preprocess.json", MAX_JSON), PreprocessSpec)
@@ -114,7 +114,7 @@ class Bundle:
         """
         path = self.folder / graph.file
         if not path.is_file():
-            raise UsageError(f"{path}: no such file, but manifest.json names it. Mend: export the model again")
+            raise UsageError(f"{path}: no such file, but manifest.json names it. Fix: export the model again")
         if path.stat().st_size != graph.bytes:
             raise UsageError(
                 f"{path}: {path.stat().st_size:,} bytes where manifest.json says {graph.bytes:,}: cut short, "
@@ -142,12 +142,6 @@ class Bundle:
         return data
 
 
-def write_json(path: Path, value: BaseModel | dict) -> None:
-    """Write readable JSON with a stable key order."""
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _parsed(path: Path, data: bytes, kind: type) -> BaseModel:
     try:
         return kind.model_validate_json(data)
@@ -155,11 +149,11 @@ def _parsed(path: Path, data: bytes, kind: type) -> BaseModel:
         raise UsageError(f"{path}: damaged or not a clipline file: {error.errors()[0]['msg']}. {COPY}") from None
 
 
-def _check_seal(path: Path, data: bytes) -> None:
-    """Raise UsageError where the file is not the one that was exported; one of an older clipline has no seal."""
+def _verify_manifest(path: Path, data: bytes) -> None:
+    """Raise UsageError where the file is not the one that was exported; one of an older clipline has no checksum."""
     facts = json.loads(data)
     try:
-        checksums.unsealed(facts, needed=False)
+        checksums.verify_checksum(facts, required=False)
     except ValueError as error:
         raise UsageError(f"{path}: damaged: {error}. {COPY}") from None
 

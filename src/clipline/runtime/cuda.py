@@ -84,7 +84,7 @@ def _check(name: str, *arguments: object) -> None:
     code = getattr(_driver(), name)(*arguments)
     if code:
         raise CliplineError(
-            f"the CUDA driver: {name} failed with error {code}. Mend: if memory ran out, smaller batches"
+            f"the CUDA driver: {name} failed with error {code}. Fix: if memory ran out, smaller batches"
         )
 
 
@@ -98,7 +98,7 @@ class _Buffers:
     binding: IOBinding
 
 
-class FixedCalls:
+class CudaBufferPool:
     """Runs `session` on batches of any size; may be called by several threads at once.
 
     device: onnxruntime's name of it. allocate: gives uint8 memory of a shape to copy from.

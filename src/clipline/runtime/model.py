@@ -12,7 +12,7 @@ import numpy as np
 from clipline.errors import CliplineError, UsageError, first_line
 from clipline.image import Preprocess
 from clipline.runtime.bundle import COPY, Bundle, Graph, PrecisionChoice
-from clipline.runtime.cuda import FixedCalls
+from clipline.runtime.cuda import CudaBufferPool
 from clipline.runtime.precision import fastest
 from clipline.runtime.session import CUDA, Sessions, errors, load_onnxruntime
 from clipline.utils import cores
@@ -172,7 +172,7 @@ class OnnxModel:
     def _open(self, graph: Graph, words: str) -> _Opened:
         session = self._session("image", graph)
         if session.get_providers()[0] == CUDA:
-            return _Opened(graph, FixedCalls(load_onnxruntime(), session, self.dim).run, True, words)
+            return _Opened(graph, CudaBufferPool(load_onnxruntime(), session, self.dim).run, True, words)
         return _Opened(graph, lambda pixels: session.run(["embedding"], {"pixels": pixels})[0], False, words)
 
     def _session(self, side: Literal["image", "text"], graph: Graph) -> InferenceSession:
@@ -200,7 +200,7 @@ class OnnxModel:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise CliplineError(
                 f"{self.bundle.folder / graph.file}: onnxruntime failed on {shapes}: {first_line(error)}. "
-                "Mend: if memory ran out, use smaller batches; else export the model again"
+                "Fix: if memory ran out, use smaller batches; else export the model again"
             ) from error
 
 

@@ -25,17 +25,17 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Full float32: the parity that the export stage promises does not hold with TF32's 10 bits.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 QUIET, WARNINGS = 4, 2
-CUDA_MEND = (
-    "Mend: see that nvidia-smi lists a GPU and that `pip list` shows onnxruntime-gpu without onnxruntime; "
+CUDA_FIX = (
+    "Fix: see that nvidia-smi lists a GPU and that `pip list` shows onnxruntime-gpu without onnxruntime; "
     "pip install 'clipline[gpu]' brings the CUDA libraries"
 )
 
 
 class NoCudaError(UsageError):
-    """CUDA was asked for and cannot be had. why: in words, without how to mend it."""
+    """CUDA was asked for and cannot be had. why: in words, without how to fix it."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"CUDA was asked for, but {why}. {CUDA_MEND}. Or use the CPU: --provider cpu")
+        super().__init__(f"CUDA was asked for, but {why}. {CUDA_FIX}. Or use the CPU: --provider cpu")
         self.why = why
 
 
@@ -64,7 +64,7 @@ class Sessions:
                 session = self._ort.InferenceSession(path, self._options(), providers=[CPU])
         except errors(self._ort) as error:
             raise CliplineError(
-                f"{path}: onnxruntime cannot load it: {first_line(error)}. Mend: export the model again"
+                f"{path}: onnxruntime cannot load it: {first_line(error)}. Fix: export the model again"
             ) from error
         on_cuda = session.get_providers()[0] == CUDA
         self.words = "CUDA" if on_cuda else f"CPU, {self._threads} thread{'s' * (self._threads > 1)}"
@@ -119,12 +119,12 @@ def load_onnxruntime() -> ModuleType:
         if error.name != "onnxruntime":
             raise
         raise UsageError(
-            "onnxruntime is not installed. Mend: pip install 'clipline[cpu]', or 'clipline[gpu]' for NVIDIA"
+            "onnxruntime is not installed. Fix: pip install 'clipline[cpu]', or 'clipline[gpu]' for NVIDIA"
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         # Removing one of the two wheels takes the files that they share.
         raise UsageError(
-            "onnxruntime is installed in part. Mend: pip uninstall onnxruntime onnxruntime-gpu, "
+            "onnxruntime is installed in part. Fix: pip uninstall onnxruntime onnxruntime-gpu, "
             "then pip install 'clipline[cpu]' or 'clipline[gpu]'"
         )
     onnxruntime.disable_telemetry_events()

@@ -34,7 +34,7 @@ LINKS, WIDTH = 32, 128  # neighbours of each vector, and candidates when one is 
 WIDTHS = (64, 128, 256, 512, 1024)  # candidates of a search: the first that is good enough is kept
 BYTES_FOR_LINKS = 10 * LINKS + 64  # of each vector, on disk: 5 bytes a link, twice as many on the ground floor; keys
 SPARE = 16  # candidates beyond those asked for, as half precision orders near ones differently
-WORN = 0.2  # share of removed vectors from which it is made anew: their holes cost recall
+REBUILD_FRACTION = 0.2  # share of removed vectors from which it is made anew: their holes cost recall
 BATCH = 8192
 # Vectors up to which one thread adds them. usearch's threads can lose one, or all that met a vector not yet linked
 # (USearch issue 735): a few in ten thousand of a large graph, up to a fifth of a small one.
@@ -66,7 +66,7 @@ class Approximate:
         return [_search(self._index.vectors, self._graph, self._keys, query, n) for query in queries]
 
 
-def follow(index: Index, sample: Callable[[], np.ndarray], say: Callable[[str], None]) -> Approximate:
+def open_or_build(index: Index, sample: Callable[[], np.ndarray], say: Callable[[str], None]) -> Approximate:
     """The approximate index of what `index` holds, at least one row: as it is kept, brought up to date, or new.
 
     sample: makes queries to measure it with, float32 [q, dim], L2-normalised; called if it is made or changed. say:
@@ -83,11 +83,11 @@ def follow(index: Index, sample: Callable[[], np.ndarray], say: Callable[[str], 
     except OSError as error:
         raise CliplineError(
             f"{place}: the approximate index cannot be written: {error.strerror or error}. "
-            "Mend: free space there, or search with --exact"
+            "Fix: free space there, or search with --exact"
         ) from error
     found = _open(index, place, fingerprint, built=True)
     if found is None:
-        raise CliplineError(f"{place}: another process changed what was written there. Mend: search again")
+        raise CliplineError(f"{place}: another process changed what was written there. Fix: search again")
     return found
 
 
@@ -105,7 +105,7 @@ def _room(index: Index) -> Path:
         except OSError as error:
             refused = refused or f"{place}: {error.strerror or error}"
     raise CliplineError(
-        f"no place for the approximate index ({refused}). Mend: free space there, or search with --exact"
+        f"no place for the approximate index ({refused}). Fix: free space there, or search with --exact"
     )
 
 
@@ -188,7 +188,7 @@ def _changed(index: Index, place: Path, keys: np.ndarray) -> tuple[Graph, int]:
         known = np.unique(np.load(_files(place, facts["fingerprint"])[1])[0])
         gone = np.setdiff1d(known, wanted, assume_unique=True)
         removed = facts["removed"] + len(gone)
-        if removed <= WORN * len(known) and (graph := _load(index.dim, place, facts, view=False)):
+        if removed <= REBUILD_FRACTION * len(known) and (graph := _load(index.dim, place, facts, view=False)):
             if len(gone):
                 graph.remove(gone)
             return _grown(index, graph, keys, np.setdiff1d(wanted, known, assume_unique=True)), removed

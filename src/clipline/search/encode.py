@@ -20,7 +20,7 @@ LEAST = 1e-3  # length that must be left: below it the direction is rounding
 def of_texts(model: OnnxModel, texts: Sequence[str]) -> np.ndarray:
     """float32 [n, dim]. Raises UsageError for an empty text."""
     if not all(text.strip() for text in texts):
-        raise UsageError("the query is empty. Mend: say in words what to look for")
+        raise UsageError("the query is empty. Fix: say in words what to look for")
     return model.embed_texts(list(texts))
 
 
@@ -56,7 +56,7 @@ def less(wanted: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
     left = wanted - unwanted.mean(axis=0)
     lengths = np.linalg.norm(left, axis=1, keepdims=True)
     if (lengths < LEAST).any():
-        raise UsageError("nothing is left of the query without --not. Mend: take away something else")
+        raise UsageError("nothing is left of the query without --not. Fix: take away something else")
     return left / lengths
 
 

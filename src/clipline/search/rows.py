@@ -228,5 +228,5 @@ def _check(folder: Path, now: State, counts: list[int]) -> None:
     if said.complete and sum(counts) != said.counts.rows:
         raise CliplineError(
             f"{folder}: {sum(counts):,} rows where manifest.json says {said.counts.rows:,}: parts "
-            "are missing or foreign. Mend: copy the folder again, or embed again with --overwrite"
+            "are missing or foreign. Fix: copy the folder again, or embed again with --overwrite"
         )

@@ -120,7 +120,7 @@ class Searcher:
         from clipline.search import approximate, sample
         from clipline.utils.progress import note
 
-        return approximate.follow(self.index, lambda: sample.queries(self.model), note)
+        return approximate.open_or_build(self.index, lambda: sample.queries(self.model), note)
 
     def _embed(self, queries: Sequence[str | Path]) -> np.ndarray:
         """float32 [q, dim] in their order."""
@@ -175,7 +175,7 @@ def open_model(index: Index, folder: Path | None, provider: Provider, threads: i
     chosen = folder or index.manifest.model_folder(index.folder.resolve()).resolve()
     if not chosen.is_dir():
         where = "--model" if folder else f"{index.folder}/manifest.json"
-        raise UsageError(f"{chosen}: no such model folder (named by {where}). Mend: --model FOLDER")
+        raise UsageError(f"{chosen}: no such model folder (named by {where}). Fix: --model FOLDER")
     model = OnnxModel(chosen, provider=provider, threads=threads)
     check_model(index, model)
     return model
@@ -186,7 +186,7 @@ def check_model(index: Index, model: OnnxModel) -> None:
     if model.model_id != index.manifest.model_id:
         raise UsageError(
             f"{index.folder}: made by model {index.manifest.model_id}, but {model.bundle.folder} is {model.model_id}: "
-            "scores would mean nothing. Mend: name the first with --model, or embed again with the second"
+            "scores would mean nothing. Fix: name the first with --model, or embed again with the second"
         )
 
 
@@ -212,11 +212,11 @@ def image_file(place: Path | str, path: str) -> Path | str:
 
 
 def why_gone(file: Path | str) -> str:
-    """Why there is no picture of a Result whose `file` is none, and how to mend it."""
+    """Why there is no picture of a Result whose `file` is none, and how to fix it."""
     if any(each.suffix.lower() == shard_names.SUFFIX and not each.is_dir() for each in Path(file).parents):
-        return "inside of a tar shard, so there is no picture. Mend: unpack the shards, and embed the folder again"
+        return "inside of a tar shard, so there is no picture. Fix: unpack the shards, and embed the folder again"
     return (
-        "no such file, so there is no picture. Mend: name the folder of the images with --root, or embed it again if "
+        "no such file, so there is no picture. Fix: name the folder of the images with --root, or embed it again if "
         "images were removed"
     )
 

@@ -62,7 +62,7 @@ def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> li
         latest = {"max_results": count, "order_by": ["start_time DESC"]}
         found = client.search_runs([known.experiment_id], **latest) if known else []
         if not found:
-            raise UsageError(f"{uri}: no run in the experiment {experiment} yet. Mend: dvc repro")
+            raise UsageError(f"{uri}: no run in the experiment {experiment} yet. Fix: dvc repro")
         return [_summary(run) for run in found]
 
 

@@ -22,7 +22,7 @@ ENVIRONMENT = {
 }
 
 
-def ready_mlflow() -> None:
+def import_mlflow() -> None:
     """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -50,7 +50,7 @@ def patience(seconds: int = 120) -> Iterator[None]:
 
 
 @contextmanager
-def pointed_at(uri: str) -> Iterator[None]:
+def use_tracking_uri(uri: str) -> Iterator[None]:
     """While it lasts, what MLflow does by the process's own address goes to `uri`.
 
     A client looks `models:/` up there, whatever its own address is.

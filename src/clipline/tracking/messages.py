@@ -12,7 +12,7 @@ class TrackingError(CliplineError):
     """The tracking store cannot be used, or was given something that it cannot hold."""
 
 
-class StoreSilentError(TrackingError):
+class StoreUnavailableError(TrackingError):
     """The tracking server does not answer, or is in trouble: later it may be well again."""
 
 

@@ -32,10 +32,10 @@ def existing_store() -> str:
     try:
         there = not path or _is_set_up(path)
     except sqlite3.Error as error:
-        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{mend(uri)}") from error
+        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{fix(uri)}") from error
     if not there:
         raise UsageError(
-            f"{path}: no MLflow store here. Mend: go to the repository, or dvc repro (the train stage makes one), or "
+            f"{path}: no MLflow store here. Fix: go to the repository, or dvc repro (the train stage makes one), or "
             "set MLFLOW_TRACKING_URI"
         )
     return uri
@@ -56,13 +56,13 @@ def artifacts(uri: str) -> str | None:
     return ((path.parent if path else repository_root().resolve()) / "mlartifacts").as_uri()
 
 
-def mend(uri: str) -> str:
+def fix(uri: str) -> str:
     """What to do about a store that cannot be used."""
     if uri.startswith(SERVERS):
-        return "Mend: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
+        return "Fix: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
     if uri.startswith(SQLITE):
-        return f"Mend: make {uri.removeprefix(SQLITE)} writable, or move it away to begin a new store"
-    return "Mend: correct MLFLOW_TRACKING_URI, or unset it to track in mlflow.db"
+        return f"Fix: make {uri.removeprefix(SQLITE)} writable, or move it away to begin a new store"
+    return "Fix: correct MLFLOW_TRACKING_URI, or unset it to track in mlflow.db"
 
 
 def check_writable(path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipline.errors import UsageError
 from clipline.utils import checksums
-from clipline.utils.files import atomic
 
 
 class DatasetFacts(BaseModel):
@@ -42,17 +40,15 @@ class Receipt(BaseModel):
     def write(self, path: Path) -> None:
         """Write atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as file:
-            file.write((json.dumps(checksums.sealed(self.model_dump(mode="json")), indent=2) + "\n").encode())
+        checksums.write_with_checksum(path, self)
 
     @classmethod
     def read(cls, path: Path) -> Receipt:
         """Raises UsageError where there is none, or where it is damaged."""
         try:
-            facts = json.loads(path.read_bytes())
-            return cls.model_validate(checksums.unsealed(facts, needed=False))
+            return cls.model_validate(checksums.read_verified(path, required=False))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file. The train stage writes it: dvc repro train") from None
         except (ValueError, TypeError, RecursionError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise UsageError(f"{path}: damaged ({problem}). Mend: dvc checkout {path}") from None
+            raise UsageError(f"{path}: damaged ({problem}). Fix: dvc checkout {path}") from None

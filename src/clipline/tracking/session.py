@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipline.tracking.messages import StoreSilentError, TrackingError, reason, say
+from clipline.tracking.messages import StoreUnavailableError, TrackingError, reason, say
 from clipline.tracking.names import check_name, check_params, check_tags
 from clipline.tracking.place import tracking_uri
 from clipline.tracking.receipt import DatasetFacts, Receipt
@@ -109,7 +109,7 @@ def sync() -> list[str]:
             run.close()
         done.append(run.id)
     if left := spools():
-        raise TrackingError(f"{len(left)} runs still wait in {left[0].folder.parent}. Mend: clipline sync, later")
+        raise TrackingError(f"{len(left)} runs still wait in {left[0].folder.parent}. Fix: clipline sync, later")
     return done
 
 
@@ -118,7 +118,7 @@ def _reach(experiment: str, work: Callable[[Store], Run]) -> tuple[Store, Run]:
     try:
         with opened(experiment) as store:
             return store, work(store)
-    except StoreSilentError as error:
+    except StoreUnavailableError as error:
         say(str(error))
         store = Store(tracking_uri(), None)
         return store, work(store)

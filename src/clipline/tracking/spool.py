@@ -38,7 +38,8 @@ class Spool:
         for number, (kind, arguments) in enumerate(messages, start=last + 1):
             copied = {"path": self._copied(Path(arguments["path"]), number)} if "path" in arguments else {}
             with atomic(self.folder / f"{number:06d}.json") as file:
-                file.write(json.dumps(checksums.sealed({"kind": kind, "arguments": arguments | copied})).encode())
+                values = {"kind": kind, "arguments": arguments | copied}
+                file.write(json.dumps(checksums.with_checksum(values)).encode())
 
     def send(self, send: Callable[..., None]) -> int:
         """Give each message to `send`, in order, and forget it; what `send` raises ends it. Returns how many.
@@ -48,7 +49,7 @@ class Spool:
         files = self._files()
         for path in files:
             try:
-                message = checksums.unsealed(json.loads(path.read_bytes()))
+                message = checksums.verify_checksum(json.loads(path.read_bytes()))
             except (ValueError, RecursionError) as error:
                 say(f"{path}: damaged ({error}), left out")
             else:
@@ -77,7 +78,7 @@ def spools() -> list[Spool]:
         try:
             found.append(Spool(Receipt.read(path)))
         except CliplineError:
-            say(f"{path}: damaged: what waits there cannot be sent. Mend: delete {path.parent}")
+            say(f"{path}: damaged: what waits there cannot be sent. Fix: delete {path.parent}")
     return found
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError
-from clipline.tracking.environment import ready_mlflow
-from clipline.tracking.messages import StoreSilentError, TrackingError, cause, is_final
-from clipline.tracking.place import SERVERS, artifacts, check_writable, existing_store, mend, sqlite_path, tracking_uri
+from clipline.tracking.environment import import_mlflow
+from clipline.tracking.messages import StoreUnavailableError, TrackingError, cause, is_final
+from clipline.tracking.place import SERVERS, artifacts, check_writable, existing_store, fix, sqlite_path, tracking_uri
 from clipline.tracking.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def opened(experiment: str) -> Iterator[Store]:
 
     A new SQLite store is set up by migrations that fail when two processes run them, and two stages that miss
     the same run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used, and of
-    these StoreSilentError where it is a server that does not answer, or a file that another process keeps locked.
+    these StoreUnavailableError where it is a server that does not answer, or a file that another process keeps locked.
     """
     uri = tracking_uri()
-    ready_mlflow()
+    import_mlflow()
     import filelock
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -84,12 +84,12 @@ def opened(experiment: str) -> Iterator[Store]:
             client = MlflowClient(uri)
             yield Store(uri, client, _experiment(client, experiment, artifacts(uri)))
     except (MlflowException, SQLAlchemyError, OSError, ImportError, sqlite3.Error) as error:
-        # What a person must mend stops a stage before it works; a server, or a file that another process keeps
+        # What a person must fix stops a stage before it works; a server, or a file that another process keeps
         # locked, may be free before it ends.
         silent = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
         silent = silent or (uri.startswith(SERVERS) and not is_final(error))
-        kind = StoreSilentError if silent else TrackingError
-        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{mend(uri)}") from error
+        kind = StoreUnavailableError if silent else TrackingError
+        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{fix(uri)}") from error
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def reading() -> Iterator[MlflowClient]:
     Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
     """
     uri = existing_store()
-    ready_mlflow()
+    import_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -136,7 +136,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             found = client.get_experiment_by_name(name)
     if _given(found.lifecycle_stage) != "active":
         raise TrackingError(
-            f"the experiment {name} was deleted from the tracking store. Mend: mlflow experiments restore "
+            f"the experiment {name} was deleted from the tracking store. Fix: mlflow experiments restore "
             f"--experiment-id {found.experiment_id}, or name another one (params.yaml: tracking.experiment)"
         )
     return found.experiment_id

@@ -148,10 +148,10 @@ def _check(members: list[list[int]], tokenizer: Tokenizer) -> None:
     if twice:
         raise UsageError(
             f"train.augment.synonyms.groups: one token in several groups: {', '.join(twice)} (the tokenizer makes some "
-            f"words alike). Mend: join these groups, or leave a word out"
+            f"words alike). Fix: join these groups, or leave a word out"
         )
     if max(map(len, members)) < 2:
         raise UsageError(
             "train.augment.synonyms.groups: no group has two words that are one token each of the recipe's tokenizer. "
-            "Mend: common words as captions spell them, a larger inputs.tokenizer.vocab_size, or no synonyms"
+            "Fix: common words as captions spell them, a larger inputs.tokenizer.vocab_size, or no synonyms"
         )

@@ -33,7 +33,7 @@ def prepare(model: CLIP, config: Train, device: torch.device) -> None:
     if device.type != "cuda":
         raise UsageError(
             "train.batch_norm: synchronised works between GPUs, and this training is on the CPU. "
-            "Mend: train.batch_norm: frozen (of pretrained towers), or batch"
+            "Fix: train.batch_norm: frozen (of pretrained towers), or batch"
         )
     if world_size() > 1:
         for tower in _trainable(model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,12 @@ def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[
     try:
         with atomic_folder(folder) as place:
             save_file(tensors, place / WEIGHTS)
-            sealed = checksums.sealed(config | {"files": {WEIGHTS: checksums.file_hash(place / WEIGHTS)}})
-            (place / "config.json").write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
+            files = {WEIGHTS: checksums.file_hash(place / WEIGHTS)}
+            checksums.write_with_checksum(place / "config.json", config | {"files": files})
     # The library has no OSError for what the disk refuses.
     except (SafetensorError, OSError) as error:
         raise CliplineError(
-            f"{folder}: cannot write: {error}. Mend: free some room or mend its permissions, then run again: training "
+            f"{folder}: cannot write: {error}. Fix: free some room or fix its permissions, then run again: training "
             "goes on where it stood"
         ) from error
 
@@ -58,8 +57,7 @@ def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[
 def load(folder: Path) -> Checkpoint:
     """Read a checkpoint, in evaluation mode on the CPU. Raises CliplineError where it is absent or damaged."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = checksums.unsealed(config)
+        config = checksums.read_verified(folder / "config.json")
         checksums.check_files(folder, config["files"])
         state = load_file(folder / WEIGHTS)
         recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
@@ -73,7 +71,7 @@ def load(folder: Path) -> Checkpoint:
         if out_of_memory(error):  # nothing is wrong with the files
             raise
         reason = f"no {error}" if isinstance(error, KeyError) else first_line(error).rstrip(":")
-        raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Mend: dvc repro train") from None
+        raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Fix: dvc repro train") from None
     return Checkpoint(model.eval(), recipe, info)
 
 

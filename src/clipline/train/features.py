@@ -155,7 +155,7 @@ def _read(path: Path) -> np.ndarray:
     """Raises ValueError where the file does not end in the hash of what is before."""
     content = np.memmap(path, np.uint8, "r")
     if content[-HASH_BYTES:].tobytes() != _hash(content[:-HASH_BYTES]):
-        raise ValueError("not what was written: its hash is another")
+        raise ValueError("changed since it was written: its checksum differs")
     return np.load(path)
 
 

@@ -22,9 +22,9 @@ from clipline.train.distributed.gather import rank, world_size
 from clipline.train.distributed.processes import all_values, first_alone, of_first, total
 from clipline.train.features import cached_features, resting
 from clipline.train.flops import Flops
-from clipline.train.phases import Phases
+from clipline.train.phases import PhaseTimer
 from clipline.train.samples import Sampler
-from clipline.train.state import Keeper, State, random_state, set_random_state
+from clipline.train.state import CheckpointManager, State, random_state, set_random_state
 from clipline.train.step import Step
 from clipline.train.validate import Row, validate
 from clipline.utils.malloc import keep_freed_memory
@@ -56,7 +56,7 @@ class Trainer:
         device: torch.device,
         cache: Path,
         shard: bool = False,
-        keeper: Keeper | None = None,
+        keeper: CheckpointManager | None = None,
         state: State | None = None,
         save_every: int = 1000,
         notes: dict[str, Any] | None = None,
@@ -74,7 +74,7 @@ class Trainer:
             )
         config = self.config
         self.sampler = Sampler(splits["train"], config.captions, config.batch_size, seed, config.captions_per_image)
-        self.phases = Phases(device)
+        self.phases = PhaseTimer(device)
         # Before Step, which wraps towers and lets them compute things twice.
         self.flops = Flops(self.model, self.train, config)
         steps, self._shard = self.sampler.steps * config.epochs, shard and world_size() > 1
@@ -113,7 +113,7 @@ class Trainer:
         if interrupt.received:
             raise CliplineError("training was interrupted")  # only where a handler of the caller's took the signal
         if self._keeper:
-            self._keeper.settle(wait=True)
+            self._keeper.poll(wait=True)
         self.model = self._weights.model()
         return self.best
 
@@ -198,7 +198,7 @@ class Trainer:
         if len(bad):
             step = self.step.number - len(losses) + int(bad[0]) + 1
             raise CliplineError(
-                f"the loss is not finite at step {step}. Mend: a lower train.optimizer.lr, train.grad_clip: 1.0, "
+                f"the loss is not finite at step {step}. Fix: a lower train.optimizer.lr, train.grad_clip: 1.0, "
                 f"or train.normalize: true"
             )
 
@@ -243,7 +243,7 @@ class Trainer:
 
     def _settle(self, *, wait: bool = False) -> None:
         if self._keeper:
-            self._keeper.settle(wait=wait)
+            self._keeper.poll(wait=wait)
 
     def _tell(self, on_row: OnRow, count: int | None = None) -> None:
         """Give the first `count` rows that were not given yet."""

@@ -11,7 +11,7 @@ import torch
 NAMES = ("data", "forward_backward", "optimizer", "eval")
 
 
-class Phases:
+class PhaseTimer:
     """Adds up seconds by phase. On CUDA it marks the GPU's own stream, and waits for it only when asked for `row`."""
 
     def __init__(self, device: torch.device) -> None:

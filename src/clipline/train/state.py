@@ -33,10 +33,10 @@ class State:
     facts: dict[str, Any]
 
 
-class Keeper:
+class CheckpointManager:
     """Keeps the last two states of one training in `folder`, written in a thread while training goes on.
 
-    Call `settle` often: it raises what went wrong in the thread, and calls back what waited for a durable state.
+    Call `poll` often: it raises what went wrong in the thread, and calls back what waited for a durable state.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,17 +46,17 @@ class Keeper:
         self._then: Callable[[], None] | None = None
 
     def save(self, step: int, state: State, then: Callable[[], None]) -> None:
-        """Write `state` behind training's back; `then` is called by `settle` once it is durable.
+        """Write `state` behind training's back; `then` is called by `poll` once it is durable.
 
         Waits for the state before it. Raises OSError where that could not be written.
         """
-        self.settle(wait=True)
+        self.poll(wait=True)
         # A copy: training changes these very tensors in its next step.
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
         self._then = then
         self._writing = self._pool.submit(self._write, step, tensors, json.dumps(state.facts))
 
-    def settle(self, *, wait: bool = False) -> None:
+    def poll(self, *, wait: bool = False) -> None:
         """Call back if the last state is durable by now; `wait` until it is. Raises OSError where it cannot be."""
         if self._writing and (wait or self._writing.done()):
             writing, then, self._writing, self._then = self._writing, self._then, None, None
@@ -74,7 +74,7 @@ class Keeper:
 
     def clear(self) -> None:
         """Training is done: no state is needed any more."""
-        self.settle(wait=True)
+        self.poll(wait=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, step: int, tensors: dict[str, Tensor], facts: str) -> None:
@@ -94,7 +94,7 @@ def _read(path: Path) -> State:
         said, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # A byte changed in a weight would else be a training that looks well and is not the one that was begun.
     if said["sha256"] != _hash(tensors, said["facts"]):
-        raise ValueError("not what was written: its hash is another")
+        raise ValueError("changed since it was written: its checksum differs")
     return State(tensors, json.loads(said["facts"]))
 
 

@@ -22,7 +22,7 @@ from clipline.train.distributed.gather import rank, sum_gradients, world_size
 from clipline.train.distributed.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
 from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
-from clipline.train.phases import Phases
+from clipline.train.phases import PhaseTimer
 from clipline.train.towers import Towers, chunks, compiled
 
 
@@ -50,7 +50,7 @@ class Step:
         recipe: Recipe,
         data: Batches,
         steps: int,
-        phases: Phases,
+        phases: PhaseTimer,
         seed: int,
         *,
         shard: bool = False,

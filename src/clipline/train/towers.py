@@ -108,7 +108,7 @@ def compiled(function: Callable[..., Tensor], config: Train, device: torch.devic
     """
     if config.compile == "cuda_graphs":
         if device.type != "cuda":
-            raise UsageError(f"train.compile: cuda_graphs needs CUDA, and this is the {device.type}. Mend: true")
+            raise UsageError(f"train.compile: cuda_graphs needs CUDA, and this is the {device.type}. Fix: true")
         return torch.compile(function, mode="reduce-overhead")
     return torch.compile(function) if config.compile else function
 

@@ -1,7 +1,7 @@
-"""Hashes by which the next stage tells whole files from damaged ones.
+"""SHA-256 checksums by which the next stage tells whole files from damaged ones.
 
 A byte that a disk, a cable or a hand changed leaves most files readable, and what is computed from them wrong. So what
-one stage leaves for another is sealed: a JSON file holds the hashes of the files beside it, and its own.
+one stage leaves for another carries checksums: a JSON file holds those of the files beside it, and its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-SEAL = "seal"
+from pydantic import BaseModel
+
+from clipline.utils.files import atomic
+
+CHECKSUM_KEY = "seal"
 
 
 def file_hash(path: Path) -> str:
@@ -20,35 +24,56 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sealed(facts: dict[str, Any]) -> dict[str, Any]:
-    """`facts`, which JSON can hold, with a hash of themselves."""
-    return facts | {SEAL: _hash(facts)}
+def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values`, which JSON can hold, with a checksum of themselves under `CHECKSUM_KEY`."""
+    return values | {CHECKSUM_KEY: _checksum(values)}
 
 
-def unsealed(facts: dict[str, Any], *, needed: bool = True) -> dict[str, Any]:
-    """`facts` as they were given to `sealed`. Raises ValueError where they are others, have no seal, or are no object.
+def verify_checksum(values: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """Return `values` without their checksum, after comparing it.
 
-    needed: False lets those pass that have none, as files of an older clipline; one whose name is damaged stays a key,
-    which nobody knows.
+    required: False accepts values that have no checksum, as files of an older clipline. Raises ValueError where the
+    values were changed, where a required checksum is missing, or where `values` is not a JSON object.
     """
-    if not isinstance(facts, dict):
-        raise ValueError("no JSON object")
-    if not needed and SEAL not in facts:
-        return facts
-    rest = {name: value for name, value in facts.items() if name != SEAL}
-    if facts.get(SEAL) != _hash(rest):
-        raise ValueError("not what was written: its own hash is another, or missing")
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    if not required and CHECKSUM_KEY not in values:
+        return values
+    rest = {name: value for name, value in values.items() if name != CHECKSUM_KEY}
+    if values.get(CHECKSUM_KEY) != _checksum(rest):
+        raise ValueError("changed since it was written: its own checksum is missing or differs")
     return rest
 
 
+def write_with_checksum(path: Path, values: dict[str, Any] | BaseModel) -> None:
+    """Write values and their checksum as readable JSON, whole or not at all. Raises OSError."""
+    plain = values.model_dump(mode="json") if isinstance(values, BaseModel) else values
+    with atomic(path) as file:
+        file.write(_readable(with_checksum(plain)))
+
+
+def read_verified(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """Read what `write_with_checksum` wrote. Raises OSError, and ValueError as `verify_checksum` or for bad JSON."""
+    return verify_checksum(json.loads(path.read_bytes()), required=required)
+
+
 def check_files(folder: Path, hashes: dict[str, str]) -> None:
-    """Raise ValueError where a file below `folder` is not the one with that hash; OSError where one cannot be read."""
+    """Raise ValueError where a file below `folder` does not have its hash; OSError where one cannot be read."""
     for name, expected in hashes.items():
         if file_hash(folder / name) != expected:
-            raise ValueError(f"{name} is not what was written: its hash is another")
+            raise ValueError(f"{name} was changed since it was written: its checksum differs")
 
 
-def _hash(facts: dict[str, Any]) -> str:
+def write_json(path: Path, value: BaseModel | dict[str, Any]) -> None:
+    """Write readable JSON with a stable key order."""
+    path.write_bytes(_readable(value.model_dump(mode="json") if isinstance(value, BaseModel) else value))
+
+
+def _readable(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _checksum(values: dict[str, Any]) -> str:
     # As JSON gives them back: keys are text, tuples are lists.
-    plain = json.loads(json.dumps(facts))
+    plain = json.loads(json.dumps(values))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -56,10 +56,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def fetch(name: str, any_of: Sequence[str], also: Sequence[str], key: str, mend: str) -> Path:
+def fetch(name: str, any_of: Sequence[str], also: Sequence[str], key: str, fix: str) -> Path:
     """The local folder with those of the files `any_of` and `also` that the model `name` has on the hub.
 
-    any_of: one of them at least is needed. key: the setting that named the model, and mend: what else it may
+    any_of: one of them at least is needed. key: the setting that named the model, and fix: what else it may
     say; both are for the error.
     Raises CliplineError where the files cannot be had, UsageError where `name` can be no hub id.
     """
@@ -88,7 +88,7 @@ def fetch(name: str, any_of: Sequence[str], also: Sequence[str], key: str, mend:
         if any((folder / file).is_file() for file in any_of):
             return folder
         reason = f"the hub's {name} has none of {', '.join(any_of)}" if online else _unreachable(name)
-    raise CliplineError(f"{key}: {reason}. Mend: {mend}")
+    raise CliplineError(f"{key}: {reason}. Fix: {fix}")
 
 
 def _unreachable(name: str) -> str:

@@ -6,10 +6,10 @@ from itertools import count
 
 import pytest
 
-from clipline.embed.on_ray.prefetch import Ahead
+from clipline.embed.on_ray.prefetch import Prefetcher
 
 
-def drain(ahead: Ahead) -> list[int]:
+def drain(ahead: Prefetcher) -> list[int]:
     found = []
     while some := ahead.take():
         found += some
@@ -17,7 +17,7 @@ def drain(ahead: Ahead) -> list[int]:
 
 
 def test_order_and_end():
-    ahead = Ahead(iter(range(1000)), most=7)
+    ahead = Prefetcher(iter(range(1000)), most=7)
     assert drain(ahead) == list(range(1000))
     assert ahead.take() == []
     ahead.close()
@@ -25,7 +25,7 @@ def test_order_and_end():
 
 def test_it_goes_no_further_than_told():
     begun = []
-    ahead = Ahead((begun.append(number) or number for number in count()), most=5)
+    ahead = Prefetcher((begun.append(number) or number for number in count()), most=5)
     deadline = time.monotonic() + 10
     while len(begun) < 6 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -40,7 +40,7 @@ def test_an_error_comes_after_what_came_before():
         yield from range(3)
         raise OSError("no more")
 
-    ahead = Ahead(walk(), most=10)
+    ahead = Prefetcher(walk(), most=10)
     found = []
     with pytest.raises(OSError, match="no more"):
         while some := ahead.take():
@@ -57,6 +57,6 @@ def test_close_ends_the_walk():
         finally:
             ended.set()
 
-    ahead = Ahead(walk(), most=2)
+    ahead = Prefetcher(walk(), most=2)
     ahead.close()
     assert ended.is_set()

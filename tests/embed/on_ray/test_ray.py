@@ -284,7 +284,7 @@ def test_options_that_cannot_be(photos, bundle, tmp_path, options, message):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"ray is not installed. Mend: pip install 'clipline\[ray\]'"):
+    with pytest.raises(UsageError, match=r"ray is not installed. Fix: pip install 'clipline\[ray\]'"):
         Cluster()
 
 

@@ -67,7 +67,7 @@ def test_many_stars_end_soon():
 
 @pytest.mark.parametrize("pattern", ["", "/", "./a.jpg", "a/../b.jpg", "a//b.jpg", "//"])
 def test_what_could_match_nothing_is_refused(pattern):
-    with pytest.raises(UsageError, match=r"^--exclude .*Mend: "):
+    with pytest.raises(UsageError, match=r"^--exclude .*Fix: "):
         Patterns(exclude=[pattern])
 
 

@@ -145,14 +145,14 @@ def test_s3_an_object_that_vanishes_is_an_os_error(s3):
     ],
 )
 def test_s3_what_is_not_there(s3, url, said):
-    with pytest.raises(UsageError, match=rf"^{url.replace('*', '.')}: {said}.*Mend: "):
+    with pytest.raises(UsageError, match=rf"^{url.replace('*', '.')}: {said}.*Fix: "):
         Remote(url)
 
 
 def test_s3_no_credentials(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(UsageError, match=r"^s3://shop/photos: no access: .*Mend: set AWS_PROFILE"):
+    with pytest.raises(UsageError, match=r"^s3://shop/photos: no access: .*Fix: set AWS_PROFILE"):
         list(Remote("s3://shop/photos"))
 
 
@@ -269,10 +269,10 @@ def test_what_is_not_installed_or_known(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     # As in a process that has not used S3 yet.
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(UsageError, match=r"s3fs is not installed. Mend: pip install 'clipline\[remote\]'"):
+    with pytest.raises(UsageError, match=r"s3fs is not installed. Fix: pip install 'clipline\[remote\]'"):
         Remote("s3://x/y")
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(UsageError, match=r"fsspec is not installed. Mend: pip install 'clipline\[remote\]'"):
+    with pytest.raises(UsageError, match=r"fsspec is not installed. Fix: pip install 'clipline\[remote\]'"):
         Remote("s3://x/y")
 
 

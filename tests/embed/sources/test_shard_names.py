@@ -37,7 +37,7 @@ def test_globs_name_files_alone(tmp_path):
     assert found("*/0.tar") == (["a/0.tar", "b/0.tar"], tmp_path)
     assert found("**/*.tar") == (["a/0.tar", "a/1.tar", "b/0.tar", "b/x/0.tar"], tmp_path)
     assert found("{a,b}/[0].tar") == (["a/0.tar", "b/0.tar"], tmp_path)
-    with pytest.raises(UsageError, match=r"no such files\. Mend: "):
+    with pytest.raises(UsageError, match=r"no such files\. Fix: "):
         expand(f"{tmp_path}/c/*.tar")
 
 

@@ -220,10 +220,10 @@ def test_times_that_lie(tmp_path, mtime):
 
 
 @pytest.mark.parametrize("name", ["s.tar.gz", "s.tar"])
-def test_a_compressed_shard_is_refused_with_the_mend(tmp_path, name):
+def test_a_compressed_shard_is_refused_with_the_fix(tmp_path, name):
     plain = shard(tmp_path / "plain.tar", samples(3))
     (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
-    with pytest.raises(UsageError, match=r"is compressed with gzip.*Mend: gunzip -k it first"):
+    with pytest.raises(UsageError, match=r"is compressed with gzip.*Fix: gunzip -k it first"):
         Shards([tmp_path / name], tmp_path)
     items, failures = walk(plain, tmp_path / name)
     assert len(items) == 3

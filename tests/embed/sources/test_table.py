@@ -92,7 +92,7 @@ def test_the_column_that_is_meant(tmp_path):
     file = parquet(tmp_path / "t.parquet", caption=["x"], image=["a.jpg"])
     assert paths(Table(file)) == ["a.jpg"]
     for table, column, said in [
-        (file, "photo", r"no column `photo`; it has: `caption`, `image`\. Mend: --column"),
+        (file, "photo", r"no column `photo`; it has: `caption`, `image`\. Fix: --column"),
         (parquet(tmp_path / "u.parquet", path=["x"], image=["a"]), None, "which column holds the paths"),
         (parquet(tmp_path / "v.parquet", x=["x"], y=["a"]), None, r"It has: `x`, `y`\."),
         (parquet(tmp_path / "w.parquet", path=[1]), None, "column `path` holds int64"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import MENDS, STAGES, Place, check_nothing_half, copy_tree
+from tests.faults.conftest import FIXES, STAGES, Place, check_nothing_half, copy_tree
 from tests.helpers import ROOT_USER, UNPRIVILEGED
 
 SPARE = 16  # kB that the full disk has left: enough to begin, for no stage enough to end
@@ -41,7 +41,7 @@ def clear_end(code: int, said: str) -> None:
     assert code not in (0, -signal.SIGSEGV, -signal.SIGBUS), (code, said)
     assert "Traceback" not in said, said
     (line,) = [line for line in said.splitlines() if ": error: " in line]
-    assert any(words in said[said.index(line) :] for words in MENDS), said
+    assert any(words in said[said.index(line) :] for words in FIXES), said
 
 
 @pytest.mark.timeout(600)

@@ -31,7 +31,7 @@ def test_too_little_memory(stage, finished, place, fault):
             else:
                 check_nothing_half(place, stage, finished)
                 assert said.strip() or code < 0
-                if "Traceback" in said or not re.search("^[a-z]+: error: .*Mend", said, re.MULTILINE):
+                if "Traceback" in said or not re.search("^[a-z]+: error: .*Fix", said, re.MULTILINE):
                     one.ended()  # libraries that do not even load, or threads that cannot start
                 else:
                     one.told(said)

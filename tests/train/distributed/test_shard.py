@@ -30,8 +30,8 @@ from clipline.train.distributed.gather import rank, world_size
 from clipline.train.distributed.processes import total
 from clipline.train.distributed.shard import blocks, even_chunks, whole
 from clipline.train.loop import Trainer
-from clipline.train.phases import Phases
-from clipline.train.state import Keeper
+from clipline.train.phases import PhaseTimer
+from clipline.train.state import CheckpointManager
 from clipline.train.step import Step
 from clipline.train.towers import Towers
 
@@ -210,7 +210,7 @@ def test_a_compiled_tower_is_not_shared(make_recipe, prepared):
     recipe = make_recipe(PLAIN | {"train.compile": True})
     model = build_model(recipe, data.vocab_size)
     with pytest.raises(UsageError, match=r"train\.compile: false"):
-        Step(model, recipe, Batches(data.split("train"), {}, CPU), 1, Phases(CPU), 0, shard=True)
+        Step(model, recipe, Batches(data.split("train"), {}, CPU), 1, PhaseTimer(CPU), 0, shard=True)
 
 
 # ---------------------------------------------------------------- what each process runs
@@ -224,7 +224,7 @@ def take_steps(recipe, data, route):
     if not recipe.text.trainable:
         features["text"] = torch.randn(len(split.captions), model.text_tower.width, dtype=torch.float64)
     batches = Batches(split, features, CPU)
-    step = Step(model, recipe, batches, STEPS, Phases(CPU), 0, shard=route == "shared")
+    step = Step(model, recipe, batches, STEPS, PhaseTimer(CPU), 0, shard=route == "shared")
     found = {}
     if world_size() == 1 and recipe.train.batch_norm == "batch" and recipe.image.tower == "timm":
         alone = copy.deepcopy(model.image_tower)
@@ -269,7 +269,7 @@ def train(recipe, data, folder):
     """Train to the end; then go on from the state before the last as if that had been the end."""
     states = folder / f"states-{world_size()}"
     for name in ("first", "resumed"):
-        keeper = Keeper(states)
+        keeper = CheckpointManager(states)
         trainer = Trainer(
             recipe,
             data,

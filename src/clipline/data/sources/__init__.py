@@ -41,7 +41,7 @@ def fetch(dataset: Dataset, out: Path, cache: Path) -> dict[str, Any]:
             publish(found.folder, out)
         except OSError as error:
             raise CliplineError(
-                f"{error.filename or out}: {error.strerror or error}. Mend: free some room, or mend that place and "
+                f"{error.filename or out}: {error.strerror or error}. Fix: free some room, or fix that place and "
                 "its permissions; then run again: what was fetched is kept"
             ) from error
         shutil.rmtree(cache)

@@ -86,7 +86,7 @@ def reconcile(
         details = "".join(f"\n  {fault}" for fault in faults)
         raise CliplineError(
             f"{where}: expected {wanted(expect)}, found {found}{details}\n"
-            "Mend: complete the source, or set `expect` in the dataset's settings to what you have (or null)"
+            "Fix: complete the source, or set `expect` in the dataset's settings to what you have (or null)"
         )
     if not kept:
         raise CliplineError(f"{where}: no image has a caption: {'; '.join(faults) or 'nothing was found'}")
@@ -187,7 +187,7 @@ def make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise CliplineError(f"{folder}: cannot write here: {error.strerror}. Mend its permissions or mount") from None
+        raise CliplineError(f"{folder}: cannot write here: {error.strerror}. Fix its permissions or mount") from None
 
 
 def publish(folder: Path, out: Path) -> None:

@@ -84,7 +84,7 @@ class Cluster:
         cpus = [int(each.get("CPU", 0)) for each in resources]
         gpus = [int(each.get("GPU", 0)) for each in resources]
         if self.provider == "cuda" and not any(gpus):
-            raise UsageError("CUDA was asked for, but no node of the Ray cluster has a GPU. Mend: --provider cpu")
+            raise UsageError("CUDA was asked for, but no node of the Ray cluster has a GPU. Fix: --provider cpu")
         cuda = self.provider == "cuda" or (
             self.provider == "auto" and any(gpus) and CUDA in load_onnxruntime().get_available_providers()
         )
@@ -97,7 +97,7 @@ class Cluster:
         if threads > max(cpus, default=0):
             raise UsageError(
                 f"no node of the Ray cluster has {threads} CPUs: they have {', '.join(map(str, cpus)) or 'none'}. "
-                "Mend: fewer --threads"
+                "Fix: fewer --threads"
             )
         return Shape(self.workers or workers, threads, int(cuda), "cuda" if cuda else "cpu")
 
@@ -125,7 +125,7 @@ def _start(address: str, folder: str) -> None:
 
     if address.startswith("ray://"):
         raise UsageError(
-            f"{address}: Ray Data does not work through Ray Client. Mend: run on a node of the cluster with "
+            f"{address}: Ray Data does not work through Ray Client. Fix: run on a node of the cluster with "
             "--ray-address auto, or submit it as a job"
         )
     here = {"num_cpus": cores.available(), "include_dashboard": False, "_temp_dir": folder} if address == LOCAL else {}
@@ -139,7 +139,7 @@ def _start(address: str, folder: str) -> None:
         if address == LOCAL:
             raise CliplineError(f"Ray does not start on this machine: {first}") from error
         raise UsageError(
-            f"no Ray cluster at {address}: {first}. Mend: check --ray-address and RAY_ADDRESS, see that `ray status` "
+            f"no Ray cluster at {address}: {first}. Fix: check --ray-address and RAY_ADDRESS, see that `ray status` "
             "answers there, and that this machine has the same versions of Ray and Python"
         ) from error
 

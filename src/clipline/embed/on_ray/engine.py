@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from clipline.embed import pipeline
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item
 from clipline.embed.on_ray.cluster import Cluster, Shape
-from clipline.embed.on_ray.prefetch import Ahead
+from clipline.embed.on_ray.prefetch import Prefetcher
 from clipline.embed.on_ray.worker import Done, Job, Work, Worker, absolute
 from clipline.embed.pipeline import Copy, Embedded, Result
 from clipline.errors import CliplineError, UsageError
@@ -66,7 +66,7 @@ class RayEngine:
 
     model: OnnxModel
     ledger: Ledger
-    clock: Clock
+    clock: StageTimer
     batch_size: int | None
     cluster: Cluster
     running_on: str = field(default="Ray, which was not needed", init=False)
@@ -81,7 +81,7 @@ class RayEngine:
         rows = size * BATCHES
         works: list[bytes] = []
         shape: Shape | None = None
-        with ExitStack() as stack, closing(Ahead(self._chunks(items, rows), max(1, ROUND // rows))) as ahead:
+        with ExitStack() as stack, closing(Prefetcher(self._chunks(items, rows), max(1, ROUND // rows))) as ahead:
             while True:
                 chunks = ahead.take()
                 for chunk in chunks:
@@ -220,14 +220,14 @@ def _rows(dataset: ray.data.Dataset) -> Iterator[Done]:
     except RayError as error:
         if missing := re.search("ModuleNotFoundError: (No module named .*)", str(error)):
             raise UsageError(
-                f"a Ray node lacks what clipline needs: {missing[1]}. Mend: pip install 'clipline[cpu,ray]' (or gpu) "
+                f"a Ray node lacks what clipline needs: {missing[1]}. Fix: pip install 'clipline[cpu,ray]' (or gpu) "
                 "on all nodes"
             ) from error
         if isinstance(error, RayTaskError):
             raise  # a fault of ours, to be seen whole
         first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise CliplineError(
-            f"Ray gave up on a block of images: {type(error).__name__}: {first}. What was written is whole. Mend: see "
+            f"Ray gave up on a block of images: {type(error).__name__}: {first}. What was written is whole. Fix: see "
             "whether nodes or their workers die, for lack of memory say (fewer --threads, smaller --batch-size); run "
             "again: it goes on from there"
         ) from error

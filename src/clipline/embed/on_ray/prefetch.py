@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """What `items` gave and nobody has taken yet, at most `most`; then the walk waits. `close` ends it."""
 
     def __init__(self, items: Iterable[T], most: int) -> None:

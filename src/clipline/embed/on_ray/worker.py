@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from clipline.embed.clock import Clock
+from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item, Stat
 from clipline.embed.pipeline import Embedded, Pipeline, Result
 from clipline.errors import UsageError
@@ -31,7 +31,7 @@ class Job:
 
     def open(self) -> OnnxModel:
         """The model, on this worker. Raises UsageError where it is not there, or is another."""
-        mend = "Mend: put the model folder on storage that all nodes share, under one path"
+        fix = "Fix: put the model folder on storage that all nodes share, under one path"
         try:
             model = OnnxModel(
                 self.model,
@@ -41,9 +41,9 @@ class Job:
                 bulk=True,
             )
         except UsageError as error:
-            raise UsageError(f"Ray node {platform.node()}: {error}. {mend}") from error
+            raise UsageError(f"Ray node {platform.node()}: {error}. {fix}") from error
         if (model.model_id, model.variant) != (self.model_id, self.variant):
-            raise UsageError(f"Ray node {platform.node()}: {self.model}: holds another model than here. {mend}")
+            raise UsageError(f"Ray node {platform.node()}: {self.model}: holds another model than here. {fix}")
         return model
 
 
@@ -96,7 +96,7 @@ class Worker:
         if self._model is None:
             _check_visible(work.items)
             self._model = self._job.open()
-        ledger, clock = _Known(work.hashes), Clock({})
+        ledger, clock = _Known(work.hashes), StageTimer({})
         pipeline = Pipeline(self._model, ledger, clock, self._job.batch_size, self._job.threads)
         results = [_light(each) for block in pipeline.run(work.items) for each in block]
         return Done(results, clock.seconds, self._model.running_on)
@@ -119,7 +119,7 @@ def _check_visible(items: list[Item | Failure]) -> None:
         for place in [] if isinstance(item, Failure) else _places(item).values():
             if not place.parent.is_dir():
                 raise UsageError(
-                    f"Ray node {platform.node()}: {place.parent}: no such folder. Mend: put the images on storage that "
+                    f"Ray node {platform.node()}: {place.parent}: no such folder. Fix: put the images on storage that "
                     "all nodes share, under one path, or give a URL"
                 )
             return

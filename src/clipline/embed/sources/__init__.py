@@ -47,9 +47,9 @@ def open_source(
     is_table = "://" not in what and suffix in table.SUFFIXES and not path.is_dir()
     is_list = "://" not in what and not is_table and (what == STDIN or _is_list(path))
     if column is not None and not is_table:
-        raise UsageError(f"{what}: --column is for tables ({' '.join(table.SUFFIXES)}). Mend: leave it out")
+        raise UsageError(f"{what}: --column is for tables ({' '.join(table.SUFFIXES)}). Fix: leave it out")
     if root is not None and not (is_table or is_list):
-        raise UsageError(f"{what}: --root is for lists and tables of paths. Mend: leave it out")
+        raise UsageError(f"{what}: --root is for lists and tables of paths. Fix: leave it out")
     if is_table:
         return Table(path, column, root, **patterns)
     if is_list:
@@ -71,23 +71,23 @@ def _is_list(path: Path) -> bool:
 def _remote(url: str, patterns: dict[str, Sequence[str]]) -> Remote:
     name = url.rstrip("/").lower()
     if name.endswith((shard_names.SUFFIX, *shard_names.PACKED_SUFFIXES, *table.SUFFIXES, *LISTS)):
-        raise UsageError(f"{url}: shards, tables and lists are read from this machine. Mend: copy it here first")
+        raise UsageError(f"{url}: shards, tables and lists are read from this machine. Fix: copy it here first")
     return Remote(url, **patterns)
 
 
 def _shards(what: str, patterns: dict[str, Sequence[str]]) -> Shards:
     name = what.lower()
     if name.endswith(shard_names.PACKED_SUFFIXES):
-        raise UsageError(f"{what}: a compressed tar cannot be read member by member. Mend: unpack it to .tar first")
+        raise UsageError(f"{what}: a compressed tar cannot be read member by member. Fix: unpack it to .tar first")
     if name.endswith(shard_names.SUFFIX):
         files, root = shard_names.expand(what)
         return Shards(files, root, **patterns)
     if not Path(what).exists():
-        hint = " Mend: give its folder, and the pattern as --include" if shard_names.is_pattern(what) else ""
+        hint = " Fix: give its folder, and the pattern as --include" if shard_names.is_pattern(what) else ""
         raise UsageError(f"{what}: no such file or folder.{hint}")
     if is_image(what):
-        raise UsageError(f"{what}: is one image. Mend: give its folder, and --include {Path(what).name!r}")
-    raise UsageError(f"{what}: cannot tell what this is. Mend: give {KINDS}")
+        raise UsageError(f"{what}: is one image. Fix: give its folder, and --include {Path(what).name!r}")
+    raise UsageError(f"{what}: cannot tell what this is. Fix: give {KINDS}")
 
 
 def _shards_alone(folder: Path) -> list[Path]:

@@ -52,7 +52,7 @@ class Listing:
         with self._file.open("rb") as stream:
             head = stream.read(LONGEST)
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UsageError(f"{self._named}: is UTF-16. Mend: save the list as UTF-8")
+            raise UsageError(f"{self._named}: is UTF-16. Fix: save the list as UTF-8")
         self._end = b"\0" if b"\0" in head else b"\n"
 
     @property
@@ -106,9 +106,7 @@ class Paths:
 
     def __init__(self, named: str, root: Path, patterns: Patterns) -> None:
         if not root.is_dir():
-            raise UsageError(
-                f"{root}: no such folder. Mend: give the folder where the paths of {named} start as --root"
-            )
+            raise UsageError(f"{root}: no such folder. Fix: give the folder where the paths of {named} start as --root")
         self.root = str(root)
         self._named = named
         self._folder = root

@@ -69,11 +69,11 @@ def _parse(pattern: str, option: str) -> Parts:
     elif parts[0] == "":  # `/*.png`: only where `path` starts
         parts = parts[1:]
     if not parts[-1]:
-        raise UsageError(f"{option} {pattern!r}: is empty. Mend: a file name such as '*.png', or a path")
+        raise UsageError(f"{option} {pattern!r}: is empty. Fix: a file name such as '*.png', or a path")
     if any(part in ("", ".", "..") for part in parts):
         raise UsageError(
             f"{option} {pattern!r}: matches nothing, for paths have no `.`, `..` or empty names in them. "
-            "Mend: write it as in `path`, from the source's top"
+            "Fix: write it as in `path`, from the source's top"
         )
     # `**/**` is `**`, but tried again and again.
     once = [part for part, before in zip(parts, ["", *parts], strict=False) if not part == before == "**"]

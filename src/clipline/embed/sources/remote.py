@@ -101,18 +101,18 @@ class Remote:
         try:
             info = self._files.info(self._top)
         except FileNotFoundError:
-            raise UsageError(f"{self.root}: nothing there. Mend: check the bucket and the path below it") from None
+            raise UsageError(f"{self.root}: nothing there. Fix: check the bucket and the path below it") from None
         except Exception as error:
             raise self._refused(error) from error
         # Every page of the web is a `file`.
         if info["type"] == "file" and (is_image(self._top) or self._protocol not in ("http", "https")):
-            raise UsageError(f"{self.root}: is one file. Mend: give the URL of its folder, and --include its name")
+            raise UsageError(f"{self.root}: is one file. Fix: give the URL of its folder, and --include its name")
 
     def _refused(self, error: Exception) -> CliplineError:
-        mend = CREDENTIALS.get(self._protocol)
+        fix = CREDENTIALS.get(self._protocol)
         denied = isinstance(error, PermissionError) or "redential" in f"{type(error).__name__}{error}"
-        if denied and mend:
-            return UsageError(f"{self.root}: no access: {_reason(error)}. Mend: {mend}")
+        if denied and fix:
+            return UsageError(f"{self.root}: no access: {_reason(error)}. Fix: {fix}")
         return CliplineError(f"{self.root}: cannot be listed: {_reason(error)}")
 
     def _name(self, path: str) -> str:
@@ -167,7 +167,7 @@ def _connect(url: str, protocol: str, shown: str) -> tuple[Any, str]:
     except ImportError:
         raise missing_extra("fsspec", "remote") from None
     if "*" in url:
-        raise UsageError(f"{shown}: no patterns in a URL. Mend: give the folder's URL, and the pattern as --include")
+        raise UsageError(f"{shown}: no patterns in a URL. Fix: give the folder's URL, and the pattern as --include")
     try:
         # Its own cache of listings would be a second copy of all names.
         return url_to_fs(url, use_listings_cache=False)

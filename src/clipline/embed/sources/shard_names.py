@@ -36,7 +36,7 @@ def expand(text: str) -> tuple[list[Path], Path]:
     names = _braces(text)
     files = [file for name in names for file in (_glob(name) if is_pattern(name) else [name])]
     if not files:
-        raise UsageError(f"{text}: no such files. Mend: check the pattern with ls")
+        raise UsageError(f"{text}: no such files. Fix: check the pattern with ls")
     return [Path(file) for file in dict.fromkeys(files)], Path(_WILD.split(text)[0] + "x").parent
 
 

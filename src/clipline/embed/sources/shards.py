@@ -171,7 +171,7 @@ def _packed(file: Path) -> str:
     kind = next((name for magic, name in PACKED.items() if head.startswith(magic)), None)
     if not kind:
         return ""
-    return f"is compressed with {kind}, so its members cannot be read one by one. Mend: {UNPACK[kind]} it first"
+    return f"is compressed with {kind}, so its members cannot be read one by one. Fix: {UNPACK[kind]} it first"
 
 
 def _reason(error: Exception) -> str:

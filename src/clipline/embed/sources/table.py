@@ -66,7 +66,7 @@ class _Parquet:
         kind = schema.field(self._column).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(check(value) for check in _TEXT):
-            raise UsageError(f"{file}: column `{self._column}` holds {kind}, where paths are text. Mend: --column")
+            raise UsageError(f"{file}: column `{self._column}` holds {kind}, where paths are text. Fix: --column")
 
     def names(self) -> Iterator[str]:
         """Raises OSError, for damaged pages too."""
@@ -90,7 +90,7 @@ class _Csv:
         self._file = file
         with file.open("rb") as stream:
             if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise UsageError(f"{file}: is UTF-16. Mend: save the table as UTF-8")
+                raise UsageError(f"{file}: is UTF-16. Fix: save the table as UTF-8")
         headers = {mark: self._header(mark) for mark in (["\t"] if file.suffix.lower() == ".tsv" else DELIMITERS)}
         self._delimiter = max(headers, key=lambda mark: (column in headers[mark], len(headers[mark])))
         columns = headers[self._delimiter]
@@ -133,9 +133,9 @@ def _choose(column: str | None, columns: Sequence[str], file: Path) -> str:
     if column is None:
         usual = columns if len(columns) == 1 else [name for name in columns if name in USUAL]
         if len(usual) != 1:
-            raise UsageError(f"{file}: which column holds the paths? It has: {there}. Mend: --column with one of them")
+            raise UsageError(f"{file}: which column holds the paths? It has: {there}. Fix: --column with one of them")
         return usual[0]
     if columns.count(column) != 1:
         what = "more than one" if column in columns else "no"
-        raise UsageError(f"{file}: {what} column `{column}`; it has: {there}. Mend: --column with one of them")
+        raise UsageError(f"{file}: {what} column `{column}`; it has: {there}. Fix: --column with one of them")
     return column

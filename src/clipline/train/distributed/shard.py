@@ -47,7 +47,7 @@ def share_out(model: CLIP, config: Train, device: torch.device) -> CLIP:
     recipe's settings, do not allow it.
     """
     if config.compile:
-        raise UsageError("train.shard: a shared tower is not compiled. Mend: train.compile: false, or no train.shard")
+        raise UsageError("train.shard: a shared tower is not compiled. Fix: train.compile: false, or no train.shard")
     # Nobody writes into what a tower returns.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     shell = _without_weights(model)

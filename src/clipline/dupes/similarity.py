@@ -26,7 +26,7 @@ def groups(vectors: np.ndarray, threshold: float, advance: Advance = lambda pair
 
     The rows of each group of two or more, ascending; groups in the order of their first rows.
     """
-    joined = _Joined(len(vectors))
+    joined = UnionFind(len(vectors))
     for (first, second), scores in _blocks(vectors):
         left, right = np.nonzero(scores >= threshold - ROUNDING)
         joined.join(left + first, right + second)
@@ -83,7 +83,7 @@ def _blocks(vectors: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]
             yield (start, begin), rows @ columns.T
 
 
-class _Joined:
+class UnionFind:
     """Which rows belong together. A tree per group: each row points to a smaller one, the root to itself."""
 
     def __init__(self, count: int) -> None:
