@@ -32,6 +32,7 @@ from clipline.embed.pipeline import Copy, Embedded, Result
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import USUAL_BATCH, OnnxModel
 from clipline.utils import cores
+from clipline.utils.threads import map_ordered
 
 if TYPE_CHECKING:
     import ray.data
@@ -115,7 +116,7 @@ class RayEngine:
         """Chunks of `rows`."""
         threads = 4 * cores.available()  # they wait for the file system
         work, skipped = Work([], set()), []
-        with closing(threads.map_ordered(self._look, items, threads=threads, ahead=2 * threads)) as looked:
+        with closing(map_ordered(self._look, items, threads=threads, ahead=2 * threads)) as looked:
             for item, unchanged, sha256 in looked:
                 if unchanged:
                     skipped.append(item.path)
