@@ -31,6 +31,7 @@ def chosen(include=(), exclude=()) -> list[str]:
         ("/drafts", ["drafts/05/c.jpg"]),
         ("202[!4]/*/*.jpg", ["2025/drafts/a.jpg"]),
         ("*/05", ["2024/05/a.jpg", "2024/05/b.png", "drafts/05/c.jpg"]),
+        ("2024/*", ["2024/a.jpg", "2024/05/a.jpg", "2024/05/b.png"]),
         ("A.jpg", []),
         ("a", []),
         ("2024/*.png", []),
@@ -52,6 +53,10 @@ def test_names_are_taken_as_they_are():
     assert Patterns(["a/**/c.jpg"]).takes("a/\n/b/c.jpg")
     assert Patterns(["caf%E9/*"]).takes("caf%E9/a.jpg")
     assert Patterns(["a+(b).jpg"]).takes("a+(b).jpg")
+    assert Patterns(["#1.jpg", "!x"]).takes("a/#1.jpg")
+    assert Patterns(["!x"]).takes("!x/a.jpg") and not Patterns(["!x"]).takes("y/a.jpg")
+    assert Patterns(["b\nc"]).takes("b\nc/a.jpg")
+    assert Patterns([r"a\*.jpg"]).takes("a*.jpg") and not Patterns([r"a\*.jpg"]).takes("ab.jpg")
 
 
 def test_only_what_is_excluded_as_a_whole_is_not_entered():
@@ -65,7 +70,7 @@ def test_many_stars_end_soon():
     assert not Patterns(["**/" * 30 + "a/**/b/**/c/**/*.png"]).takes("a/b/c/" * 12 + "x.jpg")
 
 
-@pytest.mark.parametrize("pattern", ["", "/", "./a.jpg", "a/../b.jpg", "a//b.jpg", "//"])
+@pytest.mark.parametrize("pattern", ["", "/", "./a.jpg", "a/../b.jpg", "a//b.jpg", "//", "//a", "[z-a].jpg", "a\\"])
 def test_what_could_match_nothing_is_refused(pattern):
     with pytest.raises(UsageError, match=r"^--exclude .*Fix: "):
         Patterns(exclude=[pattern])

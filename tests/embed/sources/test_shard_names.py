@@ -17,6 +17,8 @@ from clipline.errors import UsageError
         ("{2..0}.tar", ["2.tar", "1.tar", "0.tar"]),
         ("p-{a,b}-{0..1}.tar", ["p-a-0.tar", "p-a-1.tar", "p-b-0.tar", "p-b-1.tar"]),
         ("{train,val}.tar", ["train.tar", "val.tar"]),
+        ("{a,b{1..2}}.tar", ["a.tar", "b1.tar", "b2.tar"]),
+        ("{0..6..3}.tar", ["0.tar", "3.tar", "6.tar"]),
     ],
 )
 def test_braces_as_bash_expands_them(tmp_path, text, names):
@@ -41,13 +43,20 @@ def test_globs_name_files_alone(tmp_path):
         expand(f"{tmp_path}/c/*.tar")
 
 
+def test_a_brace_that_is_not_closed_is_a_brace(tmp_path):
+    (tmp_path / "a{0.tar").touch()
+    assert expand(f"{tmp_path}/a{{?.tar")[0] == [tmp_path / "a{0.tar"]
+    with pytest.raises(UsageError, match="no such files"):
+        expand(f"{tmp_path}/{{0..3.tar")
+
+
 def test_a_file_of_that_very_name_goes_first(tmp_path):
     (tmp_path / "a[1].tar").touch()
     (tmp_path / "a1.tar").touch()
     assert expand(f"{tmp_path}/a[1].tar") == ([tmp_path / "a[1].tar"], tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{0..99999999999999999999}.tar", "{0..9999}{0..9999}.tar"])
+@pytest.mark.parametrize("text", ["{0..99999999999999999999}.tar", "{0..9999}{0..9999}.tar", "{a,b}" * 30])
 def test_endless_ranges_are_refused(text):
     with pytest.raises(UsageError, match="files"):
         expand(text)

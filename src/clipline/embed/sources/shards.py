@@ -82,7 +82,7 @@ class Shards:
 
     def __iter__(self) -> Iterator[ShardItem | Failure]:
         for name, file in self._shards:
-            if self._patterns.enters(name):
+            if self._patterns.enters(f"{name}/"):
                 yield from self._members(name, file)
 
     def _members(self, name: str, file: Path) -> Iterator[ShardItem | Failure]:
