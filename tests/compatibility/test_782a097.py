@@ -1,7 +1,7 @@
 """Checkpoints and bundles written at commit 782a097 load, evaluate, export and embed as they did there, bit for bit.
 
-`vit` has settings that have other names since (head.copies, train.chunk, train.augment.off_last) and some that are gone.
-`resnet` has batch norm to fold and features of mirrored images. Both are random, and small.
+`vit` has settings that are named otherwise since (head.copies, train.chunk, train.augment.off_last), and some that
+are gone. `resnet` has batch norm to fold and features of mirrored images. Both are random, and small.
 
 Sums of floats depend on a CPU's instructions, so numbers that were recorded are compared to the last bit where this
 CPU is the recording one, and within 1e-5 elsewhere. What old and new graphs compute here is always equal to the bit.
