@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
 from clipline.classify.images import open_vectors
 from clipline.embed.run import Options, embed
@@ -223,18 +225,23 @@ def test_evaluate_as_json_with_more_labels(tree, classify):
     assert refused.code == 2 and "the labels lack green" in refused.error
 
 
-def test_evaluate_cifar(classify, tmp_path, monkeypatch):
+def test_evaluate_parquet_of_the_hub(classify, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    grey = bytes([128]) * 1024
-    red, green = (bytes([250]) * 1024 + bytes(2048), bytes(1024) + bytes([250]) * 1024 + bytes(1024))
-    Path("test_batch.bin").write_bytes(b"".join([b"\x03", red, b"\x05", green, b"\x05", red, b"\x08", grey * 3]))
-    done = classify(".", "--evaluate", "--json", "--template", "{} red", "--max-errors", "1")
+    names = ["bird", "cat", "red", "green"]
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    images = [Image.new("RGB", (32, 32), colour) for colour in ((250, 0, 0), (0, 250, 0), (250, 0, 0), (128,) * 3)]
+    rows = datasets.Dataset.from_dict({"img": images, "label": [2, 3, 3, 0]}, features=features)
+    Path("plain_text").mkdir()
+    rows.to_parquet("plain_text/test-00000-of-00001.parquet")
+    rows.select([0]).to_parquet("plain_text/train-00000-of-00001.parquet")
+    done = classify(".", "--evaluate", "--json", "--template", "{}", "--max-errors", "1", "--csv", "all.csv")
     found = json.loads(done.out)
-    assert (found["images"], found["labels"][3], len(found["labels"])) == (3, "cat", 10)
-    assert [row["images"] for row in found["classes"]] == [0, 0, 0, 1, 0, 2, 0, 0, 0, 0]
-    # All prompts are alike to a model that knows colours alone: the first label is taken for every image.
-    assert found["confusion"][3][0] == 1 and found["confusion"][5][0] == 2
-    assert "ship/test_batch.bin/00003: infer: the model gave a zero vector" in done.err
+    assert (done.code, found["images"], found["labels"]) == (0, 3, names)
+    assert [row["images"] for row in found["classes"]] == [0, 0, 1, 2]
+    assert found["confusion"][2][2] == found["confusion"][3][3] == found["confusion"][3][2] == 1
+    assert "bird/plain_text/test-00000-of-00001.parquet/00003: infer: the model gave a zero vector" in done.err
+    assert [row["class"] for row in table("all.csv")] == ["red", "green", "green", "bird"]
+    assert json.loads(classify(".", "--evaluate", "--split", "train", "--json").out)["images"] == 1
 
 
 def test_a_table_in_a_terminal_and_nothing_heavy_is_imported(photos, scaled):

@@ -54,17 +54,17 @@ def test_a_class_called_test_is_no_split(tools, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
 def test_what_may_not_be_read():
-    """A class's folder, and a batch of CIFAR-10."""
+    """A class's folder, and a parquet file."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         (place / "tree" / "cat").mkdir(parents=True)
-        (place / "test_batch.bin").write_bytes(b"")
+        (place / "test.parquet").write_bytes(b"")
         place.chmod(0o755)
         (place / "tree" / "cat").chmod(0)
-        (place / "test_batch.bin").chmod(0)
-        for unreadable in (place / "tree" / "cat", place / "test_batch.bin"):
+        (place / "test.parquet").chmod(0)
+        for unreadable in (place / "tree" / "cat", place / "test.parquet"):
             opened = unreadable if unreadable.is_file() else unreadable.parent
-            with unprivileged(), pytest.raises(UsageError, match=f"^{unreadable}: cannot be read: Permission denied"):
+            with unprivileged(), pytest.raises(UsageError, match=rf"^{unreadable}: .*Permission denied"):
                 open_labelled(opened)
 
 
@@ -74,6 +74,3 @@ def test_nothing_labelled(tools, tmp_path):
         found(place)
     with pytest.raises(UsageError, match="no such file or folder"):
         found(tmp_path / "none")
-    (tmp_path / "text.zip").write_text("no archive")
-    with pytest.raises(UsageError, match="nor an archive of CIFAR-10"):
-        found(tmp_path / "text.zip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Images:
     def __init__(self, source: Source, model: OnnxModel, threads: int | None = None) -> None:
         self.model, self._source, self.notes = model, source, []
         self._threads = threads or cores.available()
-        self.total = sum(1 for _ in source)
+        self.total = len(source) if isinstance(source, Sized) else sum(1 for _ in source)
         if not self.total:
             raise UsageError(f"{source.root}: no images in it")
 

@@ -23,8 +23,10 @@ EXAMPLES = (
     "clipline classify photos --labels-file labels.txt --csv labels.csv\n\n"
     "clipline classify embeddings --labels beach,street,mountain --template 'people at the {}'\n\n"
     "clipline classify photos --labels dog,cat | cut -f 1,2\n\n"
-    "clipline classify cifar-10-binary.tar.gz --evaluate --templates cifar10 --confusion confusion.png\n\n"
+    "clipline classify cifar10 --evaluate --templates cifar10 --confusion confusion.png\n\n"
     "clipline classify tree --evaluate --json > figures.json\n\n"
+    "Labelled images: folders named after the classes, or parquet files with a column of images and one of labels, as "
+    "on the Hugging Face hub (hf download uoft-cs/cifar10 --repo-type dataset --local-dir cifar10).\n\n"
     "In a pipe each line is: image, label, probability, second label, its probability, ..., separated by tabs.\n\n"
     "**Exit codes**: 0 done, 1 failed, 2 bad usage, 3 done but more errors than --max-errors"
 )
@@ -46,7 +48,7 @@ def classify(
         typer.Argument(
             metavar="IMAGES",
             help="Image files; or a folder; or embeddings, whose images are not read again; or what else `clipline "
-            "embed` takes. With --evaluate: folders of images, one for each class, or CIFAR-10.",
+            "embed` takes. With --evaluate: folders of images, one for each class, or labelled parquet files.",
         ),
     ],
     *,
@@ -66,7 +68,7 @@ def classify(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Labels per image.")] = 5,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="IMAGES are labelled: print accuracy. Labels: the folders' names.")
+        bool, typer.Option("--evaluate", help="IMAGES are labelled: print accuracy. Labels: the names of its classes.")
     ] = False,
     split: Annotated[
         str | None, typer.Option(help="Of labelled images in splits.", show_default="test, else val, else train")
@@ -104,7 +106,7 @@ def classify(
     errors = Errors()
     if evaluate:
         if len(images) != 1 or root:
-            raise UsageError("--evaluate takes one folder or archive of labelled images, and no --root")
+            raise UsageError("--evaluate takes one folder or parquet file of labelled images, and no --root")
         found = open_labelled(Path(images[0]), split)
         vectors = Images(found.source, open_for_images(model, provider.value, threads), threads)
         names = _with_distractors(found, labels, labels_file)
@@ -129,7 +131,7 @@ def _with_distractors(found: Labelled, labels: str | None, file: Path | None) ->
     if missing := [label for label in found.labels if label not in given]:
         raise UsageError(
             f"the labels lack {', '.join(missing[:5])}, of which there are images. Fix: name all classes, or leave "
-            "the labels out: the folders' names serve"
+            "the labels out: the names of the classes serve"
         )
     return [*found.labels, *(label for label in given if label not in found.labels)]
 
