@@ -33,6 +33,17 @@ def test_what_an_earlier_process_did_says_nothing_about_the_speed(clock, capsys)
     assert capsys.readouterr().err.splitlines()[0] == "training: 92 of 100 steps, 80 s left"
 
 
+def test_a_total_that_becomes_known_later(clock, capsys):
+    with Bar("embedding", None, "images") as bar:
+        clock[0] += 20
+        bar.advance(10)
+        bar.set_total(40)
+        clock[0] += 20
+        bar.advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["embedding: 10 images", "embedding: 20 of 40 images, 40 s left"]
+
+
 def test_names_are_no_markup():
     screen = StringIO()
     with Bar("a[/x]", 3, console=Console(file=screen, force_terminal=True, width=120)) as bar:

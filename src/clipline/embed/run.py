@@ -15,13 +15,13 @@ from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import Ledger
+from clipline.embed.lister import listed
 from clipline.embed.pipeline import Copy, Embedded, Engine, Pipeline, Result
 from clipline.embed.summary import Summary
 from clipline.embed.writer import Writer
 from clipline.embeddings.manifest import Identity
 from clipline.embeddings.part import Dtype, Row
 from clipline.embeddings.paths import to_text
-from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.utils import cores
 from clipline.utils.progress import Bar
@@ -64,7 +64,6 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
     is embedding into `out`, a part of it is damaged, or the disk refuses.
     """
     destination.check(out)
-    total = _count(source)
     identity = Identity(
         model_id=model.model_id,
         variant=model.variant,
@@ -74,27 +73,15 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
         model=to_text(_seen_from(options.published or out, str(model.bundle.folder))),
     )
     running_on = "" if options.engine else model.running_on
-    with destination.destination(out, options.overwrite) as folder:
+    bar = Bar("embedding", None, "images")
+    with listed(source, bar.set_total) as items, destination.destination(out, options.overwrite) as folder:
         writer = Writer(folder, identity, options.part_rows)
-        with writer, Bar("embedding", total, "images") as bar:
+        with writer, bar:
             run = _Run(model, writer, bar, options)
-            with closing(run.pipeline.run(source)) as blocks:
+            with closing(run.pipeline.run(items)) as blocks:
                 for block in blocks:
                     run.take(block)
             return run.finish(options.published or out, running_on or run.pipeline.running_on)
-
-
-def _count(source: Source) -> int:
-    """How many images there are to embed. Raises UsageError where there are none."""
-    total, problem = 0, ""
-    for item in source:
-        if isinstance(item, Failure):
-            problem = f" ({item.path}: {item.reason})"
-        else:
-            total += 1
-    if not total:
-        raise UsageError(f"{source.root}: no images in it{problem}")
-    return total
 
 
 def _seen_from(start: Path, place: str) -> str:

@@ -42,7 +42,6 @@ class Bar:
         console = console or Console(stderr=True)
         self._live = Progress(*self._columns(), console=console) if console.is_terminal else None
         self._task = self._live.add_task(title, total=total, completed=done, note="") if self._live else None
-        self._start = self._last = time.monotonic()
 
     def _columns(self) -> list[ProgressColumn]:
         if self.unit == "bytes":
@@ -59,6 +58,12 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
         ]
+
+    def set_total(self, total: int) -> None:
+        """Set the total that was unknown at the start. May be called from any thread."""
+        self.total = total
+        if self._live:
+            self._live.update(self._task, total=total)
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """`amount` more units are done; `note` (a loss, say) stands at the end of the line."""
@@ -82,6 +87,7 @@ class Bar:
         note(f"{line}  {self._note}".rstrip())
 
     def __enter__(self) -> Bar:
+        self._start = self._last = time.monotonic()
         if self._live:
             self._live.start()
         return self

@@ -26,9 +26,9 @@ from clipline.embed import pipeline
 from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item
 from clipline.embed.on_ray.cluster import Cluster, Shape
-from clipline.embed.on_ray.prefetch import Prefetcher
 from clipline.embed.on_ray.worker import Done, Job, Work, Worker, absolute
 from clipline.embed.pipeline import Copy, Embedded, Result
+from clipline.embed.prefetch import Prefetcher
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import USUAL_BATCH, OnnxModel
 from clipline.utils import cores
@@ -82,22 +82,19 @@ class RayEngine:
         rows = size * BATCHES
         works: list[bytes] = []
         shape: Shape | None = None
-        with ExitStack() as stack, closing(Prefetcher(self._chunks(items, rows), max(1, ROUND // rows))) as ahead:
-            while True:
-                chunks = ahead.take()
-                for chunk in chunks:
-                    if isinstance(chunk, bytes):
-                        works.append(chunk)
-                    else:
-                        self._skip(chunk)
-                if works:
-                    # Not before: a run that finds nothing new needs no cluster.
-                    shape = shape or self._connect(stack)
-                    joined = self._batch(shape) // size
-                    if not chunks or len(works) >= LEAST * joined:
-                        yield from self._round(works, joined, shape)
-                if not chunks:
-                    return
+        with ExitStack() as stack, closing(Prefetcher(self._chunks(items, rows), max(1, ROUND // rows))) as chunks:
+            for chunk in chunks:
+                if not isinstance(chunk, bytes):
+                    self._skip(chunk)
+                    continue
+                works.append(chunk)
+                # Not before there is work: a run that finds nothing new needs no cluster.
+                shape = shape or self._connect(stack)
+                joined = self._batch(shape) // size
+                if not len(chunks) and len(works) >= LEAST * joined:
+                    yield from self._round(works, joined, shape)
+            if works:
+                yield from self._round(works, joined, shape)
 
     def _connect(self, stack: ExitStack) -> Shape:
         shape = stack.enter_context(self.cluster.connected())

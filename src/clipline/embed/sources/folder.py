@@ -44,12 +44,8 @@ class Folder:
         return self._folder
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
-        try:
-            skip = _identity(self._skip) if self._skip else None
-        except OSError:
-            skip = None  # not made yet
         # A stack of our own: folders may lie deeper than Python's calls.
-        walked = [self._level("", self._folder, (skip,))]
+        walked = [self._level("", self._folder, ())]
         while walked:
             level = walked[-1]
             name = next(level.names, None)
@@ -62,11 +58,11 @@ class Folder:
             elif self._patterns.enters(level.prefix + name):
                 walked.append(self._level(level.prefix + name, _below(level.folder, name[:-1]), level.closed))
 
-    def _level(self, prefix: str, folder: str, closed: tuple[Identity | None, ...]) -> _Level:
+    def _level(self, prefix: str, folder: str, closed: tuple[Identity, ...]) -> _Level:
         """The folder with the names in it; with none where it is `closed`, with a Failure where it cannot be listed."""
         try:
             identity = _identity(folder)
-            if identity in closed:
+            if identity in closed or identity == self._skipped():
                 return _Level(prefix, folder, closed, iter(()))
             with os.scandir(folder) as entries:
                 # A folder sorts as `name/`, so that the paths of the whole walk come out in plain text order.
@@ -77,13 +73,20 @@ class Folder:
         chosen = (name for name in names if name.endswith("/") or self._patterns.takes(prefix + name))
         return _Level(prefix, folder, (*closed, identity), chosen)
 
+    def _skipped(self) -> Identity | None:
+        """Looked up for each folder: an output folder is often made while the images are being listed."""
+        try:
+            return _identity(self._skip) if self._skip else None
+        except OSError:
+            return None  # not made yet
+
 
 class _Level(NamedTuple):
-    """A folder that is being walked. prefix: its path with a slash behind. closed: it and those above, and `skip`."""
+    """A folder that is being walked. prefix: its path with a slash behind. closed: it and those above."""
 
     prefix: str
     folder: str
-    closed: tuple[Identity | None, ...]
+    closed: tuple[Identity, ...]
     names: Iterator[str | Failure]
 
 
