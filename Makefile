@@ -35,7 +35,7 @@ repro: $(STAMP) ## run the whole pipeline (dvc repro)
 test: $(STAMP) ## run the tests
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests --ignore=tests/install $(SLOW:%=--ignore=%) --ignore=$(FAULTS) $(CLUSTERS:%=--ignore=%)
 
-test-clusters: $(STAMP) ## stages, commands, gradients and shared weights over several processes: torchrun, Ray
+test-clusters: $(STAMP) ## stages, commands, training over several processes: torchrun, Ray
 	for each in $(CLUSTERS); do python -m pytest $$each || exit 1; done
 
 test-install: $(STAMP) ## install base + cpu alone in a second environment: embed and search work, torch is absent

@@ -62,7 +62,7 @@ def scratch(run: Run, data: Prepared, device: str) -> Path:
     # Each process has random numbers of its own: another number of them cannot go on with these.
     facts = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
     # What is summed in another order, or by other code, is another training, bit for bit.
-    facts += [settings.shard, code_fingerprint("model", "train", "losses.py")]
+    facts += [code_fingerprint("model", "train", "losses.py")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     return repository_root() / ".cache" / "train" / name
 
@@ -91,7 +91,6 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
             seed=run.params.train.seed,
             device=device,
             cache=repository_root() / ".cache" / "features",
-            shard=run.params.train.shard,
             state=state,
             save_every=run.params.train.save_every,
         )

@@ -283,7 +283,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("params.yaml", "recipe: scenes_tiny", "recipe: 3", "recipe: should be a valid string, found 3"),
         ("params.yaml", "recipe: scenes_tiny", "", "recipe: this key is required and missing"),
         ("params.yaml", "device: auto", "device: gpu", "train.device: should be 'auto', 'cpu' or 'cuda', found 'gpu'"),
-        ("params.yaml", "shard: false", "shard: 2", "train.shard: should be a valid boolean, found 2"),
+        ("params.yaml", "devices: 1", "devices: 1\n  shard: true", "train: `shard` was removed: only false is still"),
         ("params.yaml", "max_broken: 0.01", "max_broken: 1.01", "max_broken: should be less than or equal to 1"),
         ("params.yaml", "max_broken: 0.01", "max_brokn: 0.01", "unknown key `max_brokn` (did you mean"),
         ("configs/data/scenes.yaml", "kind: scenes", "kind: scene", "scenes.yaml: kind: should be one of"),

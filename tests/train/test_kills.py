@@ -31,7 +31,7 @@ TIMES = {
 
 
 def stage(folder: Path) -> subprocess.Popen:
-    environment = clean_environment(PYTHONPATH=str(ROOT), DVC_ROOT=str(folder), OMP_NUM_THREADS="1")
+    environment = clean_environment(PYTHONPATH=f"{ROOT}:{ROOT}/src", DVC_ROOT=str(folder), OMP_NUM_THREADS="1")
     with (folder / "log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "stages.train"], cwd=folder, env=environment, stderr=log, stdout=log

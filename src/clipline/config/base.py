@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
+from clipline.config.old_keys import translate
 from clipline.errors import UsageError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -25,11 +26,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_known_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise unknown_key(str(key), list(cls.model_fields))
+    def _only_known_keys(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = translate(cls.__name__, values, rename=bool(info.context))
+        for key in values:
+            if key not in cls.model_fields:
+                raise unknown_key(str(key), list(cls.model_fields))
         return values
 
     def require(self, condition: bool, message: str) -> None:
@@ -79,13 +82,14 @@ def _yaml_fault(error: YAMLError) -> str:
     return f"{line}: not valid YAML: {problem or ' '.join(str(error).split())}"
 
 
-def validate(kind: Any, values: Any, where: str) -> Any:
+def validate(kind: Any, values: Any, where: str, *, from_earlier_version: bool = False) -> Any:
     """Check `values` against `kind`, a Settings class or a union of them.
 
-    Raises UsageError with one line per fault: `where`, the key, what was found and what is allowed.
+    from_earlier_version: renamed keys are read under their old names too (`old_keys`); in a file that a person edits
+    they are an error. Raises UsageError with one line per fault: `where`, the key, what was found and what is allowed.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return TypeAdapter(kind).validate_python(values, context={"rename": True} if from_earlier_version else None)
     except ValidationError as error:
         faults = [(_key(fault["loc"], values, fault["type"] == "missing"), fault) for fault in error.errors()]
         raise UsageError("\n".join(_line(key, fault, where) for key, fault in _plainest(faults))) from None

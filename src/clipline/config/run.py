@@ -24,15 +24,12 @@ class TrainParams(Settings):
 
     device: auto takes CUDA where there is one. save_every: steps between two saved states, beside each epoch's end.
     devices: how many processes train together, each on a GPU of its own, or on a share of the cores.
-    shard: each of them keeps a share of the trainable towers' weights, gradients and moments only (FSDP2, after ZeRO,
-    arXiv 1910.02054): for towers that one GPU cannot hold, at the price of messages between GPUs for each block.
     """
 
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     save_every: Positive
     devices: Positive
-    shard: bool = False
 
 
 class EvaluateParams(Settings):

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from clipline.train.distributed.shard import own
-
 Weights = dict[str, Tensor]
 
 
@@ -29,8 +27,7 @@ class Average:
         """After step `step` (from 1)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         # As torch.optim.swa_utils does it: one call for all tensors.
-        weights, parameters = ([own(each) for each in some.values()] for some in (self.weights, self._parameters))
-        torch._foreach_lerp_(weights, parameters, 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(self._parameters.values()), 1 - decay)
 
 
 @torch.no_grad()

@@ -5,20 +5,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from clipline.model.clip import CLIP
 from clipline.train.average import Weights, applied, interpolated
-from clipline.train.distributed.gather import rank
-from clipline.train.distributed.shard import like, whole
 from clipline.train.step import Step
 
 
 class Best:
-    """The best weights so far, on the CPU; where weights are shared out, whole and in the first process only.
+    """The best weights so far, on the CPU.
 
-    wise_ft: see `config.training.Train`; make it before the first step. Where weights are shared out every process
-    must call what `Best` has, and in the same order.
+    wise_ft: see `config.training.Train`; make it before the first step.
     """
 
     def __init__(self, step: Step, wise_ft: float | None) -> None:
@@ -36,40 +32,25 @@ class Best:
 
     def keep(self) -> None:
         """The model's present weights are the best."""
-        self._weights = {name: each.detach().to("cpu", copy=True) for name, each in self._whole().items()}
+        self._weights = {name: each.detach().to("cpu", copy=True) for name, each in self._learned().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """For a restart: the model's present weights, and the best ones."""
-        found = {f"model.{name}": each for name, each in self._whole().items()}
+        found = {f"model.{name}": each for name, each in self._learned().items()}
         return found | {f"best.{name}": each for name, each in self._weights.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from `tensors`, which every process has."""
-        named = {
-            kind: {name.removeprefix(kind): each for name, each in tensors.items() if name.startswith(kind)}
+        """Go on from `tensors`."""
+        present, self._weights = (
+            {name.removeprefix(kind): each for name, each in tensors.items() if name.startswith(kind)}
             for kind in ("model.", "best.")
-        }
-        shared = self._step.shell is not None
-        self._weights = named["best."] if not (shared and rank()) else {}
-        present = self._learned()
-        self._model.load_state_dict(
-            {name: like(each, present[name]) for name, each in named["model."].items()}, strict=False
         )
+        self._model.load_state_dict(present, strict=False)
 
     def model(self) -> CLIP:
-        """The model with the best weights; where they were shared out whole, on the CPU, in the first process."""
-        shell = self._step.shell
-        if shell is None:
-            self._model.load_state_dict(self._weights, strict=False)
-            return self._model
-        if rank():
-            return self._model
-        frozen = {name: each for name, each in self._model.state_dict().items() if not isinstance(each, DTensor)}
-        shell.load_state_dict(frozen | self._weights, assign=True)
-        return shell.cpu()
-
-    def _whole(self) -> dict[str, Tensor]:
-        return whole(self._learned()) if self._step.shell else self._learned()
+        """The model with the best weights."""
+        self._model.load_state_dict(self._weights, strict=False)
+        return self._model
 
     def _learned(self) -> dict[str, Tensor]:
         """Weights and buffers, but for those of frozen towers, which the recipe has."""

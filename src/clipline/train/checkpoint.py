@@ -60,7 +60,7 @@ def load(folder: Path) -> Checkpoint:
         config = checksums.read_verified(folder / "config.json")
         checksums.check_files(folder, config["files"])
         state = load_file(folder / WEIGHTS)
-        recipe = validate(Recipe, config["recipe"], str(folder / "config.json"))
+        recipe = validate(Recipe, config["recipe"], str(folder / "config.json"), from_earlier_version=True)
         model = build_model(recipe, config["vocab_size"], text_config=config["text_config"])
         model.load_state_dict(state)
         info = dict(config["info"])

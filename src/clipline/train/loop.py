@@ -40,8 +40,6 @@ OnRow = Callable[[Row, int], None]
 class Trainer:
     """Trains one model; `fit` gives the best epoch's weights back in `model`.
 
-    shard: of several processes each keeps a share of the trainable towers' weights; `model` then ends whole and on the
-    CPU in the first of them, and is of no use in the others. One process keeps everything.
     keeper: where the state is kept; None keeps none. state: of a training that was killed, which this one goes on with.
     save_every: steps; the state is saved after each epoch too, and when a signal asks for an end.
     notes: what the caller wants to find in the state again.
@@ -55,7 +53,6 @@ class Trainer:
         seed: int,
         device: torch.device,
         cache: Path,
-        shard: bool = False,
         keeper: CheckpointManager | None = None,
         state: State | None = None,
         save_every: int = 1000,
@@ -77,10 +74,8 @@ class Trainer:
         self.phases = PhaseTimer(device)
         # Before Step, which wraps towers and lets them compute things twice.
         self.flops = Flops(self.model, self.train, config)
-        steps, self._shard = self.sampler.steps * config.epochs, shard and world_size() > 1
-        self.step = Step(
-            self.model, recipe, self.train, steps, self.phases, seed, shard=self._shard, tokenizer=data.tokenizer
-        )
+        steps = self.sampler.steps * config.epochs
+        self.step = Step(self.model, recipe, self.train, steps, self.phases, seed, tokenizer=data.tokenizer)
         self._weights = Best(self.step, config.wise_ft)
         self._keeper, self._save_every, self._notes = keeper, save_every, notes or {}
         # position: steps done in this epoch, whose losses these are; drawn: what it was drawn from.
@@ -150,8 +145,7 @@ class Trainer:
                 "step": self.step.number,
                 "epoch": self.epoch,
                 "train_loss": total(torch.stack(self._losses)).mean().item(),
-                # Of a shared model everyone's part is needed.
-                **of_first(self._validate() if self._shard or not rank() else {}),
+                **of_first({} if rank() else self._validate()),
                 **rates,
                 "temperature": 1 / self.model.temperature().item(),
                 **speed,
@@ -207,11 +201,10 @@ class Trainer:
     def _save(self, on_row: OnRow) -> None:
         everyone = all_values(random_state())
         losses = total(torch.stack(self._losses)) if self._losses else None
-        # Where weights are shared out they come together here, for which every process is needed.
-        tensors = self._weights.tensors() | self.step.tensors() if self._shard or self._keeper else {}
         if not self._keeper:
             self._tell(on_row)
             return
+        tensors = self._weights.tensors() | self.step.tensors()
         tensors |= {f"random.{n}.{name}": each for n, states in enumerate(everyone) for name, each in states.items()}
         if losses is not None:
             tensors["losses"] = losses

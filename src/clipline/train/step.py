@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from clipline.config.recipe import Recipe
@@ -19,7 +18,6 @@ from clipline.train.augment import Augmentation
 from clipline.train.average import Average
 from clipline.train.batches import Batches, Inputs
 from clipline.train.distributed.gather import rank, sum_gradients, world_size
-from clipline.train.distributed.shard import EvenTowers, clip_gradients, even_chunks, like, share_out, whole
 from clipline.train.objective import Objective
 from clipline.train.optim import Scheduler, build_optimizer, learning_rates, set_frozen
 from clipline.train.phases import PhaseTimer
@@ -27,21 +25,19 @@ from clipline.train.towers import Towers, chunks, compiled
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process's images and captions of a batch. start: where they stand in it; most: the most of any process."""
+class LocalBatch:
+    """One process's images and captions of a batch. start: its first image and its first caption in the whole batch."""
 
     images: np.ndarray
     captions: np.ndarray
     start: tuple[int, int]
-    most: tuple[int, int]
 
 
 class Step:
     """Call it with a batch's image and caption indices. number: steps done. parameters: all that may learn, by name.
 
-    In several processes each takes its share of the batch, and all take the same step. shard: they also share out the
-    towers' weights; shell is then a copy of the model without any. tokenizer: what synonyms in the recipe need. Raises
-    UsageError for settings that do not go together with the device or with `shard`.
+    In several processes each takes its share of the batch, and all take the same step. tokenizer: what synonyms in the
+    recipe need. Raises UsageError for settings that do not go together with the device.
     """
 
     def __init__(
@@ -53,14 +49,12 @@ class Step:
         phases: PhaseTimer,
         seed: int,
         *,
-        shard: bool = False,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.model, self.config, self.data, self.phases = model, recipe.train, data, phases
         self.number = 0
         batch_norm.prepare(model, self.config, data.device)
-        self.towers = (EvenTowers if shard else Towers)(model, self.config, data.device)
-        self.shell = share_out(model, self.config, data.device) if shard else None
+        self.towers = Towers(model, self.config, data.device)
         self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self.objective = Objective(model)
         # Where several processes share a batch, messages stand in the middle of it.
@@ -84,7 +78,7 @@ class Step:
     def __call__(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
         """Indices int64 [b] and int64 [t] into the split -> the loss, detached, on the device."""
         with self.phases("data"):
-            own = self._share(images, captions)
+            own = self._local(images, captions)
             inputs = self.data.images(own.images), self.data.texts(own.captions)
             if self._augments:
                 # Of its rows in the whole batch: what is drawn is the same in however many processes.
@@ -100,12 +94,10 @@ class Step:
             loss = self._backward(inputs, ids, own)
             if recorded:
                 loss = loss.clone()  # the next step of a recorded graph writes where this one's is
-            # Those of shares are sums already.
-            sum_gradients(each for each in self.parameters.values() if not isinstance(each, DTensor))
+            sum_gradients(self.parameters.values())
         with self.phases("optimizer"):
             if self.config.grad_clip:
-                clip = clip_gradients if self.shell else clip_grad_norm_
-                clip(list(self.parameters.values()), self.config.grad_clip)
+                clip_grad_norm_(list(self.parameters.values()), self.config.grad_clip)
             self.optimizer.step()
             self.scheduler.step()
             self.model.temperature.clamp_()
@@ -118,10 +110,10 @@ class Step:
         """See `optim.learning_rates`."""
         return learning_rates(self.optimizer)
 
-    def _share(self, images: np.ndarray, captions: np.ndarray) -> Share:
+    def _local(self, images: np.ndarray, captions: np.ndarray) -> LocalBatch:
         """This process's images and their captions."""
         if world_size() == 1:
-            return Share(images, captions, (0, 0), (len(images), len(captions)))
+            return LocalBatch(images, captions, (0, 0))
         bounds = np.linspace(0, len(images), world_size() + 1).astype(int)
         if len(images) == len(captions):  # pairs
             limits = bounds
@@ -130,27 +122,18 @@ class Step:
             owner = np.argsort(images)[np.searchsorted(np.sort(images), self.data.split.caption_image[captions])]
             limits = np.searchsorted(owner, bounds)
         i, j = (slice(*each[rank() : rank() + 2]) for each in (bounds, limits))
-        most = int(np.diff(bounds).max()), int(np.diff(limits).max())
-        return Share(images[i], captions[j], (int(i.start), int(j.start)), most)
+        return LocalBatch(images[i], captions[j], (int(i.start), int(j.start)))
 
-    def _backward(self, inputs: tuple[Tensor, Inputs], ids: list[Tensor], own: Share) -> Tensor:
+    def _backward(self, inputs: tuple[Tensor, Inputs], ids: list[Tensor], own: LocalBatch) -> Tensor:
         """Add this process's part of the gradient. Returns its part of the loss, detached."""
 
         def loss_of(image_BD: Tensor, text_TD: Tensor) -> Tensor:
             return self._loss_of(image_BD, text_TD, *ids, own.start)
 
-        def loss_of_own(image_BD: Tensor, text_TD: Tensor) -> Tensor:
-            # Behind the own rows may stand those that make the chunks even.
-            return loss_of(image_BD[: len(own.images)], text_TD[: len(own.captions)])
-
         towers = self.towers
         if size := self.config.chunk:
-            if self.shell:
-                pixels, texts = (even_chunks(each, size, most) for each, most in zip(inputs, own.most, strict=True))
-            else:
-                pixels, texts = (chunks(each, size) for each in inputs)
-            loss = loss_of_own if self.shell else loss_of
-            return grad_cache.backward(pixels, texts, towers.image, towers.text, loss, model=self.model)
+            pixels, texts = (chunks(each, size) for each in inputs)
+            return grad_cache.backward(pixels, texts, towers.image, towers.text, loss_of, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
         loss.backward()
         return loss.detach()
@@ -158,10 +141,7 @@ class Step:
     # ------------------------------------------------------------ what is kept for a restart
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments, the averages, and what augmentation draws from; whole, in the first process.
-
-        Where weights are shared out every process must call it, and the others get nothing.
-        """
+        """The optimiser's moments, the averages, and what augmentation draws from."""
         found = {
             f"optimizer.{index}.{key}": value
             for index, moments in self.optimizer.state_dict()["state"].items()
@@ -171,7 +151,7 @@ class Step:
             found |= {f"average.{name}": value for name, value in self.average.weights.items()}
         if self.augment:
             found["augment"] = self.augment.generator.get_state()
-        return whole(found) if self.shell else found
+        return found
 
     def facts(self) -> dict[str, Any]:
         """Counters and rates."""
@@ -189,9 +169,10 @@ class Step:
             if kind == "optimizer":
                 index, key = rest.split(".")
                 moments = state["state"].setdefault(int(index), {})
-                moments[key] = value if key == "step" else like(value, parameters[int(index)])
+                like = parameters[int(index)]
+                moments[key] = value if key == "step" else torch.empty_like(like, requires_grad=False).copy_(value)
             elif kind == "average":
-                self.average.weights[rest].copy_(like(value, self.parameters[rest]))
+                self.average.weights[rest].copy_(value)
         self.optimizer.load_state_dict(state)
         for group, rate in zip(self.optimizer.param_groups, facts["rates"], strict=True):
             group["lr"] = rate

@@ -2,8 +2,7 @@
 
 Each process computes its share of the loss from its own rows against everyone's (`losses`). The shares add up to the
 loss of the whole batch, and the sums of their gradients are its gradients: to get them, sum over processes and divide
-by nothing (`sum_gradients`; torch's DDP divides by the processes: multiply the share by `world_size` under it; `shard`
-has FSDP2 sum its own).
+by nothing (`sum_gradients`; torch's DDP divides by the processes: multiply the share by `world_size` under it).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shared weights, and batch norms that keep their statistics: one, two and four processes take the step of one.
+"""Training steps in one, two and four processes: they take the step that one process takes.
 
 All processes come from one script (see the end), forked once torch is imported, and write what they found.
 """
@@ -16,19 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # FSDP2 would import it in each process
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
 
 from clipline.config.recipe import Recipe
 from clipline.data.prepared import Prepared
-from clipline.errors import UsageError
 from clipline.model.clip import build_model
 from clipline.train.batches import Batches
 from clipline.train.distributed.gather import rank, world_size
 from clipline.train.distributed.processes import total
-from clipline.train.distributed.shard import blocks, even_chunks, whole
 from clipline.train.loop import Trainer
 from clipline.train.phases import PhaseTimer
 from clipline.train.state import CheckpointManager
@@ -56,7 +52,7 @@ FROZEN = NORMS | {"train.batch_norm": "frozen"}
 CASES = {
     "plain": {},
     "chunks": {"train.chunk": 3},
-    # Of seven images two processes have chunks of four and three: the latter repeats an image.
+    # Of seven images one of two processes has four chunks and the other three.
     "chunks of one": {"train.chunk": 1},
     "thawing in chunks": {"train.chunk": 2, "train.freeze": THAWING},
     "thawing": {"train.freeze": THAWING, "train.grad_clip": 0.01, "train.ema": 0.9}
@@ -68,19 +64,17 @@ CASES = {
     "frozen norms in chunks of one": FROZEN | {"train.chunk": 1},
     "norms": NORMS,
 }
-# What world and route: many small messages take their time.
-RUNS = [(case, 1, "whole") for case in CASES]
-RUNS += [(case, 2, "shared") for case in CASES if "norms" not in case or case == "frozen norms"]
-RUNS += [(case, 2, "whole") for case in CASES if "norms" in case]
-RUNS += [(case, 4, "shared") for case in ("plain", "chunks", "thawing")]
+# A case and a number of processes.
+RUNS = [(case, world) for case in CASES for world in (1, 2)]
+RUNS += [(case, 4) for case in ("plain", "chunks", "thawing")]
 KEPT = {}
 
 
 @pytest.fixture
 def found(prepared, make_recipe, tmp_path_factory):
-    """found(case, world, route) -> what the first process found: tensors by name."""
+    """The folder in which the first process of each run left what it found: tensors by name."""
     if not KEPT:
-        folder = tmp_path_factory.mktemp("shard")
+        folder = tmp_path_factory.mktemp("steps")
         for name, changes in CASES.items():
             (folder / f"{name}.json").write_text(make_recipe(PLAIN | changes).model_dump_json())
         (folder / "trained.json").write_text(make_recipe(PLAIN | TRAINED).model_dump_json())
@@ -100,42 +94,32 @@ def assert_close(found, wanted, rtol, atol):
         )
 
 
-@pytest.mark.parametrize(("case", "world", "route"), [run for run in RUNS if run[1] > 1 and run[0] != "norms"])
-def test_losses_gradients_and_weights_are_those_of_one_process(found, case, world, route):
+@pytest.mark.parametrize(("case", "world"), [run for run in RUNS if run[1] > 1 and run[0] != "norms"])
+def test_losses_gradients_and_weights_are_those_of_one_process(found, case, world):
     """Over two steps, of which each begins an epoch."""
-    wanted = load_file(found / f"{case}-1-whole.safetensors")
-    assert_close(load_file(found / f"{case}-{world}-{route}.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+    wanted = load_file(found / f"{case}-1.safetensors")
+    assert_close(load_file(found / f"{case}-{world}.safetensors"), wanted, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("case", ["chunks", "chunks of one", "frozen norms in chunks", "frozen norms in chunks of one"])
 def test_chunks_change_nothing_either(found, case):
-    wanted = load_file(found / f"{case.partition(' in ')[0].replace(case, 'plain')}-1-whole.safetensors")
-    assert_close(load_file(found / f"{case}-1-whole.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+    wanted = load_file(found / f"{case.partition(' in ')[0].replace(case, 'plain')}-1.safetensors")
+    assert_close(load_file(found / f"{case}-1.safetensors"), wanted, rtol=1e-9, atol=1e-13)
 
 
 def test_there_is_something_to_compare(found):
-    thawing = load_file(found / "thawing-1-whole.safetensors")
+    thawing = load_file(found / "thawing-1.safetensors")
     deep = [name for name in thawing if name.startswith("gradient.") and "blocks.0.attn.qkv.weight" in name]
     assert deep == ["gradient.1.image_tower.net.blocks.0.attn.qkv.weight"]
     squares = sum(each.square().sum() for name, each in thawing.items() if name.startswith("gradient.1."))
     assert squares.sqrt().item() == pytest.approx(0.01, rel=1e-3)
-    norms = load_file(found / "frozen norms-1-whole.safetensors")
+    norms = load_file(found / "frozen norms-1.safetensors")
     assert any("gradient.0.image_tower.net.bn1.weight" in name and each.any() for name, each in norms.items())
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_each_process_has_its_share(found, world):
-    facts = json.loads((found / f"plain-{world}-shared.json").read_text())
-    # Of the towers, by rows: the first process has the odd ones (and what has one row only).
-    assert facts["whole"] / world <= facts["own"] < 1.1 * facts["whole"] / world
-    assert facts["moments"] == 2 * facts["own"]
-    assert "temperature.log_scale" in facts["everywhere"]
-    assert all(name.startswith(("image_head", "text_head", "temperature")) for name in facts["everywhere"])
 
 
 def test_norms_follow_the_first_share_where_processes_have_their_own(found):
     """Batch norm as it is: other embeddings and another loss than one process's, and statistics of a share."""
-    one, two = (load_file(found / f"norms-{world}-whole.safetensors") for world in (1, 2))
+    one, two = (load_file(found / f"norms-{world}.safetensors") for world in (1, 2))
     assert abs(two["loss.0"] - one["loss.0"]) > 1e-6
     name = "buffer.image_tower.net.bn1.running_mean"
     assert not torch.allclose(two[name], one[name], rtol=1e-3)
@@ -156,7 +140,7 @@ TRAINED = {
 }
 
 
-def test_a_shared_training_ends_in_the_model_of_one_process(found):
+def test_a_training_in_two_processes_ends_in_the_model_of_one(found):
     one, two = (load_file(found / f"trained-{world}-first.safetensors") for world in (1, 2))
     assert_close(two, one, rtol=1e-3, atol=1e-5)
 
@@ -184,39 +168,10 @@ def test_the_state_is_the_file_that_one_process_writes(found):
     )
 
 
-# ---------------------------------------------------------------- parts
-
-
-def test_blocks_of_towers(make_recipe):
-    model = build_model(make_recipe(PLAIN | {"image": NORMS["image"]}), 100)
-    names = {id(module): name for name, module in model.named_modules()}
-    found = [names[id(each)] for each in (*blocks(model.image_tower), *blocks(model.text_tower))]
-    stages = [f"image_tower.net.layer{n}.0" for n in range(1, 5)]
-    layers = [f"text_tower.net.encoder.layer.{n}" for n in range(2)]
-    assert found == stages + layers
-
-
-def test_even_chunks():
-    rows = torch.arange(7)
-    assert [each.tolist() for each in even_chunks(rows, 3, 7)] == [[0, 1, 2], [3, 4], [5, 6]]
-    assert [each.tolist() for each in even_chunks(rows[:2], 3, 12)] == [[0], [1], [1], [1]]
-    both = even_chunks((rows, 10 * rows), 4, 9)
-    assert [tuple(len(each) for each in pair) for pair in both] == [(3, 3), (2, 2), (2, 2)]
-    assert all(torch.equal(10 * first, second) for first, second in both)
-
-
-def test_a_compiled_tower_is_not_shared(make_recipe, prepared):
-    data = Prepared(prepared)
-    recipe = make_recipe(PLAIN | {"train.compile": True})
-    model = build_model(recipe, data.vocab_size)
-    with pytest.raises(UsageError, match=r"train\.compile: false"):
-        Step(model, recipe, Batches(data.split("train"), {}, CPU), 1, PhaseTimer(CPU), 0, shard=True)
-
-
 # ---------------------------------------------------------------- what each process runs
 
 
-def take_steps(recipe, data, route):
+def take_steps(recipe, data):
     """Some steps in float64 -> all that came of them."""
     torch.manual_seed(0)
     model, split = build_model(recipe, data.vocab_size).double(), data.split("train")
@@ -224,7 +179,7 @@ def take_steps(recipe, data, route):
     if not recipe.text.trainable:
         features["text"] = torch.randn(len(split.captions), model.text_tower.width, dtype=torch.float64)
     batches = Batches(split, features, CPU)
-    step = Step(model, recipe, batches, STEPS, PhaseTimer(CPU), 0, shard=route == "shared")
+    step = Step(model, recipe, batches, STEPS, PhaseTimer(CPU), 0)
     found = {}
     if world_size() == 1 and recipe.train.batch_norm == "batch" and recipe.image.tower == "timm":
         alone = copy.deepcopy(model.image_tower)
@@ -238,31 +193,15 @@ def take_steps(recipe, data, route):
         found[f"loss.{number}"] = total(step(images, captions))
         found |= {f"buffer.{name}": each.clone() for name, each in model.named_buffers() if number == 0}
         gradients = {name: each.grad for name, each in step.parameters.items() if each.grad is not None}
-        found |= {f"gradient.{number}.{name}": each for name, each in everywhere(gradients).items()}
-    found |= {f"weight.{name}": each for name, each in everywhere(step.parameters).items()}
+        found |= {f"gradient.{number}.{name}": each for name, each in contiguous(gradients).items()}
+    found |= {f"weight.{name}": each for name, each in contiguous(step.parameters).items()}
     if step.average:
-        found |= {f"average.{name}": each for name, each in everywhere(step.average.weights).items()}
-    return found, facts(step)
+        found |= {f"average.{name}": each for name, each in contiguous(step.average.weights).items()}
+    return found
 
 
-def everywhere(tensors):
-    """Whole copies, in the first process; every process takes part."""
-    return {name: each.clone(memory_format=torch.contiguous_format) for name, each in whole(tensors).items()}
-
-
-def facts(step):
-    towers = {name: each for name, each in step.parameters.items() if "_tower." in name}
-    moments = [step.optimizer.state[each] for each in towers.values()]
-    return {
-        "whole": sum(each.numel() for each in towers.values()),
-        "own": sum(local(each).numel() for each in towers.values()),
-        "moments": sum(local(each[kind]).numel() for each in moments for kind in ("exp_avg", "exp_avg_sq") if each),
-        "everywhere": [name for name, each in step.parameters.items() if not isinstance(each, DTensor)],
-    }
-
-
-def local(tensor):
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def contiguous(tensors):
+    return {name: each.detach().clone(memory_format=torch.contiguous_format) for name, each in tensors.items()}
 
 
 def train(recipe, data, folder):
@@ -276,7 +215,6 @@ def train(recipe, data, folder):
             seed=0,
             device=CPU,
             cache=folder / "cache",
-            shard=True,
             keeper=None if rank() else keeper,
             state=keeper.newest(),
             save_every=3,
@@ -309,11 +247,10 @@ def main(number, world, prepared, folder):
         train(Recipe.from_yaml(folder / "trained.json"), data, folder)
     # Without its cast to float32.
     Towers._run = lambda self, tower, *inputs: tower(*inputs)
-    for case, _, route in [run for run in RUNS if run[1] == world]:
-        tensors, own = take_steps(Recipe.from_yaml(folder / f"{case}.json"), data, route)
+    for case in (case for case, size in RUNS if size == world):
+        tensors = take_steps(Recipe.from_yaml(folder / f"{case}.json"), data)
         if not number:
-            save_file(tensors, folder / f"{case}-{world}-{route}.safetensors")
-            (folder / f"{case}-{world}-{route}.json").write_text(json.dumps(own))
+            save_file(tensors, folder / f"{case}-{world}.safetensors")
     if world > 1:
         dist.destroy_process_group()
 
