@@ -1,4 +1,4 @@
-"""Reading and cleaning captions, and saying what was dropped."""
+"""Captions are read, cleaned and filtered, and what is dropped is counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipline.config.dataset import CaptionRules
-from clipline.data.captions import Caption, Dropped, choose, clean, read_captions, without_repeats, words
+from clipline.data.captions import Caption, Dropped, clean, filter_captions, read_captions, without_repeats, words
 from clipline.errors import CliplineError
 
 
@@ -51,10 +51,10 @@ def rows(*texts: str, image: str = "a.jpg") -> list[Caption]:
     return [Caption(image, text, None, line) for line, text in enumerate(texts, start=2)]
 
 
-def test_choose_counts_each_reason_with_examples() -> None:
+def test_each_reason_is_counted_with_examples() -> None:
     dropped = Dropped()
     captions = rows("one two three", "one", ".", "", "a b c d e f", " one  two ")
-    kept = choose(captions, CaptionRules(min_words=2, max_words=5), dropped)
+    kept = filter_captions(captions, CaptionRules(min_words=2, max_words=5), dropped)
     assert [caption.text for caption in kept] == ["one two three", "one two"]
     report = dropped.report()
     assert {reason: part["count"] for reason, part in report.items()} == {
@@ -68,7 +68,7 @@ def test_choose_counts_each_reason_with_examples() -> None:
 
 def test_examples_stay_few() -> None:
     dropped = Dropped()
-    choose(rows(*[""] * 100), CaptionRules(), dropped)
+    filter_captions(rows(*[""] * 100), CaptionRules(), dropped)
     assert dropped.counts == {"no words": 100}
     assert len(dropped.examples["no words"]) == 5
 
@@ -112,12 +112,12 @@ def test_read_takes_the_split_column_wherever_it_is(tmp_path: Path) -> None:
         (b"", "line 1: no column `image`; needed: image, caption; found: nothing"),
         (b"image,text\na.jpg,x\n", "line 1: no column `caption`; needed: image, caption; found: image, text"),
         (b"image,caption\n", "no captions below the header"),
-        (b"image,caption\na.jpg,ok\nb.jpg,caf\xe9 \n", "line 3: not UTF-8 (bytes e9 20 0a)"),
+        (b"image,caption\na.jpg,ok\nb.jpg,caf\xe9 \n", "line 3: not UTF-8 (byte 0xe9)"),
         (b"image,caption\na.jpg,ok\nb.jpg\n", "line 3: 1 columns where the header has 2: 'b.jpg'"),
         (b"image,caption\na.jpg,one, two\n", "line 2: 3 columns where the header has 2"),
         (b"image,caption\na.jpg,ok\n,x\n", "line 3: the image name is empty"),
-        (b'image,caption\na.jpg,ok\nb.jpg,"open\nc.jpg,x\n', "line 3: unexpected end of data"),
-        (b'image,caption\na.jpg,"x" y\n', "line 2: ',' expected after '\"'"),
+        (b'image,caption\na.jpg,ok\nb.jpg,"open\nc.jpg,x\n', "line 3: unreadable: unexpected end of data"),
+        (b'image,caption\na.jpg,"x" y\n', "line 2: unreadable: ',' expected after '\"'"),
     ],
 )
 def test_unreadable_captions_say_the_line(tmp_path: Path, content: bytes, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""The official lists against the real dataset's captions, where it is at hand (it may not be in the repository)."""
+"""The official lists and the real dataset's captions, where a copy of it exists (it may not be in the repository)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clipline.config.dataset import CaptionRules, OfficialSplit
-from clipline.data.captions import Caption, Dropped, choose, read_captions, without_repeats
+from clipline.data.captions import Caption, Dropped, filter_captions, read_captions, without_repeats
 from clipline.data.images import absent_from
-from clipline.data.splits import known
+from clipline.data.splits import assigned
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "flickr8k" / "flickr8k.zip"
 pytestmark = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"needs Flickr8k: {ARCHIVE}")
@@ -27,15 +27,15 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> list[Caption]:
 
 def test_the_lists_name_all_but_91_images(captions: list[Caption]) -> None:
     images = {caption.image for caption in captions}
-    listed = known(OfficialSplit(kind="flickr8k"), captions)
+    listed = assigned(OfficialSplit(kind="flickr8k"), captions)
     assert (len(captions), len(images), len(images - listed.keys())) == (40_455, 8_091, 91)
     assert absent_from(listed, images, 0.0) == []
 
 
 def test_the_test_split_keeps_its_5000_captions(captions: list[Caption]) -> None:
-    listed = known(OfficialSplit(kind="flickr8k"), captions)
+    listed = assigned(OfficialSplit(kind="flickr8k"), captions)
     dropped = Dropped()
-    kept = [caption for caption in choose(captions, CaptionRules(), dropped) if caption.image in listed]
+    kept = [caption for caption in filter_captions(captions, CaptionRules(), dropped) if caption.image in listed]
     kept = without_repeats(kept, listed, dropped)
     assert Counter(listed[caption.image] for caption in kept) == {"train": 29_988, "val": 5_000, "test": 5_000}
     assert dropped.counts == {"repeats another caption of its training image": 12}

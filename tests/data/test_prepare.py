@@ -1,9 +1,8 @@
-"""The whole of preprocess on small data: what is kept, what is left out and why, and that kills lose nothing."""
+"""Preprocessing of small datasets: what is kept, what is left out and why, and that a kill loses nothing."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 import shutil
@@ -25,6 +24,7 @@ from clipline.data.prepare import prepare
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.image import Preprocess
+from clipline.utils import checksums
 from tests.helpers import unprivileged
 
 TABLES = ["captions.parquet", "images.parquet"]
@@ -40,7 +40,7 @@ def test_files_follow_the_contract(source, run: Callable, tmp_path: Path) -> Non
     report = run()
     out = tmp_path / "prepared"
     assert sorted(path.name for path in out.iterdir()) == FILES
-    assert json.loads((out / "report.json").read_text()) == report
+    assert checksums.read_verified(out / "report.json") == report
     images, captions = table(out, "images"), table(out, "captions")
     pixels, tokens = np.load(out / "images.npy", mmap_mode="r"), np.load(out / "tokens.npy")
     assert (pixels.shape, pixels.dtype) == ((12, 32, 32, 3), np.uint8)
@@ -432,28 +432,28 @@ def test_a_full_disk_is_one_clear_error(source, settings: Callable, tmp_path: Pa
     done = subprocess.run(call(tmp_path, job, 0, 20_000), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"CliplineError: cannot write {tmp_path}/prepared: File too large" in done.stderr
-    assert "Fix: free some room" in done.stderr
+    assert "Fix: free some space" in done.stderr
     assert not list(tmp_path.glob("*prepared*"))
 
 
-def test_too_little_room_is_seen_before_the_work(source, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_noticed_before_the_work(source, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     source.fill(12)
     usage = shutil.disk_usage("/")._replace(free=12 * 32 * 32 * 3 - 1)
     monkeypatch.setattr("clipline.data.images.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(CliplineError, match=r"12 images of 32 x 32 pixels need 0\.0 GB.*Fix: free some room"):
+    with pytest.raises(CliplineError, match=r"12 images of 32 x 32 pixels need 0\.0 GB.*Fix: free some space"):
         run()
 
 
 def test_a_forbidden_folder_is_one_clear_error(source, settings: Callable) -> None:
     source.fill(8)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        shutil.copytree(source.write(), place / "raw")
-        (place / "data").mkdir(mode=0o555)
-        place.chmod(0o755)
-        expected = re.escape(f"cannot write {place}/data/prepared: Permission denied")
+        folder = Path(name)
+        shutil.copytree(source.write(), folder / "raw")
+        (folder / "data").mkdir(mode=0o555)
+        folder.chmod(0o755)
+        expected = re.escape(f"cannot write {folder}/data/prepared: Permission denied")
         with unprivileged(), pytest.raises(CliplineError, match=expected):
-            prepare(place / "raw", place / "data" / "prepared", *settings(), max_broken=0.0)
+            prepare(folder / "raw", folder / "data" / "prepared", *settings(), max_broken=0.0)
 
 
 def test_data_that_is_a_file_is_one_clear_error(source, settings: Callable, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_it_runs_from_its_own_folder(bundle, tools, tmp_path):
     ran = run(tools, tmp_path / "examples")
     assert output_of(ran, "done.embedded").startswith("'30 pictures embedded")
     first = re.search(r"path='(\S+)'", output_of(ran, "found[0][:2]"))[1]
-    assert "green" in {thing.colour for thing in drawn[first].things}
+    assert "green" in {item.colour for item in drawn[first].objects}
     assert first == re.search(r"'(\S+)'", output_of(ran, "scores.argsort()"))[1]
     assert [picture.width for picture in pictures(ran)] == [1224] * 5
     assert not list((tmp_path / "examples").iterdir())

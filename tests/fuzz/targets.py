@@ -20,7 +20,7 @@ from clipline.config.dataset import Archive, CaptionRules, Expect, HashSplit, No
 from clipline.data.captions import clean, read_captions
 from clipline.data.sources import archive as archives
 from clipline.data.sources import fetch
-from clipline.data.sources.raw import Row, write_captions
+from clipline.data.sources.raw import CaptionRow, write_captions
 from clipline.data.sources.table import read_table
 from clipline.embed.item import Failure
 from clipline.embed.sources.shards import Shards
@@ -121,7 +121,7 @@ def _allowed(call: Callable, path: Path) -> object:
         return None
 
 
-def _round_trip(rows: list[Row] | None, path: Path) -> None:
+def _round_trip(rows: list[CaptionRow] | None, path: Path) -> None:
     if not rows:
         return
     write_captions(path, rows)

@@ -1,6 +1,6 @@
 """Archives made to harm, each refused in words: nothing outside, nothing half, bounded time and memory.
 
-More of them, and cut and killed ones, are in tests/data/sources/test_extract.py; tar shards in
+More of them, and cut and killed ones, are in tests/data/archives/test_extract.py; tar shards in
 tests/embed/sources/test_shards.py.
 """
 
@@ -86,7 +86,7 @@ def central(path: Path, name: str, at: int, value: bytes) -> Path:
 def test_methods_that_unpack_without_bounds_are_refused(method, refused, tmp_path):
     """900 bytes of bzip2 hold a gigabyte, and zipfile would take it in one piece."""
     said = refused(zipped(tmp_path / "a.zip", FILES, method))
-    assert "only stored and deflated ones are unpacked here. Pack it anew" in said
+    assert "only stored and deflated ones are unpacked here. Fix: pack it again" in said
     assert "'captions.txt' is packed with" in said
 
 
@@ -124,7 +124,7 @@ def test_an_archive_in_an_archive_is_a_file_like_any_other(refused, tmp_path):
     [
         (42, struct.pack("<I", 0x7FFFFFFF), "cut short or damaged"),  # where its header should be
         (10, struct.pack("<H", 99), "packed with method 99"),
-        (6, struct.pack("<H", 0xFF), "Pack it anew as a plain zip"),  # a version of zip from the future
+        (6, struct.pack("<H", 0xFF), "pack it again as a plain zip"),  # a version of zip from the future
         (8, struct.pack("<H", 1), "password"),
         (16, b"\0\0\0\0", "Bad CRC-32"),
     ],

@@ -23,9 +23,9 @@ from clipline.config.recipe import Recipe
 from clipline.config.run import Params, load_run
 from clipline.data.archives.members import DamagedError, safe_name
 from clipline.data.archives.readers import Zip
-from clipline.data.captions import Caption, Dropped, choose, clean, read_captions
-from clipline.data.sources.raw import Row, flat_name, flat_names, write_captions
-from clipline.data.sources.records import decode, records
+from clipline.data.captions import Caption, Dropped, clean, filter_captions, read_captions
+from clipline.data.records import decode, records
+from clipline.data.sources.raw import CaptionRow, flat_name, flat_names, write_captions
 from clipline.data.sources.table import read_table
 from clipline.embed.sources.table import Table
 from clipline.embeddings import manifest as embeddings
@@ -77,7 +77,7 @@ def test_words_of_letters_and_digits_lose_nothing(word):
 def test_every_caption_is_kept_or_counted(texts, least, most):
     dropped = Dropped()
     rows = [Caption("a.jpg", text, None, line) for line, text in enumerate(texts, 2)]
-    kept = choose(rows, CaptionRules(min_words=least, max_words=most), dropped)
+    kept = filter_captions(rows, CaptionRules(min_words=least, max_words=most), dropped)
     assert len(kept) + sum(dropped.counts.values()) == len(texts)
     assert all(caption.text for caption in kept)
     json.dumps(dropped.report()).encode()
@@ -91,7 +91,7 @@ NAME = ANY.filter(bool)
 @example([("a\r.jpg", "", None)])
 @example([("a.jpg", "\ufeff", None), ('"', '""', None)])
 def test_captions_are_read_as_they_were_written(tmp_path, rows):
-    rows = [Row(*row) for row in rows]
+    rows = [CaptionRow(*row) for row in rows]
     write_captions(tmp_path / "captions.csv", rows)
     found = read_captions(tmp_path / "captions.csv")
     assert [(row.image, row.text) for row in found] == [(row.image, row.caption) for row in rows]

@@ -1,1 +1,1 @@
-"""Datasets: where they come from, which captions and splits they have, how they are packed and read."""
+"""Datasets: where they come from (`sources/`), their captions and splits, and data/prepared, which training reads."""

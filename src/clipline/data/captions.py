@@ -1,14 +1,12 @@
-"""Read, clean and choose captions, and account for each that is dropped.
+"""Read, clean and filter captions, and count each one that is dropped.
 
-What a model learns from is decided here, so nothing disappears silently: every caption that is read is either
-kept or counted under one reason, with examples.
+This decides what a model learns from, so nothing disappears silently: every caption that is read is either kept, or
+counted under one reason, with examples.
 """
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -17,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from clipline.config.dataset import CaptionRules
+from clipline.data.records import decode, records
 from clipline.errors import CliplineError
 
 EXAMPLES = 5
 # Only closed entities: `AT&T` and `cats &notes` are text, `AT&amp;T` is not.
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-# Invisible characters that still mean something: joiners (Persian, Indic scripts, emoji) and emoji flag tags.
+# Invisible characters that have a meaning: joiners (Persian, Indic scripts, emoji) and the tags of emoji flags.
 _MEANINGFUL_FORMAT = {"\u200c", "\u200d"} | {chr(code) for code in range(0xE0020, 0xE0080)}
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """One row of captions.csv. split: the table's own, if it has one. line: where the row starts, from 1."""
+    """One row of captions.csv.
+
+    image: file name. split: what the table's split column says, None without that column. line: where the row starts,
+    from 1.
+    """
 
     image: str
     text: str
@@ -38,13 +41,13 @@ class Caption:
 
 @dataclass
 class Dropped:
-    """Captions that were left out: how many for each reason, and the first few of each."""
+    """The captions that were left out: how many for each reason, and the first few of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, reason: str, caption: Caption) -> None:
-        """`caption` is left out because of `reason`."""
+        """Count `caption` as left out because of `reason`."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         shown = self.examples.setdefault(reason, [])
         if len(shown) < EXAMPLES:
@@ -57,49 +60,27 @@ class Dropped:
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """captions.csv (UTF-8; columns image, caption and perhaps split) -> its rows, uncleaned.
+    """Read captions.csv (UTF-8; columns image, caption and perhaps split), without cleaning.
 
-    Raises CliplineError with the line where the file is missing, is not UTF-8, lacks a column or is no CSV.
+    Raises CliplineError, with the line, where the file is missing, is not UTF-8 or not CSV, or lacks a column.
     """
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
-    start = 1
     try:
-        header = next(reader, [])
-        columns = _columns(header, path)
-        captions: list[Caption] = []
-        start = reader.line_num + 1
-        for row in reader:
-            if row:
-                captions.append(_caption(row, columns, len(header), f"{path}: line {start}", start))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise CliplineError(f"{path}: line {start}: {error} (an open quotation mark?)") from None
-    if not captions:
-        raise CliplineError(f"{path}: no captions below the header")
-    return captions
-
-
-def _decode(path: Path) -> str:
-    try:
-        data = path.read_bytes()
+        text = decode(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise CliplineError(f"{path}: no such file. Fix: run the download stage (dvc repro download)") from None
     except OSError as error:
         raise CliplineError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.start + 4].hex(" ")
-        raise CliplineError(f"{path}: line {line}: not UTF-8 (bytes {found}). Fix: save it as UTF-8") from None
-
-
-def _columns(header: list[str], path: Path) -> dict[str, int]:
+    rows = records(text, str(path), keep_blank=True)
+    header = next(rows, (1, []))[1]
     for name in ("image", "caption"):
         if name not in header:
-            found = ", ".join(header) or "nothing"
-            raise CliplineError(f"{path}: line 1: no column `{name}`; needed: image, caption; found: {found}")
-    return {name: header.index(name) for name in ("image", "caption", "split") if name in header}
+            names = ", ".join(header) or "nothing"
+            raise CliplineError(f"{path}: line 1: no column `{name}`; needed: image, caption; found: {names}")
+    columns = {name: header.index(name) for name in ("image", "caption", "split") if name in header}
+    captions = [_caption(row, columns, len(header), f"{path}: line {line}", line) for line, row in rows]
+    if not captions:
+        raise CliplineError(f"{path}: no captions below the header")
+    return captions
 
 
 def _caption(row: list[str], columns: dict[str, int], width: int, where: str, line: int) -> Caption:
@@ -112,33 +93,36 @@ def _caption(row: list[str], columns: dict[str, int], width: int, where: str, li
 
 
 def clean(text: str, lowercase: bool = False) -> str:
-    """NFC, no HTML entities, no control or invisible characters, single spaces; lower case if asked."""
-    text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    """Normalise to NFC, decode HTML entities, drop control and invisible characters, and join by single spaces.
+
+    lowercase: also turn it into lower case.
+    """
+    text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     text = " ".join("".join(map(_visible, text)).split())
-    # Last: a letter and its accent may have stood apart, an invisible character between them.
+    # NFC comes last: a letter and its accent may have stood apart, with an invisible character between them.
     return unicodedata.normalize("NFC", text.lower() if lowercase else text)
 
 
 def _visible(character: str) -> str:
     if character.isascii():
         return character if character.isprintable() else " "
-    kind = unicodedata.category(character)
-    if kind == "Cf":
+    category = unicodedata.category(character)
+    if category == "Cf":
         return character if character in _MEANINGFUL_FORMAT else ""
-    return " " if kind in {"Cc", "Cs", "Zl", "Zp"} else character
+    return " " if category in {"Cc", "Cs", "Zl", "Zp"} else character
 
 
 def words(text: str) -> int:
-    """How many words: runs between spaces that hold a letter or a digit (a lone full stop is none)."""
+    """Count the words: runs between spaces that contain a letter or a digit (a lone full stop is none)."""
     return sum(any(character.isalnum() for character in word) for word in text.split())
 
 
-def choose(captions: Iterable[Caption], rules: CaptionRules, dropped: Dropped) -> list[Caption]:
-    """Captions that keep the rules, cleaned; the others are added to `dropped`."""
+def filter_captions(captions: Iterable[Caption], rules: CaptionRules, dropped: Dropped) -> list[Caption]:
+    """Clean the captions and keep those that pass the rules; the others are added to `dropped`."""
     kept: list[Caption] = []
     for caption in captions:
         text = clean(caption.text, rules.lowercase)
-        reason = _fault(words(text), rules)
+        reason = _broken_rule(words(text), rules)
         if reason is None:
             kept.append(replace(caption, text=text))
         else:
@@ -147,10 +131,10 @@ def choose(captions: Iterable[Caption], rules: CaptionRules, dropped: Dropped) -
 
 
 def without_repeats(captions: Iterable[Caption], split: Mapping[str, str], dropped: Dropped) -> list[Caption]:
-    """`captions` less those of training images that repeat another of their image (letter case aside).
+    """Drop captions that repeat another one of the same training image (letter case aside).
 
-    split: image -> split. Evaluation keeps its repeats: published protocols count each as a query (Flickr8k's
-    5,000), where it does no harm.
+    split: image -> split. Validation and test keep their repeats, which do no harm there: published protocols count
+    each of them as a query (Flickr8k's 5,000).
     """
     kept: list[Caption] = []
     seen: set[tuple[str, str]] = set()
@@ -164,7 +148,7 @@ def without_repeats(captions: Iterable[Caption], split: Mapping[str, str], dropp
     return kept
 
 
-def _fault(count: int, rules: CaptionRules) -> str | None:
+def _broken_rule(count: int, rules: CaptionRules) -> str | None:
     if count == 0:
         return "no words"
     if count < rules.min_words:

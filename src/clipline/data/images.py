@@ -1,4 +1,4 @@
-"""The images of a dataset on their way into the cache: found, packed, split, each one accounted for."""
+"""The images of a dataset on their way into data/prepared: listed, packed and split, each one accounted for."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ SHOWN = 5  # names in an error message
 
 
 class Images:
-    """What became of each image; after `pack`, one is either in rows or under one reason.
+    """What became of each image. After `pack`, an image is either in `rows` or left out for one reason.
 
-    names: to be packed, in order. rows and split: those packed, and the split of each; distinct: how many of
-    them are different pictures. Left out are without_captions (files that no kept caption names), in_no_split
-    (neither lists nor table put them in one), broken (image -> why it cannot be read) and copies.across.
+    names: the images to pack, in order. rows: those that were packed. split: {image: split} of those. distinct: how
+    many of them differ in their pixels. Left out are `without_captions` (no kept caption names the file), `in_no_split`
+    (neither the lists nor the table assign one), `broken` ({image: why it cannot be read}) and `copies.across`.
+
+    folder: holds the image files. captioned: the images that a caption names. assigned: {image: split}, or None where
+    a hash decides. Raises CliplineError where the folder cannot be read.
     """
 
-    def __init__(self, folder: Path, captioned: set[str], known: Mapping[str, str] | None) -> None:
-        """captioned: images that a caption names. known: image -> split, or None where a hash decides."""
+    def __init__(self, folder: Path, captioned: set[str], assigned: Mapping[str, str] | None) -> None:
         if not folder.is_dir():
             raise CliplineError(f"{folder}: no such folder. Fix: run the download stage first")
         try:
             files = {path.name for path in folder.iterdir() if path.is_file()}
         except OSError as error:
             raise CliplineError(f"{folder}: cannot be read: {error.strerror}") from None
-        placed = captioned if known is None else captioned & known.keys()
-        self.folder, self.known = folder, known
+        wanted = captioned if assigned is None else captioned & assigned.keys()
+        self.folder, self.assigned = folder, assigned
         self.without_captions = sorted(files - captioned)
-        self.in_no_split = sorted(captioned - placed)
-        self.broken = dict.fromkeys(sorted(placed - files), "no such file")
-        self.names = sorted(placed & files, key=self._order)
+        self.in_no_split = sorted(captioned - wanted)
+        self.broken = dict.fromkeys(sorted(wanted - files), "no such file")
+        self.names = sorted(wanted & files, key=self._order)
         self.copies = splits.Copies()
         self.rows: list[Packed] = []
         self.split: dict[str, str] = {}
         self.distinct = 0
 
     def _order(self, name: str) -> tuple[int, str]:
-        # Evaluation first: of two copies the one that comes first stays.
-        return (0 if self.known is None else splits.PRECEDENCE.index(self.known[name])), name
+        # Test and validation images come first: of two copies the first one stays.
+        return (0 if self.assigned is None else splits.PRECEDENCE.index(self.assigned[name])), name
 
     def pack(self, preprocess: Preprocess, path: Path, max_broken: float, rule: splits.Split) -> None:
-        """Write `path`, uint8 [N, S, S, 3], and decide what a hash decides.
+        """Write the pixels to `path`, uint8 [N, S, S, 3], and assign splits where a hash decides them.
 
-        Raises CliplineError where too many are broken, the disk is too small, a split is empty, or an image
-        is in two splits.
+        max_broken: the largest fraction of the images that may be broken. rule: the dataset's split settings.
+        Raises CliplineError where more are broken, the disk is too small, a split is empty, or an image is in two
+        splits.
         """
-        self._check_room(preprocess.size, path.parent)
+        self._check_space(preprocess.size, path.parent)
         total = len(self.names) + len(self.broken)
         self.rows, broken = pack(self.folder, self.names, preprocess, path, self._admit)
         self.broken |= {image.name: image.reason for image in broken}
@@ -62,19 +65,19 @@ class Images:
             for image in self.rows:
                 self.copies.admit(image.name, self.split[image.name], image.digest)
         else:
-            self.split = {image.name: self.known[image.name] for image in self.rows}
+            self.split = {image.name: self.assigned[image.name] for image in self.rows}
         rows = ((image.name, self.split[image.name], image.digest) for image in self.rows)
         self.distinct = splits.prove_disjoint(rows)
 
     def _admit(self, name: str, digest: bytes) -> bool:
-        return self.known is None or self.copies.admit(name, self.known[name], digest)
+        return self.assigned is None or self.copies.admit(name, self.assigned[name], digest)
 
-    def _check_room(self, size: int, folder: Path) -> None:
-        need, free = len(self.names) * size * size * 3, shutil.disk_usage(folder).free
-        if need > free:
+    def _check_space(self, size: int, folder: Path) -> None:
+        needed, free = len(self.names) * size * size * 3, shutil.disk_usage(folder).free
+        if needed > free:
             raise CliplineError(
-                f"{len(self.names):,} images of {size} x {size} pixels need {need / 1e9:.1f} GB, but "
-                f"{folder} has {free / 1e9:.1f} GB free. Fix: free some room, or a smaller inputs.image_size"
+                f"{len(self.names):,} images of {size} x {size} pixels need {needed / 1e9:.1f} GB, but "
+                f"{folder} has {free / 1e9:.1f} GB free. Fix: free some space, or a smaller inputs.image_size"
             )
 
     def _check_broken(self, total: int, max_broken: float) -> None:
@@ -86,7 +89,7 @@ class Images:
             )
 
     def why_without(self, name: str) -> str:
-        """The reason for which captions of an image outside rows are dropped."""
+        """Why the captions of an image that is not in `rows` are dropped."""
         if name in self.broken:
             return "image is missing or unreadable"
         if name in self.copies.across:
@@ -95,7 +98,7 @@ class Images:
 
 
 def absent_from(listed: Mapping[str, str], captioned: set[str], max_absent: float) -> list[str]:
-    """Images of the official lists that the data lack. Raises CliplineError above the fraction max_absent."""
+    """Images of Flickr8k's official lists that the data lack. Raises CliplineError above the fraction `max_absent`."""
     absent = sorted(listed.keys() - captioned)
     if len(absent) > max_absent * len(listed):
         raise CliplineError(

@@ -1,8 +1,8 @@
-"""Decode every image once, with all cores, into one uint8 array that training maps into memory.
+"""Decode every image once, on all cores, into one uint8 array that training maps into memory.
 
-Threads suffice: Pillow releases the interpreter lock while it decodes and resizes. The array is written row
-by row, not through a memory map: a broken image then needs no row, and a full disk raises an error where a
-mapped file would kill the process.
+Threads are enough: Pillow releases the interpreter lock while it decodes and resizes. The array is written row by row,
+not through a memory map: a broken image then takes no row, and a full disk raises an error, where a mapped file would
+kill the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from clipline.utils.threads import map_ordered
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An image in the array. width, height: of the upright original. digest: SHA-256 of its pixels there."""
+    """An image in the array.
+
+    width, height: of the upright original, in pixels. digest: SHA-256 of its pixels in the array.
+    """
 
     name: str
     width: int
@@ -46,10 +49,10 @@ def pack(
     path: Path,
     admit: Callable[[str, bytes], bool],
 ) -> tuple[list[Packed], list[Broken]]:
-    """Write the images `names` below `folder` to `path`, uint8 [N, S, S, 3], in the order given.
+    """Write the images `names` below `folder` to `path`, uint8 [N, S, S, 3], in the given order.
 
-    Rows are exactly what `preprocess.read` gives. Left out are images that cannot be decoded, and those that
-    `admit` refuses, which is called with each name and the digest of its pixels.
+    Rows are exactly what `preprocess.read` returns. Images that cannot be decoded are left out, and so are those for
+    which `admit(name, digest of its pixels)` is false.
     Returns (the N images in the array, the broken ones). Raises OSError where `path` cannot be written.
     """
     packed: list[Packed] = []
@@ -68,7 +71,7 @@ def pack(
 def decode(
     folder: Path, names: Iterable[str], preprocess: Preprocess, workers: int
 ) -> Iterator[tuple[Packed, np.ndarray] | tuple[Broken, None]]:
-    """Each of `names` below `folder` and its pixels, uint8 [S, S, 3], decoded by `workers` threads, in order.
+    """Yield each of `names` below `folder` with its pixels, uint8 [S, S, 3], in order, decoded by `workers` threads.
 
     At most 4 images per thread wait in memory.
     """
@@ -85,7 +88,10 @@ def decode(
 
 
 class PixelWriter:
-    """Writes an .npy file of shape [N, S, S, 3] whose N is known at the end. Use as a context manager."""
+    """Writes an .npy file of shape [N, S, S, 3] where N becomes known at the end. Use as a context manager.
+
+    path: the file to write. size: S, in pixels.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self.rows = 0
@@ -96,12 +102,12 @@ class PixelWriter:
 
     def _header(self) -> None:
         shape = (self.rows, self._size, self._size, 3)
-        # numpy leaves room for the first axis to grow, so a header of another N has the same length.
+        # numpy leaves room for the first axis to grow, so a header with another N has the same length.
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, pixels: np.ndarray) -> None:
-        """One more row: uint8 [S, S, 3]. Raises ValueError for another shape."""
+        """Write one more row, uint8 [S, S, 3]. Raises ValueError for another shape."""
         if pixels.shape != (self._size, self._size, 3):
             raise ValueError(f"shape {pixels.shape} in a file of {self._size} x {self._size} x 3 rows")
         self._file.write(np.ascontiguousarray(pixels, dtype=np.uint8))

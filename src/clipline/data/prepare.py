@@ -1,4 +1,4 @@
-"""Raw images and captions -> data/prepared: choose, split, pack, tokenise; account for what is left out."""
+"""Raw images and captions -> data/prepared: filter, split, pack, tokenise, and account for what is left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from clipline.config.dataset import Dataset, OfficialSplit
 from clipline.config.recipe import Recipe
 from clipline.data import report, splits, tokenizer
-from clipline.data.captions import Caption, Dropped, choose, read_captions, without_repeats
+from clipline.data.captions import Caption, Dropped, filter_captions, read_captions, without_repeats
 from clipline.data.images import Images, absent_from
 from clipline.data.tokenizer import Encoded
 from clipline.errors import CliplineError
@@ -27,35 +27,35 @@ from clipline.utils.files import atomic_folder
 
 
 def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broken: float) -> dict[str, Any]:
-    """Read `raw` (images/, captions.csv), write `out` (see `prepared`), return its report.
+    """Read `raw` (images/, captions.csv), write `out` (which `prepared` reads), and return its report.
 
     Of the dataset it uses `captions` and `split`, of the recipe `inputs`, `text.name` and `text.weights`.
-    max_broken: fraction of the images that may be missing or unreadable.
-    Raises CliplineError where more are, where a split would be empty or leak into another, where the
-    tokenizer cannot be had, or where `out` cannot be written; `out` is then as it was.
+    max_broken: the largest fraction of the images that may be missing or unreadable.
+    Raises CliplineError where more are, where a split would be empty or leak into another, where the tokenizer is not
+    available, or where `out` cannot be written; `out` is then as it was before.
     """
     inputs, dropped = recipe.inputs, Dropped()
     read = read_captions(raw / "captions.csv")
-    captions = choose(read, dataset.captions, dropped)
+    captions = filter_captions(read, dataset.captions, dropped)
     captioned = {caption.image for caption in captions}
-    known = splits.known(dataset.split, read)
+    assigned = splits.assigned(dataset.split, read)
     official = isinstance(dataset.split, OfficialSplit)
-    absent = absent_from(known, captioned, max_broken) if official else []
-    images = Images(raw / "images", captioned, known)
-    # Before the long work: it may lie on the hub, and that may be out of reach.
-    own = tokenizer.find(inputs, recipe.text)
-    with published(out) as folder:
+    absent = absent_from(assigned, captioned, max_broken) if official else []
+    images = Images(raw / "images", captioned, assigned)
+    # Before the long work, since the tower's tokenizer may be on the hub, and that may be out of reach.
+    tower = tokenizer.find(inputs, recipe.text)
+    with _disk_errors(out), atomic_folder(out) as folder:
         preprocess = Preprocess(inputs.image_size, inputs.resize)
         images.pack(preprocess, folder / "images.npy", max_broken, dataset.split)
-        captions = _of_images(captions, images, dropped)
+        captions = _of_packed_images(captions, images, dropped)
         train = [caption.text for caption in captions if images.split[caption.image] == "train"]
-        words, source = tokenizer.build(inputs, own, train)
-        encoded = tokenizer.encode(words, [caption.text for caption in captions])
+        built, source = tokenizer.build(inputs, tower, train)
+        encoded = tokenizer.encode(built, [caption.text for caption in captions])
         _write(folder, images, captions, encoded)
-        words.save(str(folder / "tokenizer.json"))
-        # Pictures are for people: nobody reads them.
+        built.save(str(folder / "tokenizer.json"))
+        # Pictures are for people; no later stage reads them.
         data = sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
-        facts = {
+        contents = {
             "fingerprint": _fingerprint(images, captions, encoded.tokens),
             "images_fingerprint": _images_digest(images).hexdigest(),
             "split": dataset.split.model_dump(),
@@ -63,33 +63,29 @@ def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broke
             "splits": report.sizes(images, captions),
             "images": report.pictures(images, absent),
             "captions": {"read": len(read), "kept": len(captions), "dropped": dropped.report()},
-            "tokenizer": report.tokens(words, source, encoded),
+            "tokenizer": report.tokens(built, source, encoded),
             "files": {name: checksums.file_hash(folder / name) for name in data},
         }
-        checksums.write_with_checksum(folder / "report.json", facts)
-    return facts
+        checksums.write_with_checksum(folder / "report.json", contents)
+    return contents
 
 
 @contextmanager
-def published(out: Path) -> Iterator[Path]:
-    """`atomic_folder`, whose errors say what to do. Raises CliplineError where the disk refuses."""
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Turn an OSError while `out` is made into a CliplineError that says what to do."""
     try:
-        with atomic_folder(out) as folder:
-            yield folder
+        yield
     except OSError as error:
-        raise CliplineError(_disk_fault(error, out)) from error
+        path = Path(error.filename or out)
+        if not path.is_relative_to(out.parent):
+            raise CliplineError(f"{path}: cannot be read: {error.strerror}") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        hint = ". Fix: free some space" if full else f" ({path})"
+        raise CliplineError(f"cannot write {out}: {error.strerror or error}{hint}") from error
 
 
-def _disk_fault(error: OSError, out: Path) -> str:
-    place = Path(error.filename or out)
-    if not place.is_relative_to(out.parent):
-        return f"{place}: cannot be read: {error.strerror}"
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return f"cannot write {out}: {error.strerror or error}{'. Fix: free some room' if full else f' ({place})'}"
-
-
-def _of_images(captions: Sequence[Caption], images: Images, dropped: Dropped) -> list[Caption]:
-    """Captions of the images packed, in the order of these; the others are put to `dropped`."""
+def _of_packed_images(captions: Sequence[Caption], images: Images, dropped: Dropped) -> list[Caption]:
+    """The captions of the packed images, in the order of their rows; the others are added to `dropped`."""
     row = {image.name: number for number, image in enumerate(images.rows)}
     for caption in captions:
         if caption.image not in row:
@@ -131,7 +127,7 @@ def _fingerprint(images: Images, captions: Sequence[Caption], tokens: np.ndarray
 
 
 def _images_digest(images: Images) -> hashlib._Hash:
-    """SHA-256 over names, splits and pixels (by their own digests)."""
+    """SHA-256 over names, splits and the digests of the pixels."""
     digest = hashlib.sha256()
     for image in images.rows:
         digest.update(f"{image.name}\0{images.split[image.name]}\0".encode() + image.digest)

@@ -1,4 +1,4 @@
-"""Read what the preprocess stage wrote: data/prepared."""
+"""Read data/prepared, which the preprocess stage writes: captions, tokens, pixels and tokenizer, by split."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FIX = "Fix: run the preprocess stage again (dvc repro preprocess)"
 
 @dataclass(frozen=True)
 class Split:
-    """One split: n images, c captions of at most L tokens.
+    """One split: n images, and c captions of at most L tokens.
 
-    images: uint8 [N, S, S, 3], memory-mapped, of ALL splits; image_rows: int64 [n], the split's rows of it.
-    tokens: int32 [c, L], padded; lengths: int32 [c], real tokens of each.
-    caption_image: int64 [c], each caption's image, an index 0..n-1 into image_rows and image_names.
+    images: uint8 [N, S, S, 3], memory-mapped, of ALL splits. image_rows: int64 [n], this split's rows of it.
+    tokens: int32 [c, L], padded. lengths: int32 [c], how many tokens are not padding.
+    caption_image: int64 [c], the image of each caption, as an index 0..n-1 into image_rows and image_names.
     """
 
     name: str
@@ -39,20 +39,21 @@ class Split:
     caption_image: np.ndarray
 
     def map_captions(self, function: Callable[[np.ndarray], np.ndarray], batch_size: int) -> np.ndarray:
-        """`function` of all captions, rows int64 [b] -> [b, D] -> [c, D] in their own order.
+        """Apply `function` (caption rows, int64 [b] -> vectors [b, D]) to all captions in batches; returns [c, D].
 
-        It gets them in order of length, so that a batch holds little padding.
+        Batches are taken in order of length, so that they hold little padding; the result is in the captions' order.
         """
         order = np.argsort(self.lengths, kind="stable")
-        found = np.concatenate([function(order[i : i + batch_size]) for i in range(0, len(order), batch_size)])
-        found[order] = found.copy()
-        return found
+        vectors = np.concatenate([function(order[i : i + batch_size]) for i in range(0, len(order), batch_size)])
+        vectors[order] = vectors.copy()
+        return vectors
 
 
 class Prepared:
-    """data/prepared, opened. Raises CliplineError where a file is missing, or not the one that was written.
+    """data/prepared, opened.
 
-    Every file is compared with its hash in report.json: about a second for 1.2 GB of pixels.
+    Every file is compared with its hash in report.json, which takes about a second for 1.2 GB of pixels. Raises
+    CliplineError where a file is missing, or was changed since it was written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,12 +75,12 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of names, splits, captions, tokens and pixels: equal where the data are the same."""
+        """Hash of names, splits, captions, tokens and pixels: equal if the data are the same."""
         return self.report["fingerprint"]
 
     @property
     def images_fingerprint(self) -> str:
-        """Hash of the images' names, splits and pixels alone: captions and tokenizers do not change it."""
+        """Hash of the images' names, splits and pixels only: it does not depend on captions and tokenizer."""
         return self.report["images_fingerprint"]
 
     @property
@@ -89,7 +90,7 @@ class Prepared:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Pads to the longest of a batch and truncates by itself."""
+        """The tokenizer, which pads to the longest text of a batch and truncates by itself."""
         path = self.folder / "tokenizer.json"
         try:
             return Tokenizer.from_file(str(path))
@@ -98,26 +99,25 @@ class Prepared:
 
     @property
     def vocab_size(self) -> int:
-        """How many token ids there are: the rows that a text tower's embedding needs."""
-        # Not the number of tokens: ids may have gaps.
+        """How many rows the embedding table of a text tower needs: the largest token id plus one."""
         return max(self.tokenizer.get_vocab().values()) + 1
 
     def split(self, name: str) -> Split:
-        """One of train, val and test; its images in the order of their rows, captions by image."""
+        """Return train, val or test: images in the order of their rows, captions by image."""
         splits = np.asarray(self._images["split"].to_pylist(), dtype=object)
         rows = np.flatnonzero(splits == name)
         if not rows.size:
             raise CliplineError(f"{self.folder}: no split {name!r}; it has: {', '.join(sorted(set(splits)))}")
         names = self._images["image"].take(pa.array(rows)).to_pylist()
         index = {image: number for number, image in enumerate(names)}
-        own = np.flatnonzero(np.asarray(self._captions["split"].to_pylist(), dtype=object) == name)
-        captions = self._captions.take(pa.array(own))
+        caption_rows = np.flatnonzero(np.asarray(self._captions["split"].to_pylist(), dtype=object) == name)
+        captions = self._captions.take(pa.array(caption_rows))
         return Split(
             name=name,
             images=self._pixels,
             image_rows=rows.astype(np.int64),
             image_names=names,
-            tokens=np.asarray(self._tokens[own], dtype=np.int32),
+            tokens=np.asarray(self._tokens[caption_rows], dtype=np.int32),
             lengths=captions["length"].to_numpy().astype(np.int32),
             captions=captions["caption"].to_pylist(),
             caption_image=np.array([index[image] for image in captions["image"].to_pylist()], dtype=np.int64),

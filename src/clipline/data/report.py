@@ -1,4 +1,4 @@
-"""What the preprocess stage tells people: report.json, and the same in a few lines."""
+"""What the preprocess stage reports: the contents of report.json, and a summary in a few lines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ EXAMPLES = 20
 
 
 def sizes(images: Images, captions: Sequence[Caption]) -> dict[str, dict[str, int]]:
-    """{split: {"images", "captions"}} of what is kept."""
-    files = Counter(images.split.values())
-    texts = Counter(images.split[caption.image] for caption in captions)
-    return {name: {"images": files[name], "captions": texts[name]} for name in NAMES}
+    """{split: {"images", "captions"}}: how many are kept."""
+    image_counts = Counter(images.split.values())
+    caption_counts = Counter(images.split[caption.image] for caption in captions)
+    return {name: {"images": image_counts[name], "captions": caption_counts[name]} for name in NAMES}
 
 
 def pictures(images: Images, absent: Sequence[str]) -> dict[str, Any]:
-    """What became of the images. absent: those of the official lists that the data lack."""
+    """What became of the images. absent: images of the official lists that the data lack."""
     return {
         "kept": len(images.rows),
-        # The stage stops (`splits.prove_disjoint`) where a name or a picture is in two splits.
+        # Always 0: `splits.prove_disjoint` stops the stage where a name or a picture is in two splits.
         "distinct pictures": images.distinct,
         "in two splits": 0,
         "left out": {

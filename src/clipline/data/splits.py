@@ -1,8 +1,8 @@
-"""Which image is for training, validation or test, and the proof that none is in two of them.
+"""Which images are for training, validation and test, and the check that none is in two of them.
 
-The unit is the image, never the caption. Copies of one picture under several names count as one: a test image
-that was trained on under another name would be leaked all the same. Copies are found by their pixels at the
-model's input size, so a file saved twice is caught, a photo cropped or compressed anew is not.
+The unit is the image, never the caption. Copies of one picture under several names count as one: a test image that is
+trained on under another name is leaked all the same. Copies are recognised by their pixels at the model's input size,
+so a file that was saved twice is found; a photo that was cropped or compressed again is not.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from clipline.data.captions import Caption
 from clipline.errors import CliplineError
 
 NAMES = ("train", "val", "test")
-# Whoever comes first keeps an image that is also in another split: evaluation must not be contaminated.
+# An image that is in several splits stays in the first of these: the test must not be contaminated.
 PRECEDENCE = ("test", "val", "train")
 _SPELLINGS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def official() -> dict[str, str]:
-    """Flickr8k's own lists (Hodosh, Young and Hockenmaier 2013): 8,000 image names -> train, val or test.
+    """Flickr8k's official lists (Hodosh, Young and Hockenmaier 2013): {image: split} of 8,000 images.
 
-    Its 91 other images are in no list.
+    Flickr8k's other 91 images are in no list.
     """
     folder = files("clipline.data") / "flickr8k_splits"
     lists = {name: (folder / f"{name}.txt").read_text(encoding="utf-8").split() for name in NAMES}
@@ -33,11 +33,11 @@ def official() -> dict[str, str]:
 
 
 def by_column(captions: Iterable[Caption]) -> dict[str, str]:
-    """The split column of captions.csv: image -> split, without the images whose cells are empty.
+    """The split column of captions.csv: {image: split}, without the images whose cells are empty.
 
-    Raises CliplineError where there is no such column, a value is unknown, or an image's rows disagree.
+    Raises CliplineError where there is no such column, a value is unknown, or the rows of an image disagree.
     """
-    found: dict[str, Caption] = {}
+    first_row: dict[str, Caption] = {}
     assigned: dict[str, str] = {}
     for caption in captions:
         if caption.split is None:
@@ -50,7 +50,7 @@ def by_column(captions: Iterable[Caption]) -> dict[str, str]:
                 f"captions.csv: line {caption.line}: split {caption.split!r} is unknown; "
                 f"allowed: {', '.join(_SPELLINGS)}, or empty for none"
             )
-        first = found.setdefault(caption.image, caption)
+        first = first_row.setdefault(caption.image, caption)
         if _split(first) != value:
             raise CliplineError(
                 f"captions.csv: {caption.image} is in two splits: "
@@ -62,13 +62,13 @@ def by_column(captions: Iterable[Caption]) -> dict[str, str]:
 
 
 def _split(caption: Caption) -> str | None:
-    """The split that the table says, empty for none; None where it says what is none."""
-    said = caption.split.strip().lower()
-    return _SPELLINGS.get(said) if said else ""
+    """The split in a table's cell, "" for an empty cell; None where the cell is not the name of a split."""
+    cell = caption.split.strip().lower()
+    return _SPELLINGS.get(cell) if cell else ""
 
 
-def known(split: Split, captions: Iterable[Caption]) -> dict[str, str] | None:
-    """image -> split as lists or the table say, or None where the images themselves decide (`by_hash`)."""
+def assigned(split: Split, captions: Iterable[Caption]) -> dict[str, str] | None:
+    """{image: split} by the official lists or the table; None where a hash of the images decides (`by_hash`)."""
     match split:
         case OfficialSplit():
             return official()
@@ -79,12 +79,10 @@ def known(split: Split, captions: Iterable[Caption]) -> dict[str, str] | None:
 
 
 def by_hash(digests: Mapping[str, bytes], split: HashSplit) -> dict[str, str]:
-    """Images ordered by SHA-256 of seed and name: the first to test, the next to val, the rest to train.
+    """Order images by SHA-256 of seed and name: the first are for test, the next for val, the rest for train.
 
-    digests: image name -> digest of its pixels. Images that have copies go to train, all of them: no copy can
-    leak then, and none makes a retrieval test ambiguous.
-
-    Raises CliplineError where a share is no number of images, or nothing would be left for train.
+    digests: {image: digest of its pixels}. Images that have copies all go to train: then no copy can leak, and none
+    makes a retrieval test ambiguous. Raises CliplineError where nothing would be left for train.
     """
     copies = Counter(digests.values())
     order = sorted(digests, key=lambda name: hashlib.sha256(f"{split.seed}:{name}".encode()).digest())
@@ -107,10 +105,10 @@ def _number(share: float, images: int) -> int:
 
 
 class Copies:
-    """Watches the pixels of images that already have a split; `PRECEDENCE` order is the caller's duty.
+    """Finds copies among images that already have a split. The caller passes them in the order of `PRECEDENCE`.
 
-    across: images left out -> the image of another split whose pixels they repeat. within: copies that stay,
-    since they repeat an image of their own split.
+    across: {image that is left out: the image of another split whose pixels it repeats}. within: the same for copies
+    that stay, since they repeat an image of their own split.
     """
 
     def __init__(self) -> None:
@@ -119,7 +117,7 @@ class Copies:
         self._first: dict[bytes, tuple[str, str]] = {}
 
     def admit(self, image: str, split: str, digest: bytes) -> bool:
-        """Whether `image` may stay in `split`."""
+        """Whether `image`, whose pixels have this digest, may stay in `split`."""
         first, owner = self._first.setdefault(digest, (image, split))
         if first == image:
             return True
@@ -128,10 +126,10 @@ class Copies:
 
 
 def prove_disjoint(rows: Iterable[tuple[str, str, bytes]]) -> int:
-    """Check rows (image, split, digest of its pixels), as they are written: no name and no pixels are in two
-    splits, and no split is empty. Returns how many different pictures there are.
+    """Check that no name and no pixels are in two splits, and that no split is empty.
 
-    Raises CliplineError that names the offender.
+    rows: (image, split, digest of its pixels), as they are written. Returns the number of different pictures.
+    Raises CliplineError that names the image.
     """
     by_name: dict[str, str] = {}
     by_pixels: dict[bytes, tuple[str, str]] = {}

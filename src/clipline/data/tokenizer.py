@@ -1,7 +1,7 @@
-"""The tokenizer: trained on the training captions, or the text tower's own from a folder or the hub.
+"""The tokenizer: trained on the training captions, or the text tower's own one from a folder or the hub.
 
-Either way the result is one `tokenizers.Tokenizer` that pads and truncates by itself and marks the end of
-each text, truncated or not, so that one file is all that training, the exported model and search need.
+Either way the result is one `tokenizers.Tokenizer` that pads and truncates by itself and marks the end of each text,
+truncated or not, so that one file is all that training, the exported model and search need.
 """
 
 from __future__ import annotations
@@ -24,65 +24,66 @@ from clipline.config.towers import TextTower
 from clipline.errors import CliplineError, UsageError, first_line
 from clipline.utils import hub
 
-# BERT's names, and CLIP's with a padding token of its own.
+# BERT's names; CLIP's names, with a padding token in addition.
 WORDPIECE_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 BPE_SPECIAL = ["<|pad|>", "<|startoftext|>", "<|endoftext|>"]
 _ALPHABET_LIMIT = 1000  # distinct characters that WordPiece keeps, as BERT's own training did
 _BATCH = 10_000
 _FAST = "tokenizer.json"
-# What transformers can convert, and what it needs beside.
+# Vocabulary files that transformers can convert, and the files that each of them needs beside it.
 _SLOW = {"vocab.txt": (), "vocab.json": ("merges.txt",)}
 _NOTES = ["tokenizer_config.json", "special_tokens_map.json", "config.json"]
 _FIX = "a local model folder as text.weights, or text.weights: random with a wordpiece or bpe tokenizer"
 
 
-class Found(NamedTuple):
-    """A tokenizer, its padding token, and in words where it comes from."""
+class TowerTokenizer(NamedTuple):
+    """The tokenizer of a pretrained text tower, its padding token, and in words where it comes from."""
 
     tokenizer: Tokenizer
     pad: str
     source: str
 
 
-def find(inputs: Inputs, text: TextTower) -> Found | None:
-    """The tower's own tokenizer, where the recipe wants it; None where one is to be trained.
+def find(inputs: Inputs, text: TextTower) -> TowerTokenizer | None:
+    """Load the text tower's own tokenizer if the recipe asks for it; None if one is to be trained.
 
-    Raises CliplineError where it cannot be had, UsageError where it leaves no room for a text.
+    Raises CliplineError where it is not available, UsageError where it leaves no room for a text.
     """
     if inputs.tokenizer.kind != "tower":
         return None
-    found = _tower(text)
-    added = found.tokenizer.num_special_tokens_to_add(is_pair=False)
+    tower = _load_tower(text)
+    added = tower.tokenizer.num_special_tokens_to_add(is_pair=False)
     if inputs.max_length <= added:
         raise UsageError(f"inputs.max_length ({inputs.max_length}) leaves no token beside the {added} special ones")
-    return found
+    return tower
 
 
-def build(inputs: Inputs, found: Found | None, captions: Sequence[str]) -> tuple[Tokenizer, str]:
-    """The tokenizer that was found, or a new one; and in words where it comes from.
+def build(inputs: Inputs, tower: TowerTokenizer | None, captions: Sequence[str]) -> tuple[Tokenizer, str]:
+    """Return the tower's tokenizer, or train a new one; and in words where it comes from.
 
-    captions: the training captions, and no others: a vocabulary is learned from data like any weight.
+    captions: the training captions only, since a vocabulary is learned from data like any weight.
     """
-    if found is None:
+    if tower is not None:
+        tokenizer, pad, source = tower
+    else:
         settings = inputs.tokenizer
         train = _wordpiece if settings.kind == "wordpiece" else _bpe
         tokenizer, pad = train(settings, captions)
-        found = Found(tokenizer, pad, f"{settings.kind} trained on {len(captions):,} training captions")
-    tokenizer = found.tokenizer
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(found.pad), pad_token=found.pad, direction="right")
+        source = f"{settings.kind} trained on {len(captions):,} training captions"
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad), pad_token=pad, direction="right")
     tokenizer.enable_truncation(inputs.max_length, direction="right")
-    return tokenizer, found.source
+    return tokenizer, source
 
 
 def _wordpiece(settings: TokenizerSettings, captions: Sequence[str]) -> tuple[Tokenizer, str]:
-    """BERT's scheme: [CLS] text [SEP]."""
+    """Train WordPiece as BERT uses it: [CLS] text [SEP]. Returns the tokenizer and its padding token."""
     pad, unknown, start, end = WORDPIECE_SPECIAL
     tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # The library numbers `##x` pieces in the order of a randomly seeded hash table, and breaks ties between
-    # merges by number: the vocabulary would differ from run to run. Given as special tokens they have fixed
-    # numbers; they are no special tokens of the tokenizer made from the vocabulary below.
+    # The library numbers `##x` pieces in the order of a randomly seeded hash table, and breaks ties between merges by
+    # number: the vocabulary would differ from run to run. As special tokens of the training they have fixed numbers;
+    # in the tokenizer that is made from the vocabulary below they are ordinary tokens.
     letters = _alphabet(tokenizer, captions, min(_ALPHABET_LIMIT, (settings.vocab_size - 4) // 2))
     trainer = trainers.WordPieceTrainer(
         vocab_size=settings.vocab_size,
@@ -101,7 +102,7 @@ def _wordpiece(settings: TokenizerSettings, captions: Sequence[str]) -> tuple[To
 
 
 def _alphabet(tokenizer: Tokenizer, captions: Sequence[str], limit: int) -> list[str]:
-    """The `limit` most frequent characters, in a fixed order."""
+    """The `limit` most frequent characters of the captions, in a fixed order."""
     counts: Counter[str] = Counter()
     for caption in captions:
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(caption)):
@@ -110,7 +111,7 @@ def _alphabet(tokenizer: Tokenizer, captions: Sequence[str], limit: int) -> list
 
 
 def _bpe(settings: TokenizerSettings, captions: Sequence[str]) -> tuple[Tokenizer, str]:
-    """Byte-level BPE as GPT-2 and CLIP: any text has tokens, so there is no unknown one."""
+    """Train byte-level BPE as in GPT-2 and CLIP: any text has tokens. Returns the tokenizer and its padding token."""
     pad, start, end = BPE_SPECIAL
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE())
@@ -137,13 +138,13 @@ def _frame(tokenizer: Tokenizer, start: str | None, end: str) -> None:
     )
 
 
-# ---------------------------------------------------------------- the tower's own
+# ---------------------------------------------------------------- the tower's own tokenizer
 
 
-def _tower(text: TextTower) -> Found:
+def _load_tower(text: TextTower) -> TowerTokenizer:
     if text.weights == "hub":
-        beside = [file for files in _SLOW.values() for file in files]
-        folder = hub.fetch(text.name, [_FAST, *_SLOW], [*beside, *_NOTES], "text.name", _FIX)
+        companions = [file for files in _SLOW.values() for file in files]
+        folder = hub.fetch(text.name, [_FAST, *_SLOW], [*companions, *_NOTES], "text.name", _FIX)
         source = f"hub: {text.name}"
     else:
         folder, source = resolve(text.weights), f"folder: {text.weights}"
@@ -152,14 +153,14 @@ def _tower(text: TextTower) -> Found:
     with tempfile.TemporaryDirectory() as scratch:
         path = folder if (folder / _FAST).is_file() else _converted(folder, Path(scratch))
         tokenizer = _load(path / _FAST)
-        notes = [_json(place / name) for place in (folder, path) for name in _NOTES]
+        notes = [_json(parent / name) for parent in (folder, path) for name in _NOTES]
     pad, end = _special(tokenizer, notes, "pad"), _special(tokenizer, notes, "eos")
     if tokenizer.num_special_tokens_to_add(is_pair=False) == 0 and end:
-        # GPT-2's marks no end, and `eot` pooling reads the last token: give it one that means so.
+        # GPT-2's tokenizer marks no end, but `eot` pooling reads the last token, so an end token is added.
         _frame(tokenizer, None, end)
     if not (pad or end):
         raise CliplineError(f"text.weights: {folder}: its tokenizer names no padding and no end token")
-    return Found(tokenizer, pad or end, source)
+    return TowerTokenizer(tokenizer, pad or end, source)
 
 
 def _load(path: Path) -> Tokenizer:
@@ -170,29 +171,29 @@ def _load(path: Path) -> Tokenizer:
 
 
 def _converted(folder: Path, scratch: Path) -> Path:
-    """A folder with only vocab.txt and the like -> one with tokenizer.json, by way of transformers."""
-    # Checked first: transformers makes an empty tokenizer, without a word, where the vocabulary is missing.
-    found = [file for file, beside in _SLOW.items() if all((folder / name).is_file() for name in (file, *beside))]
-    if not found:
+    """Let transformers convert a folder that has vocab.txt or the like; returns `scratch`, with tokenizer.json."""
+    # Checked here, since transformers silently makes an empty tokenizer where the vocabulary is missing.
+    usable = [file for file, others in _SLOW.items() if all((folder / name).is_file() for name in (file, *others))]
+    if not usable:
         raise CliplineError(
             f"text.weights: {folder}: no tokenizer in it ({_FAST}, vocab.txt or vocab.json + merges.txt)"
         )
     from transformers import AutoTokenizer
 
     try:
-        # Asked for nothing, it would ask at the terminal whether to run the folder's own code.
+        # Without trust_remote_code it would ask at the terminal whether to run code from the folder.
         slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         slow.save_pretrained(scratch)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = first_line(error)
-        raise CliplineError(f"text.weights: {folder}: transformers cannot read {found[0]}: {reason}") from None
+        raise CliplineError(f"text.weights: {folder}: transformers cannot read {usable[0]}: {reason}") from None
     if not (scratch / _FAST).is_file():
         raise CliplineError(f"text.weights: {folder}: its tokenizer has no fast form (tokenizer.json)")
     return scratch
 
 
 def _json(path: Path) -> dict:
-    """A JSON object that may be missing."""
+    """Read a JSON object; {} where the file is missing."""
     if not path.is_file():
         return {}
     try:
@@ -202,7 +203,7 @@ def _json(path: Path) -> dict:
 
 
 def _special(tokenizer: Tokenizer, notes: list[dict], kind: str) -> str | None:
-    """The padding (`pad`) or end (`eos`) token: the tokenizer's own word for it, else its sidecar files'."""
+    """The padding (`pad`) or end (`eos`) token, as the tokenizer itself names it, else as the files beside it do."""
     if kind == "pad" and tokenizer.padding:
         return tokenizer.padding["pad_token"]
     for note in notes:
@@ -222,7 +223,7 @@ def _special(tokenizer: Tokenizer, notes: list[dict], kind: str) -> str | None:
 class Encoded:
     """C captions as tokens: int32 [C, max_length], padded with the tokenizer's pad id.
 
-    lengths: int32 [C], real tokens in each row. full: int32 [C], what they would be without truncation.
+    lengths: int32 [C], how many tokens of each row are not padding. full: int32 [C], the same without truncation.
     """
 
     tokens: np.ndarray
@@ -231,16 +232,16 @@ class Encoded:
 
 
 def encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Encoded:
-    """Captions -> tokens, by a tokenizer that `build` made."""
-    free = Tokenizer.from_str(tokenizer.to_str())
-    free.no_padding()
-    free.no_truncation()
+    """Encode captions with a tokenizer that `build` made."""
+    untruncated = Tokenizer.from_str(tokenizer.to_str())
+    untruncated.no_padding()
+    untruncated.no_truncation()
     shape = (len(captions), tokenizer.truncation["max_length"])
     tokens = np.full(shape, tokenizer.padding["pad_id"], dtype=np.int32)
     lengths, full = np.zeros((2, len(captions)), dtype=np.int32)
     for start in range(0, len(captions), _BATCH):
         batch = list(captions[start : start + _BATCH])
-        full[start : start + len(batch)] = [len(encoding) for encoding in free.encode_batch(batch)]
+        full[start : start + len(batch)] = [len(encoding) for encoding in untruncated.encode_batch(batch)]
         for row, encoding in enumerate(tokenizer.encode_batch(batch), start=start):
             ids = encoding.ids[: sum(encoding.attention_mask)]
             tokens[row, : len(ids)] = ids

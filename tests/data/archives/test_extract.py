@@ -84,7 +84,7 @@ def test_a_header_that_asks_for_all_memory_is_damage(data, fetch, tmp_path):
     whole = data.write_tar(tmp_path / "a.tar", data.kaggle_layout()).read_bytes().rstrip(b"\0")
     forged = whole + bytes(-len(whole) % 512) + info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
     (tmp_path / "a.tar").write_bytes(forged)
-    with pytest.raises(DamagedError, match="absurd"):
+    with pytest.raises(DamagedError, match="absurd size"):
         fetch("archive", tmp_path / "a.tar")
 
 
@@ -106,7 +106,7 @@ def test_a_tar_cut_exactly_between_two_members_is_an_error(data, fetch, tmp_path
     with tarfile.open(archive) as opened:
         last = opened.getmembers()[-1].offset
     archive.write_bytes(archive.read_bytes()[:last])
-    with pytest.raises(DamagedError, match="mark of its end"):
+    with pytest.raises(DamagedError, match="mark of its end is missing"):
         fetch("archive", archive)
 
 
@@ -143,7 +143,8 @@ import os, signal, sys
 from pathlib import Path
 from clipline.config.base import validate
 from clipline.config.dataset import Dataset
-from clipline.data.sources import extract, fetch
+from clipline.data.archives import extract
+from clipline.data.sources import fetch
 write, written = extract._write, []
 def killing(member, *rest):
     write(member, *rest)
@@ -178,7 +179,7 @@ def test_a_killed_run_goes_on_where_it_stopped(name, data, fetch, tmp_path):
     assert sorted(same) == sorted(set(kept) - {spoilt.name})
 
 
-def test_too_little_room_is_told_before_anything_is_written(data, fetch, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_anything_is_written(data, fetch, tmp_path, monkeypatch):
     import shutil
 
     archive = data.write_zip(tmp_path / "a.zip", data.kaggle_layout())

@@ -19,8 +19,8 @@ def test_every_layout_in_every_packing_gives_the_same_raw_folder(layout, name, p
     }
     archive = data.pack(tmp_path / name, files | junk)
     found = fetch("archive", archive)
-    assert found.rows == [("image", "caption"), *data.rows]
-    assert found.images == {image: data.photo(index) for index, image in enumerate(data.captions)}
+    assert found.rows == [("image", "caption"), *data.ROWS]
+    assert found.images == {image: data.photo(index) for index, image in enumerate(data.CAPTIONS)}
     assert (found.source["images"], found.source["captions"]) == (3, 6)
     assert found.source["skipped"]["captions_without_image"] == (layout == "original_layout")
     assert (found.source["sha256"] is None) == archive.is_dir()
@@ -63,7 +63,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize(("name", "content", "message"), UNREADABLE)
 def test_unreadable_captions_name_the_line(name, content, message, data, fetch, tmp_path):
-    files = {f"Images/{image}": data.photo(0) for image in data.captions}
+    files = {f"Images/{image}": data.photo(0) for image in data.CAPTIONS}
     archive = data.write_zip(tmp_path / "a.zip", files | {name: content})
     with pytest.raises(CliplineError, match=message) as caught:
         fetch("archive", archive)

@@ -18,6 +18,7 @@ from clipline.errors import CliplineError
 from tests.helpers import unprivileged
 
 ROOT = Path(__file__).parents[3]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 
 SOURCE = {"images": 10, "size": 32, "seed": 0}
 
@@ -131,11 +132,11 @@ def test_the_stage_makes_data_raw_and_says_what_it_left_out(data, tmp_path):
     params = (tmp_path / "params.yaml").read_text().replace("data: scenes", "data: mine")
     (tmp_path / "params.yaml").write_text(params)
     command = [sys.executable, "-m", "stages.download"]
-    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True}
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": PYTHONPATH}, "capture_output": True}
     done = subprocess.run(command, **options, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "data/raw: 3 images with 6 captions; left out: 1 images without caption\n"
-    assert {path.name for path in (tmp_path / "data/raw/images").iterdir()} == set(data.captions)
+    assert {path.name for path in (tmp_path / "data/raw/images").iterdir()} == set(data.CAPTIONS)
     again = subprocess.run(command, **options, text=True, check=False)
     assert again.returncode == 1
     assert "not empty" in again.stderr

@@ -20,6 +20,7 @@ from PIL import Image
 from clipline.errors import CliplineError, UsageError
 
 ROOT = Path(__file__).parents[3]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 COLUMNS = {"image_column": "image", "caption_column": "text"}
 TEXTS = [["one", "uno"], ["two"], ["three"]]
 
@@ -177,7 +178,7 @@ def fetch_from(tmp_path):
 
     def run(endpoint: str, name: str) -> subprocess.CompletedProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
+        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": PYTHONPATH}
         command = [sys.executable, "-c", FETCH, str(tmp_path), name]
         # A stage locks the folder that it runs in.
         return subprocess.run(

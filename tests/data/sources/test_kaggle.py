@@ -17,12 +17,13 @@ from clipline.data.sources import kaggle
 from clipline.errors import CliplineError, UsageError
 
 ROOT = Path(__file__).parents[3]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 
 NAME = "someone/flickr8k"
 
 
 class Server:
-    """Answers as Kaggle does: its API sends on to a store. cut_after: bytes after which a download breaks off."""
+    """Answers as Kaggle does: its API redirects to a store. cut_after: bytes after which a download breaks off."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.cut_after, self.status, self.ranges, self.downloads = content, None, 200, [], 0
@@ -43,7 +44,7 @@ class Server:
                     self.reply_json(server.status, {"code": server.status, "message": "no"})
                 else:
                     assert self.path == "/v1/datasets.DatasetApiService/DownloadDataset"
-                    server.asked = asked
+                    server.asked, server.authorization = asked, self.headers["Authorization"]
                     self.send_response(302)
                     self.send_header("Location", f"{server.address}/store/archive.zip")
                     self.send_header("Content-Length", "0")
@@ -117,7 +118,7 @@ def served(archive, home, monkeypatch):
 
 def test_a_download_becomes_a_raw_folder(served, data, fetch):
     found = fetch("kaggle", NAME, expect={"images": 3, "captions": 6})
-    assert found.rows[1:] == data.rows
+    assert found.rows[1:] == data.ROWS
     assert (found.source["kind"], found.source["path"]) == ("kaggle", NAME)
     assert (served.asked["ownerSlug"], served.asked["datasetSlug"]) == ("someone", "flickr8k")
 
@@ -126,7 +127,7 @@ def test_a_token_is_checked_and_used(served, fetch, monkeypatch):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
     served.active = False
-    with pytest.raises(CliplineError, match="asks for a token"):
+    with pytest.raises(CliplineError, match="wants an API token"):
         fetch("kaggle", NAME)
     served.active = True
     assert fetch("kaggle", NAME).source["images"] == 3
@@ -135,7 +136,7 @@ def test_a_token_is_checked_and_used(served, fetch, monkeypatch):
 def test_a_broken_download_goes_on_in_the_next_run(served, fetch, monkeypatch, tmp_path):
     monkeypatch.setattr(kaggle, "RETRIES", 0)
     served.cut_after = 2_000_000
-    with pytest.raises(CliplineError, match=r"Kaggle cannot be reached.*run this again"):
+    with pytest.raises(CliplineError, match=r"Kaggle cannot be reached.*run again; what was downloaded is kept"):
         fetch("kaggle", NAME)
     part = next((tmp_path / "cache").rglob("*.part"))
     kept = part.stat().st_size
@@ -167,7 +168,7 @@ def test_wrong_counts_keep_the_download(served, fetch):
 
 def test_a_damaged_download_is_removed(served, fetch, archive):
     served.content = archive[:-1000]
-    with pytest.raises(CliplineError, match=r"(?s)damaged.*run this again"):
+    with pytest.raises(CliplineError, match=r"(?s)damaged.*run again to download it"):
         fetch("kaggle", NAME)
     served.content = archive
     assert fetch("kaggle", NAME).source["images"] == 3
@@ -176,8 +177,8 @@ def test_a_damaged_download_is_removed(served, fetch, archive):
 @pytest.mark.parametrize(
     ("status", "kind", "message"),
     [
-        (401, CliplineError, "asks for a token"),
-        (403, CliplineError, "accept its terms"),
+        (401, CliplineError, "wants an API token"),
+        (403, CliplineError, "accept the terms"),
         (404, UsageError, "no such dataset"),
         (500, CliplineError, "answers 500"),
     ],
@@ -210,24 +211,58 @@ from pathlib import Path
 from clipline.config.base import validate
 from clipline.config.dataset import Dataset
 from clipline.data.sources import fetch
+from kagglesdk import kaggle_env
 from stages.common import run_stage
+if len(sys.argv) > 2:
+    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = sys.argv[2]
 values = dict(kind="kaggle", path="someone/flickr8k", source={}, expect=dict(images=None, captions=None), captions={},
               split=dict(kind="flickr8k"))
 run_stage(lambda: fetch(validate(Dataset, values, "x"), Path(sys.argv[1], "raw"), Path(sys.argv[1], "cache", "x")))
 """
 
 
+def test_the_readme_explains_the_token_in_the_words_of_the_error():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert kaggle.TOKEN_HELP in " ".join(readme.split())
+
+
+def fetch_apart(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Fetch in a process of its own, since the kaggle package finds its token files when it is imported."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
+    environment = inherited | {"HOME": str(folder / "home"), "PYTHONPATH": PYTHONPATH} | environment
+    command = [sys.executable, "-c", FETCH, str(folder), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+LEGACY = {"username": "someone", "key": "secret"}
+BASIC, BEARER = "Basic c29tZW9uZTpzZWNyZXQ=", "Bearer token"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "environment", "sent"),
+    [
+        (None, "", {"KAGGLE_API_TOKEN": "token"}, BEARER),
+        ("access_token", "token", {}, BEARER),
+        ("kaggle.json", json.dumps(LEGACY), {}, BASIC),
+        (None, "", {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "secret"}, BASIC),
+    ],
+)
+def test_each_way_to_give_the_token_works(file, content, environment, sent, served, tmp_path):
+    if file:
+        (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+        (tmp_path / "home" / ".kaggle" / file).write_text(content)
+    done = fetch_apart(tmp_path, served.address, **environment)
+    assert done.returncode == 0, done.stderr
+    assert served.authorization == sent
+    assert (tmp_path / "raw" / "captions.csv").is_file()
+
+
 def test_without_credentials_two_lines_say_how_to_get_a_token(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
-    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FETCH, str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = fetch_apart(tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 2
-    assert "https://www.kaggle.com/settings" in lines[0]
-    assert "KAGGLE_API_TOKEN" in lines[1]
+    assert lines[0].endswith("Kaggle wants an API token, and no valid one was found.")
+    assert lines[1] == f"Fix: {kaggle.TOKEN_HELP}"
     assert not (tmp_path / "raw").exists()

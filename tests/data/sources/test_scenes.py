@@ -1,4 +1,4 @@
-"""The drawn scenes: the same for everyone, all different, and told truly by their captions."""
+"""The drawn scenes: the same for everyone, all different, and described correctly by their captions."""
 
 import hashlib
 import io
@@ -35,10 +35,10 @@ def test_the_same_seed_draws_the_same_bytes(fetch, tmp_path):
 def test_scenes_and_words_do_not_change_by_accident():
     """Pinned: a change is a new dataset, and results from before it compare with none after."""
     rng = Random("clipline scenes 0")
-    told = [(scene, scene_captions.describe(scene, rng)) for scene in scenes.compose(200, rng)]
-    assert told[0][1][0] == "at the bottom stands a blue circle, at the top a red star on a black background"
-    rounded = [[(*thing[:3], round(thing.x, 6), round(thing.y, 6)) for thing in scene.things] for scene, _ in told]
-    text = repr([rounded, [captions for _, captions in told]])
+    described = [(scene, scene_captions.describe(scene, rng)) for scene in scenes.compose(200, rng)]
+    assert described[0][1][0] == "at the bottom stands a blue circle, at the top a red star on a black background"
+    rounded = [[(*item[:3], round(item.x, 6), round(item.y, 6)) for item in scene.objects] for scene, _ in described]
+    text = repr([rounded, [captions for _, captions in described]])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "eb740ba4dc1b3c1f"
 
 
@@ -46,28 +46,28 @@ def test_pixels_show_what_the_scene_says():
     for scene in composed(100):
         image = scenes.draw(scene, 96)
         assert image.getpixel((0, 0)) == scenes.BACKGROUNDS[scene.background]
-        for thing in scene.things:
-            spot = (thing.x + thing.diameter * 0.4, thing.y) if thing.shape == "ring" else (thing.x, thing.y)
-            assert image.getpixel(tuple(map(int, spot))) == scenes.COLOURS[thing.colour], thing
+        for item in scene.objects:
+            spot = (item.x + item.diameter * 0.4, item.y) if item.shape == "ring" else (item.x, item.y)
+            assert image.getpixel(tuple(map(int, spot))) == scenes.COLOURS[item.colour], item
 
 
-def test_no_two_scenes_share_what_captions_always_tell():
-    told = [
+def test_no_two_scenes_agree_in_what_captions_always_say():
+    always_said = [
         (
-            tuple(thing[:2] for thing in scene.things),
+            tuple(item[:2] for item in scene.objects),
             scene.layout,
-            scene.things[0].size * (len(scene.things) == 1),
+            scene.objects[0].size * (len(scene.objects) == 1),
         )
         for scene in composed()
     ]
-    assert len(set(told)) == 4800
-    counts = [len(kinds) for kinds, _, _ in told]
+    assert len(set(always_said)) == 4800
+    counts = [len(kinds) for kinds, _, _ in always_said]
     assert [counts.count(n) for n in (1, 2, 3)] == [240, 3840, 720]
 
 
 def test_more_scenes_than_pairs_are_still_all_different():
-    told = {(tuple(thing[:2] for thing in scene.things), scene.layout) for scene in composed(20_000)}
-    assert len(told) > 19_000  # lone shapes differ in their size as well
+    always_said = {(tuple(item[:2] for item in scene.objects), scene.layout) for scene in composed(20_000)}
+    assert len(always_said) > 19_000  # lone shapes differ in their size as well
 
 
 def test_every_caption_names_every_colour_and_shape():
@@ -77,25 +77,25 @@ def test_every_caption_names_every_colour_and_shape():
         assert len(set(captions)) == 5
         for caption in captions:
             named = re.sub(r"^on \w+, | on a \w+ background$", "", caption)
-            said = re.findall(r"\w+", named.replace("disc", "circle").replace("box", "square"))
+            found_words = re.findall(r"\w+", named.replace("disc", "circle").replace("box", "square"))
             for part in (0, 1):
-                expected = sorted(thing[part] for thing in scene.things)
+                expected = sorted(item[part] for item in scene.objects)
                 vocabulary = scenes.COLOURS if part == 0 else scenes.SHAPES
-                assert sorted(word for word in said if word in vocabulary) == expected, caption
+                assert sorted(word for word in found_words if word in vocabulary) == expected, caption
 
 
 def test_a_caption_never_fits_the_scene_turned_round():
-    """The same things in another order or layout have no caption in common: the relation is always told."""
-    rng, things = Random("turned"), next(scene for scene in composed(400) if len(scene.things) == 2).things
-    turned = [scenes.Scene(order, axis, "grey") for order in (things, things[::-1]) for axis in scenes.AXES]
-    said = [{caption for _ in range(200) for caption in scene_captions.describe(scene, rng)} for scene in turned]
-    assert all(not one & other for one, other in itertools.combinations(said, 2))
+    """The same objects in another order or layout have no caption in common: every caption says the relation."""
+    rng, objects = Random("turned"), next(scene for scene in composed(400) if len(scene.objects) == 2).objects
+    turned = [scenes.Scene(order, axis, "grey") for order in (objects, objects[::-1]) for axis in scenes.AXES]
+    captions = [{caption for _ in range(200) for caption in scene_captions.describe(scene, rng)} for scene in turned]
+    assert all(not one & other for one, other in itertools.combinations(captions, 2))
 
 
 def test_things_stand_as_the_layout_says_and_do_not_touch():
     for scene in composed(2000):
         axis = 0 if scene.layout == "across" else 1
-        for one, other in itertools.pairwise(scene.things):
+        for one, other in itertools.pairwise(scene.objects):
             apart = [other.x - one.x, other.y - one.y]
             assert apart[axis] >= max((one.diameter + other.diameter) / 2 - 1, abs(apart[1 - axis]) - 1), scene
 

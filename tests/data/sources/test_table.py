@@ -37,10 +37,10 @@ ROWS = [
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-@pytest.mark.parametrize("told", [True, False])
-def test_a_delimiter_is_taken_or_found(delimiter, told, data, read, photos):
+@pytest.mark.parametrize("given", [True, False])
+def test_a_delimiter_is_given_or_detected(delimiter, given, data, read, photos):
     text = data.csv_text(ROWS, delimiter.join(["image", "caption"]), delimiter=delimiter)
-    found = read(text, delimiter=delimiter if told else None)
+    found = read(text, delimiter=delimiter if given else None)
     assert found.rows[1:] == [(name.replace("/", "__"), caption) for name, caption in ROWS]
     assert found.images == {name.replace("/", "__"): (photos / name).read_bytes() for name in IMAGES}
     assert found.source["sha256"] == hashlib.sha256(text.encode()).hexdigest()
@@ -130,7 +130,7 @@ def test_accents_written_in_two_ways_are_one_name(data, read, photos):
 @pytest.mark.parametrize("twin", ["sub__c.png", "SUB/C.PNG"])
 def test_names_that_clash_once_flat_are_an_error(twin, data, read, photos):
     data.write_folder(photos, {twin: data.photo(9)})
-    with pytest.raises(CliplineError, match="names clash"):
+    with pytest.raises(CliplineError, match="clash as raw file names"):
         read(f"image,caption\nsub/c.png,x\n{twin},y\n")
 
 

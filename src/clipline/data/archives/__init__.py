@@ -1,1 +1,1 @@
-"""Reading archives that come from elsewhere: their members, one by one, and safely to disk."""
+"""Archives from elsewhere (zip, tar) and folders: which members are safe, their bytes, and copying them to disk."""

@@ -1,4 +1,4 @@
-"""Copy files out of archives and folders atomically and resumably, with progress in bytes."""
+"""Copy files out of archives and folders, with progress in bytes; a run that was killed goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ CHUNK = 1 << 20
 
 
 def read(reader: Reader, name: str) -> bytes:
-    """One member's bytes. Raises DamagedError."""
+    """The bytes of one member. Raises DamagedError."""
     return b"".join(chunk for _, stream in reader.stream([name]) for chunk in _chunks(stream, reader.path))
 
 
 def copy(reader: Reader, names: Mapping[str, str], folder: Path, title: str) -> None:
-    """Write files into `folder`; names: {file name there: member}.
+    """Write members of an archive into `folder`.
 
-    A file that is there already and whole (by size, and by CRC or time where known) is kept. Each other one
-    appears under its name only when complete, so a kill costs one file. Raises DamagedError.
+    names: {file name in `folder`: member}. title: of the progress bar. A file that is there already and complete (by
+    its size, and by CRC or time where known) is kept. Every other one appears under its name only when it is complete,
+    so a kill costs one file. Raises DamagedError, or CliplineError where the disk is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     members = {name: reader.members[member] for name, member in names.items()}
     with Bar(title, sum(member.size for member in members.values()), "bytes") as bar:
-        left: dict[str, Path] = {}
+        missing: dict[str, Path] = {}
         for name, member in members.items():
-            if _whole(folder / name, member):
+            if _is_complete(folder / name, member):
                 bar.advance(member.size)
             else:
-                left[member.name] = folder / name
-        _check_space(folder, sum(reader.members[name].size for name in left))
-        for member, stream in reader.stream(left):
-            _write(member, stream, left[member.name], reader.path, bar)
+                missing[member.name] = folder / name
+        _check_space(folder, sum(reader.members[name].size for name in missing))
+        for member, stream in reader.stream(missing):
+            _write(member, stream, missing[member.name], reader.path, bar)
 
 
-def _whole(path: Path, member: Member) -> bool:
+def _is_complete(path: Path, member: Member) -> bool:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return False
-    if found.st_size != member.size or (member.mtime is not None and found.st_mtime_ns != member.mtime):
+    if status.st_size != member.size or (member.mtime is not None and status.st_mtime_ns != member.mtime):
         return False
     return member.crc is None or zlib.crc32(path.read_bytes()) == member.crc
 
@@ -55,25 +56,27 @@ def _whole(path: Path, member: Member) -> bool:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise CliplineError(f"{folder}: {needed / 1e6:,.0f} MB are needed and only {free / 1e6:,.0f} MB are free")
+        raise CliplineError(
+            f"{folder}: {needed / 1e6:,.0f} MB are needed and only {free / 1e6:,.0f} MB are free. Fix: free some space"
+        )
 
 
-def _write(member: Member, stream: IO[bytes], target: Path, where: Path, bar: Bar) -> None:
+def _write(member: Member, stream: IO[bytes], target: Path, source: Path, bar: Bar) -> None:
     part = target.with_name(".part")
     written = 0
     with part.open("wb") as file:
-        for chunk in _chunks(stream, where):
+        for chunk in _chunks(stream, source):
             file.write(chunk)
             written += len(chunk)
             bar.advance(len(chunk))
     if written != member.size:
-        raise DamagedError(f"{where}: {member.name} has {written:,} bytes, not the {member.size:,} that were listed")
+        raise DamagedError(f"{source}: {member.name} has {written:,} bytes, not the {member.size:,} that were listed")
     if member.mtime is not None:
         os.utime(part, ns=(member.mtime, member.mtime))
     part.replace(target)
 
 
-def _chunks(stream: IO[bytes], where: Path) -> Iterator[bytes]:
-    with damage(where):
+def _chunks(stream: IO[bytes], source: Path) -> Iterator[bytes]:
+    with damage(source):
         while chunk := stream.read(CHUNK):
             yield chunk

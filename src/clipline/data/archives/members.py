@@ -1,21 +1,20 @@
 """Which members of an archive are safe to unpack.
 
-An archive from elsewhere is not trusted: everything is checked from its list before the first byte is
-written, and one bad member refuses the whole archive. What is written later goes to flat names of our own
-choosing, so these checks are the first of two walls.
+An archive from elsewhere is not trusted: everything is checked from its list of members before the first byte is
+written, and one bad member makes the whole archive refused. What is written later gets flat names that clipline
+chooses, so these checks are the first of two defences.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from clipline.errors import CliplineError
 
-# Photos hardly compress; a text table shrinks to a quarter. More than this, past the allowance, is a bomb.
+# Photos hardly compress; a text table shrinks to a quarter. Above this ratio, past the allowance, it is a zip bomb.
 MAX_RATIO = 100
 ALLOWANCE = 100 * 2**20
 JUNK = "__MACOSX"
@@ -27,8 +26,10 @@ class DamagedError(CliplineError):
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file. name: with `/`, relative; size in bytes; crc: CRC-32 where the format has it;
-    mtime: nanoseconds, where a copy should keep it; handle: what its reader opens.
+    """One regular file of an archive or folder.
+
+    name: relative, with `/`. size: in bytes. handle: what its reader opens it by. crc: CRC-32, where the format has it.
+    mtime: modification time in nanoseconds, where a copy should keep it.
     """
 
     name: str
@@ -39,65 +40,72 @@ class Member:
 
 
 def safe_name(name: str, where: str) -> str:
-    """A member's name with `/` and without `./`. Raises CliplineError where it leaves its folder."""
+    """A member's name with `/` and without `./`. Raises CliplineError where it leads out of its folder."""
     slashed = name.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     if slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) or ".." in parts:
-        raise CliplineError(f"{where}: unsafe, nothing was unpacked: member {name!r} points outside the archive")
+        raise unsafe(where, f"member {name!r} points outside the archive")
     if "\0" in name:
-        raise CliplineError(f"{where}: the name of member {name!r} has a NUL character in it. Pack it anew")
+        raise CliplineError(f"{where}: the name of member {name!r} contains a NUL character. Fix: pack it again")
     try:
         "/".join(parts).encode()
     except UnicodeEncodeError:
-        raise CliplineError(f"{where}: the name of member {name!a} is not valid UTF-8. Pack it anew") from None
+        raise CliplineError(f"{where}: the name of member {name!a} is not valid UTF-8. Fix: pack it again") from None
     return "/".join(parts)
 
 
 def hidden(name: str) -> bool:
-    """Whether `name` is a dot file, below a dot folder, or what macOS adds to archives."""
+    """Whether `name` is a dot file, below a dot folder, or one of the extra files that macOS puts into archives."""
     return any(part.startswith(".") or part == JUNK for part in name.split("/"))
 
 
-def refuse_type(name: str, where: str) -> CliplineError:
-    """The error for a member that is neither file nor folder."""
-    return CliplineError(f"{where}: unsafe, nothing was unpacked: member {name!r} is a link or a device, not a file")
+def unsafe(where: str, reason: str) -> CliplineError:
+    """The error for an archive that is refused as a whole."""
+    return CliplineError(f"{where}: unsafe, nothing was unpacked: {reason}")
 
 
-class Checked:
-    """Collects members while their archive is listed; refuses overwrites and bombs as soon as they show."""
+def not_a_file(name: str, where: str) -> CliplineError:
+    """The error for a member that is neither a file nor a folder."""
+    return unsafe(where, f"member {name!r} is a link or a device, not a file")
+
+
+class MemberList:
+    """The members of one archive, checked as they are listed: duplicate names and zip bombs are refused at once.
+
+    where: the archive's path, for messages. packed: its size in bytes.
+    """
 
     def __init__(self, where: str, packed: int) -> None:
         self.where, self.limit = where, packed * MAX_RATIO + ALLOWANCE
-        self.members: dict[str, Member] = {}
-        self._keys: dict[str, str] = {}
+        self._members: dict[str, Member] = {}
+        self._name_of: dict[str, str] = {}
         self._total = 0
 
     def add(self, member: Member) -> None:
-        """Raises CliplineError where the member must not be unpacked beside those before it."""
+        """Add a member. Raises CliplineError where it must not be unpacked beside those before it."""
         if member.size < 0:
-            raise DamagedError(f"{self.where}: damaged: member {member.name!r} is of less than no size. Get it again")
+            raise DamagedError(f"{self.where}: damaged: the size of member {member.name!r} is negative. Get it again")
         key = unicodedata.normalize("NFC", member.name).casefold()
-        other = self._keys.setdefault(key, member.name)
-        if member.name in self.members:
-            raise self._unsafe(f"{member.name!r} is in it twice")
+        other = self._name_of.setdefault(key, member.name)
+        if member.name in self._members:
+            raise unsafe(self.where, f"{member.name!r} is in it twice")
         if other != member.name:
-            raise self._unsafe(f"{other!r} and {member.name!r} are one file where case does not count. Rename one")
+            raise unsafe(
+                self.where, f"{other!r} and {member.name!r} are the same file where case does not count. Rename one"
+            )
         self._total += member.size
-        self.reach(self._total)
-        self.members[member.name] = member
+        self.check_size(self._total)
+        self._members[member.name] = member
 
-    def reach(self, size: int) -> None:
-        """Raises CliplineError where `size` bytes, of its members or of what is unpacked to list them, are a bomb."""
+    def check_size(self, size: int) -> None:
+        """Raise CliplineError where `size` unpacked bytes, of members or of headers, are too many for this archive."""
         if size > self.limit:
-            raise self._unsafe(
+            raise unsafe(
+                self.where,
                 f"it claims to hold more than {MAX_RATIO} times its own size. If you trust it, unpack it "
-                "yourself and set `path` to the folder"
+                "yourself and set `path` to the folder",
             )
 
-    def _unsafe(self, reason: str) -> CliplineError:
-        return CliplineError(f"{self.where}: unsafe, nothing was unpacked: {reason}")
-
-
-def visible(members: Iterable[Member]) -> list[Member]:
-    """The members that are not hidden."""
-    return [member for member in members if not hidden(member.name)]
+    def visible(self) -> dict[str, Member]:
+        """The members that are not hidden, by name."""
+        return {name: member for name, member in self._members.items() if not hidden(name)}

@@ -1,4 +1,4 @@
-"""Zip files, tar files and folders behind one face: a list of safe members, and their bytes in turn."""
+"""Zip files, tar files and folders behind one interface: a list of safe members, and their bytes one by one."""
 
 from __future__ import annotations
 
@@ -17,49 +17,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from clipline.data.archives.members import Checked, DamagedError, Member, hidden, refuse_type, safe_name, visible
+from clipline.data.archives.members import DamagedError, Member, MemberList, hidden, not_a_file, safe_name
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.progress import Bar
 
-# Of one member, long names and all: tarfile reads headers whole, and lists inside them without end.
+# The most bytes that the headers of one member may have, long names included: tarfile reads headers of any size whole.
 MAX_HEADER = 1 << 20
-# zipfile takes in one piece whatever bzip2 and LZMA unpack to: a thousand bytes of them can fill all memory.
+# zipfile unpacks bzip2 and LZMA without a limit on each read: a thousand packed bytes can fill all memory.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    gzip.BadGzipFile,
-    struct.error,
-    ValueError,
-    LookupError,
-    OverflowError,
-    RecursionError,
-)
+# What the standard library raises on bad bytes.
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
+_DAMAGE += (EOFError, ValueError, LookupError, OverflowError, RecursionError)
 
 
 class Reader(Protocol):
-    """An archive or folder. members: its visible files by name."""
+    """An archive or folder. path: where it is. members: its files by name, without hidden ones."""
 
     path: Path
     members: dict[str, Member]
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
-        """Open the named members one after another, in the archive's own order."""
+        """Open the named members one after another, in the order in which the archive holds them."""
 
 
 def open_reader(path: Path) -> Reader:
-    """A reader for whatever `path` is.
+    """Open the folder, zip or tar file at `path`, and list its members.
 
-    Raises UsageError where it is nothing, CliplineError where it is unsafe, DamagedError where it is cut.
+    Raises UsageError where there is nothing, CliplineError where it is unsafe, DamagedError where it is cut short.
     """
     if path.is_dir():
         return Folder(path)
     if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder. Set `path` in the dataset's settings to what you have")
+        raise UsageError(f"{path}: no such file or folder. Fix: set `path` in the dataset's settings to what you have")
     with path.open("rb") as file:
         head = file.read(6)
     return Zip(path) if head.startswith(b"PK") else Tar(path, head)
@@ -67,49 +57,47 @@ def open_reader(path: Path) -> Reader:
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turn what the archive modules raise on bad bytes into DamagedError."""
+    """Turn what the standard library raises on the bytes of a damaged archive into DamagedError."""
     try:
         yield
-    except _DAMAGE as error:
-        raise damaged(path, error) from None
-    except OSError as error:
-        # bz2 says "Invalid data stream" with an OSError that no system call made.
-        if error.errno is not None:
+    except (*_DAMAGE, OSError) as error:
+        # gzip and bz2 raise OSError without a number for bad bytes; with one, a system call failed.
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise damaged(path, error) from None
     except (NotImplementedError, RuntimeError) as error:
-        # zipfile's words for a compression it does not know, and for a password.
-        raise CliplineError(f"{path}: {error}. Pack it anew as a plain zip") from None
+        # What zipfile raises for an unknown compression, and for a password.
+        raise CliplineError(f"{path}: {error}. Fix: pack it again as a plain zip") from None
 
 
 def damaged(path: Path, reason: object) -> DamagedError:
-    """The error for bytes that are not what the archive promised."""
-    return DamagedError(f"{path}: cut short or damaged ({path.stat().st_size:,} bytes): {reason}. Get it again")
+    """The error for an archive whose bytes are not what its headers promise."""
+    return DamagedError(f"{path}: cut short or damaged ({path.stat().st_size:,} bytes): {reason}. Fix: get it again")
 
 
 class Zip:
-    """A zip file, listed and checked."""
+    """A zip file whose members have been listed and checked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        checked = Checked(str(path), path.stat().st_size)
+        checked = MemberList(str(path), path.stat().st_size)
         with damage(path), zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 name = safe_name(info.filename, str(path))
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise refuse_type(info.filename, str(path))
+                    raise not_a_file(info.filename, str(path))
                 if not info.filename.endswith("/") and kind != stat.S_IFDIR:
                     self._check_method(info)
                     checked.add(Member(name, info.file_size, info, crc=info.CRC))
-        self.members = {member.name: member for member in visible(checked.members.values())}
+        self.members = checked.visible()
 
     def _check_method(self, info: zipfile.ZipInfo) -> None:
         if info.compress_type not in _METHODS:
             method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
             raise CliplineError(
-                f"{self.path}: member {info.filename!r} is packed with {method}, and only stored and deflated ones are "
-                "unpacked here. Pack it anew as a plain zip"
+                f"{self.path}: member {info.filename!r} is packed with {method}; only stored and deflated ones are "
+                "unpacked here. Fix: pack it again as a plain zip"
             )
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
@@ -122,55 +110,55 @@ class Zip:
 
 
 class Tar:
-    """A tar file, plain or compressed with gzip, bzip2 or xz, listed and checked."""
+    """A tar file, plain or compressed with gzip, bzip2 or xz, whose members have been listed and checked."""
 
     def __init__(self, path: Path, head: bytes) -> None:
         self.path = path
         self._open_packed = next((opener for magic, opener in _DECOMPRESSORS.items() if head.startswith(magic)), None)
         size = path.stat().st_size
-        checked = Checked(str(path), size)
+        checked = MemberList(str(path), size)
         with (
             self._open() as (archive, stream, packed),
             Bar(f"listing {path.name}", size, "bytes") as bar,
             damage(path),
         ):
             while info := archive.next():
-                archive.members.clear()  # tarfile would hold every header
+                archive.members.clear()  # else tarfile keeps every header in memory
                 stream.left = MAX_HEADER
                 bar.advance(packed.tell() - bar.done)
-                checked.reach(info.offset_data)
+                checked.check_size(info.offset_data)
                 name = safe_name(info.name, str(path))
                 if not (info.isdir() or info.isreg()) or info.issparse():
-                    raise refuse_type(info.name, str(path))
+                    raise not_a_file(info.name, str(path))
                 if info.isreg():
                     checked.add(Member(name, info.size, info.offset))
             self._check_end(archive, stream)
-        self.members = {member.name: member for member in visible(checked.members.values())}
+        self.members = checked.visible()
 
-    def _check_end(self, archive: tarfile.TarFile, stream: _Guarded) -> None:
-        # tarfile takes a missing or broken header for the end; a whole archive ends with a block of zeros.
+    def _check_end(self, archive: tarfile.TarFile, stream: _LimitedReader) -> None:
+        # tarfile takes a missing or broken header for the end; a complete archive ends with a block of zeros.
         stream.seek(archive.offset)
         if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise damaged(self.path, "it lacks the mark of its end")
+            raise damaged(self.path, "the mark of its end is missing")
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[tarfile.TarFile, _Guarded, IO[bytes]]]:
+    def _open(self) -> Iterator[tuple[tarfile.TarFile, _LimitedReader, IO[bytes]]]:
         with self.path.open("rb") as packed:
-            guarded = _Guarded(self._open_packed(packed) if self._open_packed else packed)
+            limited = _LimitedReader(self._open_packed(packed) if self._open_packed else packed)
             with damage(self.path):
                 try:
-                    archive = tarfile.TarFile(fileobj=guarded)
+                    archive = tarfile.TarFile(fileobj=limited)
                 except tarfile.ReadError:
                     raise CliplineError(
-                        f"{self.path}: neither a zip nor a tar archive. Is the download whole?"
+                        f"{self.path}: neither a zip nor a tar archive. Is the download complete?"
                     ) from None
             with archive:
-                yield archive, guarded, packed
+                yield archive, limited, packed
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
         by_offset = {self.members[name].handle: self.members[name] for name in names}
-        with self._open() as (archive, guarded, _):
-            guarded.left = sys.maxsize  # from here on it reads more than headers
+        with self._open() as (archive, limited, _):
+            limited.left = sys.maxsize  # from here on it reads more than headers
             for _ in range(len(by_offset)):
                 with damage(self.path):
                     while info := archive.next():
@@ -183,8 +171,11 @@ class Tar:
                 yield by_offset[info.offset], stream
 
 
-class _Guarded:
-    """A file that tarfile reads, with limits: a forged header can ask for all memory. left: bytes it may still read."""
+class _LimitedReader:
+    """A file for tarfile to read, with limits, since a forged header can ask for all memory.
+
+    left: how many bytes may still be read.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -194,27 +185,24 @@ class _Guarded:
     def read(self, size: int) -> bytes:
         self.left -= size
         if not 0 <= size <= MAX_HEADER or self.left < 0:
-            raise tarfile.ReadError("a header of absurd size")
+            raise tarfile.ReadError("a header claims an absurd size")
         return self._stream.read(size)
 
 
 class Folder:
-    """A folder on this machine, trusted: links in it are followed, each folder once."""
+    """A folder on this machine, which is trusted: links in it are followed, and each folder is listed once."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        found, seen = [], set()
-        for folder, below, files in os.walk(path, onerror=_fail, followlinks=True):
+        self.path, self.members, seen = path, {}, set()
+        for folder, subfolders, files in os.walk(path, onerror=_fail, followlinks=True):
             seen.add(os.path.realpath(folder))
-            open_to = [name for name in below if not hidden(name)]
-            below[:] = sorted(name for name in open_to if os.path.realpath(Path(folder, name)) not in seen)
+            shown = sorted(name for name in subfolders if not hidden(name))
+            subfolders[:] = [name for name in shown if os.path.realpath(Path(folder, name)) not in seen]
             for name in sorted(files):
                 file = Path(folder, name)
-                if file.is_file():
-                    status = file.stat()
-                    relative = file.relative_to(path).as_posix()
-                    found.append(Member(relative, status.st_size, file, mtime=status.st_mtime_ns))
-        self.members = {member.name: member for member in visible(found)}
+                if file.is_file() and not hidden(name):
+                    status, relative = file.stat(), file.relative_to(path).as_posix()
+                    self.members[relative] = Member(relative, status.st_size, file, mtime=status.st_mtime_ns)
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:
         for name in names:
@@ -223,5 +211,5 @@ class Folder:
 
 
 def _fail(error: OSError) -> None:
-    # os.walk skips what it may not read, and its images with it.
+    # os.walk silently skips folders that it may not read, and the images in them.
     raise error

@@ -1,5 +1,7 @@
-"""Flickr8k as an archive or folder: Kaggle's layout (Images/, captions.txt) or the original's two downloads
-(Flicker8k_Dataset/, Flickr8k.token.txt), possibly below other folders.
+"""`kind: archive`: Flickr8k as an archive or folder, in one of two layouts, possibly below other folders.
+
+Kaggle's layout has Images/ and captions.txt; the two original downloads have Flicker8k_Dataset/ and Flickr8k.token.txt.
+A new layout is a parser in `_TABLES`, under the file name of its caption table, and its folder in `IMAGE_FOLDERS`.
 """
 
 from __future__ import annotations
@@ -11,52 +13,48 @@ from clipline.config.base import resolve
 from clipline.config.dataset import Archive, Expect
 from clipline.data.archives.extract import copy, read
 from clipline.data.archives.readers import Reader, open_reader
-from clipline.data.sources.raw import (
-    IMAGE_SUFFIXES,
-    Collected,
-    Row,
-    flat_name,
-    flat_names,
-    prune,
-    reconcile,
-    some,
-)
-from clipline.data.sources.records import decode, records
+from clipline.data.records import decode, records
+from clipline.data.sources import raw
+from clipline.data.sources.raw import CaptionRow, Collected, first_few, flat_name
 from clipline.errors import CliplineError
 from clipline.utils.checksums import file_hash
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
-# The original token file has five captions under this name, which no image ever had.
+# The original token file has five captions of this name, but no image has ever had it.
 KNOWN_ABSENT = frozenset({"2258277193_586949ec62.jpg.1"})
 
 
 def collect(dataset: Archive, cache: Path) -> Collected:
-    """The archive or folder at `dataset.path`. Raises CliplineError, DamagedError or UsageError."""
+    """Copy the images and read the captions of `dataset.path`. Raises CliplineError, DamagedError or UsageError."""
     return unpack(resolve(dataset.path), dataset.expect, cache)
 
 
 def unpack(path: Path, expect: Expect, cache: Path) -> Collected:
-    """Copy the images of a known layout below `cache`; what an earlier run copied whole is kept."""
+    """Copy the images of a known layout into a folder in `cache`; files that an earlier run completed are kept.
+
+    path: the archive or folder. expect: how many images and captions it should have.
+    Raises as `collect` does.
+    """
     reader = open_reader(path)
     digest = None if path.is_dir() else file_hash(path)
     rows = _captions(reader)
     images = _images(reader, {row.image for row in rows})
-    rows, skipped = reconcile(rows, images, expect, str(path), KNOWN_ABSENT)
+    rows, skipped = raw.reconcile(rows, images, expect, str(path), KNOWN_ABSENT)
     wanted = {row.image: images[row.image] for row in rows}
-    # Another archive of the same name does not go on where this one stopped.
+    # Named by its hash: another archive of the same name must not go on where this one stopped.
     folder = cache / f"raw-{(digest or 'folder')[:16]}"
     copy(reader, wanted, folder / "images", f"unpacking {path.name}" if digest else f"copying {path.name}")
-    prune(folder / "images", wanted)
+    raw.prune(folder / "images", wanted)
     return Collected(folder, rows, digest, skipped)
 
 
-def _captions(reader: Reader) -> list[Row]:
+def _captions(reader: Reader) -> list[CaptionRow]:
     tables = [name for name in reader.members if PurePosixPath(name).name.casefold() in _TABLES]
     if len(tables) != 1:
-        found = f"found several: {some(tables)}" if tables else f"it holds: {_content(reader)}"
+        content = f"found several: {first_few(tables)}" if tables else f"it holds: {_content(reader)}"
         raise CliplineError(
             f"{reader.path}: expected one caption table, captions.txt (Kaggle) or Flickr8k.token.txt "
-            f"(original); {found}. For another layout use `kind: csv`"
+            f"(original); {content}. Fix: use `kind: csv` for another layout"
         )
     where = f"{reader.path}: {tables[0]}"
     parse = _TABLES[PurePosixPath(tables[0]).name.casefold()]
@@ -64,8 +62,8 @@ def _captions(reader: Reader) -> list[Row]:
     return [row._replace(image=flat_name(row.image)) for row in rows]
 
 
-def _kaggle(text: str, where: str) -> list[Row]:
-    """`image,caption` as CSV under that header; a comma too many belongs to the caption."""
+def _kaggle(text: str, where: str) -> list[CaptionRow]:
+    """Parse CSV with the header `image,caption`; further unquoted commas belong to the caption."""
     table = records(text, where)
     _, header = next(table, (1, []))
     if [name.strip().casefold() for name in header] != ["image", "caption"]:
@@ -74,24 +72,24 @@ def _kaggle(text: str, where: str) -> list[Row]:
     for line, fields in table:
         if len(fields) < 2 or not fields[0].strip():
             raise CliplineError(f"{where}: line {line}: expected `image,caption`, found `{','.join(fields)[:80]}`")
-        rows.append(Row(fields[0].strip(), ",".join(fields[1:]).strip()))
+        rows.append(CaptionRow(fields[0].strip(), ",".join(fields[1:]).strip()))
     return rows
 
 
-def _original(text: str, where: str) -> list[Row]:
-    """`name.jpg#0<tab>caption`, one a line."""
+def _original(text: str, where: str) -> list[CaptionRow]:
+    """Parse lines of the form `name.jpg#0<tab>caption`."""
     rows = []
     for line, content in enumerate(text.split("\n"), start=1):
         name, tab, caption = content.partition("\t")
         image, mark, number = name.strip().rpartition("#")
         if tab and mark and image and number.isdecimal():
-            rows.append(Row(image, caption.strip()))
+            rows.append(CaptionRow(image, caption.strip()))
         elif content.strip():
             raise CliplineError(f"{where}: line {line}: expected `name.jpg#0<tab>caption`, found `{content[:80]}`")
     return rows
 
 
-_TABLES: dict[str, Callable[[str, str], list[Row]]] = {
+_TABLES: dict[str, Callable[[str, str], list[CaptionRow]]] = {
     "captions.txt": _kaggle,
     "flickr8k.token.txt": _original,
 }
@@ -99,25 +97,25 @@ _TABLES: dict[str, Callable[[str, str], list[Row]]] = {
 
 def _images(reader: Reader, named: set[str]) -> dict[str, str]:
     """{raw name: member} of the files below an image folder that captions name or that look like images."""
-    below = {}
+    below = {}  # path below the image folder: member
     for name in reader.members:
         parts = name.split("/")
-        marks = [at for at, part in enumerate(parts[:-1]) if part.casefold() in IMAGE_FOLDERS]
-        if marks:
-            relative = "/".join(parts[marks[-1] + 1 :])
-            if flat_name(relative) in named or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+        depths = [depth for depth, part in enumerate(parts[:-1]) if part.casefold() in IMAGE_FOLDERS]
+        if depths:
+            relative = "/".join(parts[depths[-1] + 1 :])
+            if flat_name(relative) in named or PurePosixPath(name).suffix.lower() in raw.IMAGE_SUFFIXES:
                 if relative in below:
                     raise CliplineError(
-                        f"{reader.path}: both {below[relative]} and {name} are image {relative}. Remove one"
+                        f"{reader.path}: both {below[relative]} and {name} are image {relative}. Fix: remove one"
                     )
                 below[relative] = name
     if not below:
         raise CliplineError(
             f"{reader.path}: no image in a folder named Images or Flicker8k_Dataset; it holds: {_content(reader)}"
         )
-    return {raw: below[relative] for raw, relative in flat_names(below, str(reader.path)).items()}
+    return {name: below[relative] for name, relative in raw.flat_names(below, str(reader.path)).items()}
 
 
 def _content(reader: Reader) -> str:
     top = sorted({name.split("/")[0] + ("/" if "/" in name else "") for name in reader.members})
-    return some(top, 8) or "nothing"
+    return first_few(top, 8) or "nothing"

@@ -1,7 +1,7 @@
-"""Images and captions of a Hugging Face dataset, as files with their original bytes where it has them.
+"""`kind: hf`: images and captions of a Hugging Face dataset, as files with their original bytes where it has them.
 
-Rows that repeat an image, byte for byte, become one image with several captions: as two images they could end
-in two splits.
+Rows that repeat an image byte for byte become one image with several captions: as two images they could end up in two
+splits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipline.config.dataset import Hub, HubSource
 from clipline.data.sources.hub_load import open_hub
-from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, prune, reconcile
+from clipline.data.sources.raw import IMAGE_SUFFIXES, CaptionRow, Collected, prune, reconcile
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.progress import Bar
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 
 def collect(dataset: Hub, cache: Path) -> Collected:
-    """The dataset's images and captions. Raises CliplineError or UsageError."""
+    """Write the dataset's images to `cache` and read its captions. Raises CliplineError or UsageError."""
     table, revision, roots = open_hub(dataset, cache)
     folder = cache / "raw-hub"
     files = _Files(folder / "images", roots)
-    rows, bare, total = [], 0, len(table)
-    with Bar(f"reading {dataset.path}", total, "rows") as bar:
+    rows, uncaptioned = [], 0
+    with Bar(f"reading {dataset.path}", len(table), "rows") as bar:
         for index, (image, captions, split) in enumerate(_records(table, dataset.source, dataset.path)):
             if captions:
                 name = files.write(image, index, f"{dataset.path}: row {index}")
-                rows += [Row(name, caption, split) for caption in captions]
-            bare += not captions
+                rows += [CaptionRow(name, caption, split) for caption in captions]
+            uncaptioned += not captions
             bar.advance()
     rows, skipped = reconcile(rows, files.names, dataset.expect, dataset.path)
     prune(files.folder, files.names)
-    skipped |= {"images_without_caption": bare, "repeated_images": files.repeated}
+    skipped |= {"images_without_caption": uncaptioned, "repeated_images": files.repeated}
     return Collected(folder, rows, None, skipped, {"revision": revision} if revision else {})
 
 
 def _records(table: Dataset, source: HubSource, where: str) -> Iterator[tuple[Any, list[str], str | None]]:
-    """(undecoded image, captions, split) of each row."""
+    """Yield (undecoded image, captions, split) of each row. Raises UsageError where a column is missing or wrong."""
     import datasets
 
     columns = [name for name in (source.image_column, source.caption_column, source.split_column) if name]
@@ -65,23 +65,31 @@ def _records(table: Dataset, source: HubSource, where: str) -> Iterator[tuple[An
         if not isinstance(captions, list) or not all(isinstance(text, str | None) for text in captions):
             raise UsageError(f"{where}: row {index}: column `{source.caption_column}` holds no text nor list of texts")
         split = record[source.split_column] if source.split_column else None
-        named = labels[split] if labels and split is not None else split
-        yield record[source.image_column], [text.strip() for text in captions if text], named and str(named)
+        if labels and split is not None:
+            split = labels[split]  # a ClassLabel column holds numbers
+        yield record[source.image_column], [text.strip() for text in captions if text], split and str(split)
 
 
 class _Files:
-    """Image files below one folder; the same bytes are written once. names: of the files written."""
+    """Writes image files into one folder; the same bytes are written once.
+
+    folder: where to. roots: the folders from which files may be read, the dataset's own first.
+    names: the files written. repeated: how many images were not written again.
+    """
 
     def __init__(self, folder: Path, roots: list[Path]) -> None:
         self.folder, self.roots = folder, [root.resolve() for root in roots]
         self.names: set[str] = set()
         self.repeated = 0
         self._by_hash: dict[bytes, str] = {}
-        self._folded: set[str] = set()
+        self._taken: set[str] = set()  # names, without letter case
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, image: dict | None, index: int, where: str) -> str:
-        """Write one undecoded image; return its file name, or one that stands for a missing image."""
+        """Write the undecoded image of row `index`; return its file name, or a name in brackets if it is missing.
+
+        where: for messages. Raises CliplineError where the row names a file outside the dataset.
+        """
         data, path = (image["bytes"], image["path"]) if image else (None, None)
         if data is None:
             file = self._allowed(path, where) if path else None
@@ -100,30 +108,30 @@ class _Files:
         return name
 
     def _allowed(self, path: str, where: str) -> Path:
-        # A table from elsewhere must not fetch this machine's own files into the dataset.
+        # A table from elsewhere must not copy other files of this machine into the dataset.
         file = (self.roots[0] / path).resolve()
         if not any(file.is_relative_to(root) for root in self.roots):
             raise CliplineError(f"{where}: unsafe: it names {path}, which is outside the dataset")
         return file
 
     def _name(self, path: str, data: bytes, index: int) -> str:
-        """The file's own name where it has one that is free, else the row's number."""
-        own = PurePosixPath(re.sub(r"[\x00-\x1f\\]", "_", unicodedata.normalize("NFC", path)))
-        suffix = own.suffix if own.suffix.lower() in IMAGE_SUFFIXES else _suffix(data)
-        stem = own.stem.lstrip(".")[:150]
+        """The original file name if there is one, made unique by the row's number; else the row's number."""
+        original = PurePosixPath(re.sub(r"[\x00-\x1f\\]", "_", unicodedata.normalize("NFC", path)))
+        suffix = original.suffix if original.suffix.lower() in IMAGE_SUFFIXES else _suffix(data)
+        stem = original.stem.lstrip(".")[:150]
         name = f"{stem}{suffix}" if stem else f"{index:08d}{suffix}"
-        if name.casefold() in self._folded:
+        if name.casefold() in self._taken:
             name = f"{stem}_{index:08d}{suffix}"
-        self._folded.add(name.casefold())
+        self._taken.add(name.casefold())
         return name
 
 
 def _suffix(data: bytes) -> str:
-    # No others: some of Pillow's kinds run programs on what they open.
-    kinds = [kind for suffix, kind in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES]
+    # Only these formats, since Pillow opens some others with external programs.
+    formats = [name for suffix, name in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES]
     try:
-        with Image.open(io.BytesIO(data), formats=kinds) as image:
-            found = f".{(image.format or 'bin').lower()}"
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            suffix = f".{(image.format or 'bin').lower()}"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ".bin"
-    return {".jpeg": ".jpg", ".mpo": ".jpg"}.get(found, found)
+    return {".jpeg": ".jpg", ".mpo": ".jpg"}.get(suffix, suffix)

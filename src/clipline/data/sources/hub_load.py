@@ -1,6 +1,6 @@
 """Open a Hugging Face dataset: a local folder in a layout that `datasets` reads, or an id on the hub.
 
-`datasets` itself retries for half a minute when the hub cannot be reached: asking first fails in seconds.
+`datasets` retries for half a minute if the hub cannot be reached; one question beforehand fails within seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 class Opened(NamedTuple):
-    """A table, its commit on the hub (None: a local folder), the only folders that its images may be in."""
+    """An opened dataset.
+
+    revision: its commit on the hub, None for a local folder. roots: the only folders in which its image files may be.
+    """
 
     table: Dataset
     revision: str | None
@@ -29,7 +32,7 @@ class Opened(NamedTuple):
 
 
 def open_hub(dataset: Hub, cache: Path) -> Opened:
-    """Load the dataset. Raises UsageError or CliplineError, within seconds if the hub cannot be reached."""
+    """Load the dataset. Raises UsageError or CliplineError; within seconds if the hub cannot be reached."""
     try:
         import datasets
         import huggingface_hub
@@ -39,10 +42,10 @@ def open_hub(dataset: Hub, cache: Path) -> Opened:
     http_error = huggingface_hub.errors.HTTPError
     try:
         if folder.is_dir():
-            # Its copy of the tables is scratch too: it goes when the download is done.
+            # The copy of the tables that `datasets` makes is scratch: it is removed when the download is done.
             scratch = cache / "datasets"
             return Opened(_local(folder, split, scratch), None, [folder, scratch])
-        revision = _find(dataset)
+        revision = _find_revision(dataset)
         table = datasets.load_dataset(dataset.path, split=split, revision=revision or dataset.source.revision)
         downloads = datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.HF_DATASETS_CACHE
         return Opened(table, revision, [*map(Path, downloads), Path(huggingface_hub.constants.HF_HUB_CACHE)])
@@ -66,8 +69,8 @@ def _local(folder: Path, split: str, scratch: Path) -> Dataset:
     return splits[split]
 
 
-def _find(dataset: Hub) -> str | None:
-    """The dataset's commit on the hub; None where nobody answers and only the local cache may have it."""
+def _find_revision(dataset: Hub) -> str | None:
+    """The dataset's commit on the hub; None if the hub does not answer, so that only the local cache can have it."""
     import datasets
     from huggingface_hub import HfApi, errors
 
@@ -79,14 +82,14 @@ def _find(dataset: Hub) -> str | None:
     try:
         return HfApi().dataset_info(path, revision=wanted, timeout=TIMEOUT_SECONDS).sha
     except errors.GatedRepoError:
-        raise CliplineError(f"{path}: ask for access on its page on the hub, then log in: hf auth login") from None
+        raise CliplineError(f"{path}: restricted. Fix: ask for access on the hub, then `hf auth login`") from None
     except errors.RevisionNotFoundError:
         raise UsageError(f"{path}: the hub has no revision `{wanted}` of it") from None
     except errors.RepositoryNotFoundError:
-        raise UsageError(f"{path}: no such folder, and no dataset of that name that you may read on the hub") from None
+        raise UsageError(f"{path}: no such folder, and no dataset of that name on the hub that you may read") from None
     except errors.HfHubHTTPError as error:
-        raise CliplineError(f"{path}: the hub refuses: {first_line(error)}") from None
+        raise CliplineError(f"{path}: the hub refuses access: {first_line(error)}") from None
     except errors.HTTPError:
-        # Not reachable. Do not try again and again: an earlier download may still be in the local cache.
+        # Not reachable. Offline mode avoids retries; an earlier download may still be in the local cache.
         datasets.config.HF_HUB_OFFLINE = True
         return None

@@ -1,7 +1,7 @@
-"""A Kaggle dataset through the kaggle package: token, resumed download, then unpacked as any archive.
+"""`kind: kaggle`: a dataset downloaded with the kaggle package, resumable, then unpacked like any archive.
 
-Importing kaggle signs in, and without a token it prints a page and (by version) leaves the process. So it is
-imported where it is used, and whatever goes wrong becomes one plain error.
+Importing kaggle signs in; without a token it prints a help page and, in some versions, exits the process. So it is
+imported where it is used, and its errors become one short error each.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from clipline.utils.progress import Bar
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-# The package waits 2, 4, 8 ... seconds between them.
+# The package waits 2, 4, 8 ... seconds between retries.
 RETRIES = 3
 TIMEOUT_SECONDS = 60
-NO_TOKEN = (
-    "Kaggle asks for a token, and found none that is valid. Make one at https://www.kaggle.com/settings/api\n"
-    "(Generate New Token), then `export KAGGLE_API_TOKEN=<token>` or save it in ~/.kaggle/access_token"
+# README.md says the same; a test compares them.
+TOKEN_HELP = (
+    "Make a token at https://www.kaggle.com/settings/api (Generate New Token), then `export KAGGLE_API_TOKEN=<token>` "
+    "or save it as `~/.kaggle/access_token`. An older `~/.kaggle/kaggle.json`, or `KAGGLE_USERNAME` with `KAGGLE_KEY`, "
+    "works too."
 )
+NO_TOKEN = f"Kaggle wants an API token, and no valid one was found.\nFix: {TOKEN_HELP}"
 
 
 def collect(dataset: Kaggle, cache: Path) -> Collected:
@@ -44,11 +47,11 @@ def collect(dataset: Kaggle, cache: Path) -> Collected:
         return archive.unpack(target, dataset.expect, cache)
     except DamagedError as error:
         target.unlink()
-        raise CliplineError(f"{error}\nIt is removed: run this again to download it anew") from None
+        raise CliplineError(f"{error}\nDeleted; run again to download it") from None
 
 
 def _download(name: str, target: Path) -> None:
-    """Download to a `.part` beside `target`, from where an earlier run stopped; rename it when whole."""
+    """Download to a `.part` file beside `target`, going on where an earlier run stopped; rename it when complete."""
     try:
         import kagglesdk  # noqa: F401 (does not sign in)
     except ImportError:
@@ -72,7 +75,7 @@ def _download(name: str, target: Path) -> None:
 
 @contextlib.contextmanager
 def _watched(path: Path, bar: Bar) -> Iterator[None]:
-    """Move `bar` as `path` grows: the package tells its own progress to a bar of its own alone."""
+    """Move `bar` as the file `path` grows, since the package shows progress only on a bar of its own."""
     done = threading.Event()
 
     def watch() -> None:
@@ -92,12 +95,12 @@ def _watched(path: Path, bar: Bar) -> Iterator[None]:
 
 
 def _sign_in() -> KaggleApi:
-    """The package's client with its token checked. Raises CliplineError."""
+    """Return the package's client, signed in. Raises CliplineError without a valid token."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     if get_access_token_from_env()[0]:
-        # Importing kaggle asks its server about this token, and waits minutes where no answer comes.
-        _reach()
+        # Importing kaggle sends this token to its server, and waits for minutes if there is no answer.
+        _check_reachable()
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
@@ -106,12 +109,12 @@ def _sign_in() -> KaggleApi:
             api.authenticate()
         except SystemExit:
             raise CliplineError(NO_TOKEN) from None
-    _reach()
+    _check_reachable()
     return api
 
 
-def _reach() -> None:
-    """Fail in seconds where Kaggle cannot be reached: the package sets no time limit of its own."""
+def _check_reachable() -> None:
+    """Fail in seconds where Kaggle cannot be reached, since the package sets no time limit."""
     import requests
     from kagglesdk.kaggle_env import KaggleEnv, get_endpoint
 
@@ -120,32 +123,30 @@ def _reach() -> None:
 
 @contextlib.contextmanager
 def _network_errors(name: str, part: Path) -> Iterator[None]:
-    """Turn what the network, Kaggle or the package answer into one line."""
+    """Turn errors of the network, of Kaggle and of the package into one line each."""
     import requests
     import urllib3
 
-    again = "What is downloaded is kept: run this again"
     try:
         yield
     except requests.HTTPError as error:
         raise _refused(name, error.response.status_code, str(error)) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise CliplineError(
-            f"Kaggle cannot be reached ({type(error).__name__}). Check the network or proxy. {again}"
+            f"Kaggle cannot be reached ({type(error).__name__}). Fix: check the network or proxy, then run again; what "
+            "was downloaded is kept"
         ) from None
     except ValueError as error:
-        # The package found a wrong size: what it wrote may hold a server's error page.
+        # The package noticed a wrong size: what it wrote may be a server's error page.
         part.unlink(missing_ok=True)
-        raise CliplineError(f"{name}: the download broke: {error}. Run this again") from None
+        raise CliplineError(f"{name}: the download broke: {error}. Fix: run again") from None
 
 
 def _refused(name: str, status: int, reason: str) -> CliplineError:
     if status == 401:
         return CliplineError(NO_TOKEN)
     if status == 404:
-        return UsageError(f"{name}: Kaggle has no such dataset. Set `path` in the dataset's settings to owner/name")
+        return UsageError(f"{name}: Kaggle has no such dataset. Fix: set `path` in its settings to owner/name")
     if status == 403:
-        return CliplineError(
-            f"{name}: Kaggle refuses (403). Open its page there, accept its terms, then run this again"
-        )
+        return CliplineError(f"{name}: Kaggle refuses access (403). Fix: accept the terms on its page, then run again")
     return CliplineError(f"{name}: Kaggle answers {status}: {reason.partition(chr(10))[0]}")

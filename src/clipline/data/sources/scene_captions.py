@@ -1,43 +1,87 @@
-"""Words for the drawn scenes: five differently worded captions for each.
+"""Five differently worded captions for each drawn scene.
 
-Every caption names all colours and shapes and how they stand to each other; it mentions sizes and the
-background only sometimes. About seventy words in all.
+Every caption names all colours and shapes and how the objects are placed; sizes and the background are mentioned only
+sometimes. About seventy different words in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
 CAPTIONS_PER_SCENE = 5
-_SIZE_WORDS = {"large": ("large", "big"), "small": ("small", "little")}
-_SHAPE_WORDS = {"circle": ("circle", "disc"), "square": ("square", "box")}
-_BEFORE = {
-    "across": ("left of", "to the left of", "on the left of"),
-    "down": ("above", "over", "higher than"),
+_SYNONYMS = {
+    "large": ("large", "big"),
+    "small": ("small", "little"),
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
 }
-_AFTER = {
-    "across": ("right of", "to the right of", "on the right of"),
-    "down": ("below", "under", "lower than"),
-}
-_AT_ITS = {"across": ("to its left", "to its right"), "down": ("above it", "below it")}
-_ENDS = {"across": ("on the left", "on the right"), "down": ("at the top", "at the bottom")}
-_ORDERS = {
-    "across": ("from left to right", "from right to left"),
-    "down": ("from top to bottom", "from bottom to top"),
-}
+# {layout: {placeholder: its words}}; where there are several, one is drawn.
 _PLACES = {
-    "left": ("on the left", "on the left side"),
-    "right": ("on the right", "on the right side"),
-    "top": ("at the top", "near the top"),
-    "bottom": ("at the bottom", "near the bottom"),
-    "middle": ("in the middle", "in the centre"),
+    "across": {
+        "before": ("left of", "to the left of", "on the left of"),
+        "after": ("right of", "to the right of", "on the right of"),
+        "at its start": "to its left",
+        "at its end": "to its right",
+        "at the start": "on the left",
+        "at the end": "on the right",
+        "forwards": "from left to right",
+        "backwards": "from right to left",
+    },
+    "down": {
+        "before": ("above", "over", "higher than"),
+        "after": ("below", "under", "lower than"),
+        "at its start": "above it",
+        "at its end": "below it",
+        "at the start": "at the top",
+        "at the end": "at the bottom",
+        "forwards": "from top to bottom",
+        "backwards": "from bottom to top",
+    },
+    "left": {"place": ("on the left", "on the left side")},
+    "right": {"place": ("on the right", "on the right side")},
+    "top": {"place": ("at the top", "near the top")},
+    "bottom": {"place": ("at the bottom", "near the bottom")},
+    "middle": {"place": ("in the middle", "in the centre")},
 }
+# {number of objects: patterns}. `{a 0}` is the first object with its article, the other placeholders are above.
+_PATTERNS = {
+    1: (
+        "{a 0} {place}",
+        "there is {a 0} {place}",
+        "only {a 0} {place}",
+        "{place} stands {a 0}",
+        "{a 0} alone {place}",
+        "a picture of {a 0} {place}",
+        "{the 0} is {place}",
+    ),
+    2: (
+        "{a 0} {before} {a 1}",
+        "{a 1} {after} {a 0}",
+        "there is {a 0} {before} {a 1}",
+        "{the 1} is {after} {the 0}",
+        "{a 0} with {a 1} {at its end}",
+        "{a 1} with {a 0} {at its start}",
+        "{a 0} {at the start} and {a 1} {at the end}",
+        "{at the end} stands {a 1}, {at the start} {a 0}",
+        "a picture of {a 0} {before} {a 1}",
+    ),
+    3: (
+        "{a 0}, {a 1} and {a 2} {forwards}",
+        "{backwards} {a 2}, {a 1} and {a 0}",
+        "{a 0} {before} {a 1} {before} {a 2}",
+        "{a 1} between {a 0} {at the start} and {a 2} {at the end}",
+        "there is {a 0} {at the start}, {a 1} in the middle and {a 2} {at the end}",
+        "three shapes {forwards}: {a 0}, {a 1}, {a 2}",
+    ),
+}
+_PLACEHOLDER = re.compile(r"{(?:(a|the) (\d)|([a-z ]+))}")
 
 
-class Thing(NamedTuple):
-    """One shape. size is one of SIZES; x, y (its centre) and diameter are in units."""
+class SceneObject(NamedTuple):
+    """One object. size: large or small. x, y: its centre; these and the diameter are in the units of `scenes`."""
 
     colour: str
     shape: str
@@ -48,98 +92,46 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Things from left to right (`across`) or top to bottom (`down`); a lone thing has a place instead."""
+    """Objects from left to right (layout `across`) or top to bottom (`down`); for a lone one, layout is its place."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     layout: str
     background: str
 
 
 def describe(scene: Scene, rng: Random) -> list[str]:
-    """Five captions that differ, each from another pattern."""
-    patterns = {1: _LONE, 2: _PAIR, 3: _TRIO}[len(scene.things)]
+    """Five captions, each made from another pattern. Words are drawn from `rng`."""
+    patterns = _PATTERNS[len(scene.objects)]
     order = sorted(range(len(patterns)), key=[rng.random() for _ in patterns].__getitem__)
     captions = []
     for index in order[:CAPTIONS_PER_SCENE]:
-        caption = patterns[index](_Speaker(scene, rng))
+        caption = _fill(patterns[index], scene, rng)
         captions.append(_with_background(caption, scene.background, rng))
     return captions
 
 
-class _Speaker:
-    """Says parts of one caption: synonyms are drawn anew for each, sizes are named for all things or none."""
+def _fill(pattern: str, scene: Scene, rng: Random) -> str:
+    """Replace the placeholders from left to right. Sizes are named for all objects of the caption or for none."""
+    count = len(scene.objects)
+    sized = count == 1 or (count == 2 and rng.random() < 0.4)
 
-    def __init__(self, scene: Scene, rng: Random) -> None:
-        self.scene, self.rng = scene, rng
-        self.sized = len(scene.things) == 1 or (len(scene.things) == 2 and rng.random() < 0.4)
+    def words(placeholder: re.Match[str]) -> str:
+        article, index, place = placeholder.groups()
+        if place:
+            options = _PLACES[scene.layout][place]
+            return options if isinstance(options, str) else _pick(options, rng)
+        item = scene.objects[int(index)]
+        shape = _pick(_SYNONYMS.get(item.shape, (item.shape,)), rng)
+        size = f"{_pick(_SYNONYMS[item.size], rng)} " if sized else ""
+        noun = f"{size}{item.colour} {shape}"
+        return f"{'an' if article == 'a' and noun.startswith('o') else article} {noun}"
 
-    def one_of(self, words: Sequence[str]) -> str:
-        return words[int(self.rng.random() * len(words))]
-
-    def bare(self, thing: Thing) -> str:
-        shape = self.one_of(_SHAPE_WORDS.get(thing.shape, (thing.shape,)))
-        size = f"{self.one_of(_SIZE_WORDS[thing.size])} " if self.sized else ""
-        return f"{size}{thing.colour} {shape}"
-
-    def a(self, index: int) -> str:
-        words = self.bare(self.scene.things[index])
-        return f"{'an' if words.startswith('o') else 'a'} {words}"
-
-    def the(self, index: int) -> str:
-        return f"the {self.bare(self.scene.things[index])}"
-
-    @property
-    def before(self) -> str:
-        return self.one_of(_BEFORE[self.scene.layout])
-
-    @property
-    def after(self) -> str:
-        return self.one_of(_AFTER[self.scene.layout])
-
-    @property
-    def place(self) -> str:
-        return self.one_of(_PLACES[self.scene.layout])
-
-    def at_its(self, end: int) -> str:
-        return _AT_ITS[self.scene.layout][end]
-
-    def end(self, end: int) -> str:
-        return _ENDS[self.scene.layout][end]
-
-    def order(self, way: int) -> str:
-        return _ORDERS[self.scene.layout][way]
+    return _PLACEHOLDER.sub(words, pattern)
 
 
-Pattern = Callable[[_Speaker], str]
-
-_LONE: list[Pattern] = [
-    lambda s: f"{s.a(0)} {s.place}",
-    lambda s: f"there is {s.a(0)} {s.place}",
-    lambda s: f"only {s.a(0)} {s.place}",
-    lambda s: f"{s.place} stands {s.a(0)}",
-    lambda s: f"{s.a(0)} alone {s.place}",
-    lambda s: f"a picture of {s.a(0)} {s.place}",
-    lambda s: f"{s.the(0)} is {s.place}",
-]
-_PAIR: list[Pattern] = [
-    lambda s: f"{s.a(0)} {s.before} {s.a(1)}",
-    lambda s: f"{s.a(1)} {s.after} {s.a(0)}",
-    lambda s: f"there is {s.a(0)} {s.before} {s.a(1)}",
-    lambda s: f"{s.the(1)} is {s.after} {s.the(0)}",
-    lambda s: f"{s.a(0)} with {s.a(1)} {s.at_its(1)}",
-    lambda s: f"{s.a(1)} with {s.a(0)} {s.at_its(0)}",
-    lambda s: f"{s.a(0)} {s.end(0)} and {s.a(1)} {s.end(1)}",
-    lambda s: f"{s.end(1)} stands {s.a(1)}, {s.end(0)} {s.a(0)}",
-    lambda s: f"a picture of {s.a(0)} {s.before} {s.a(1)}",
-]
-_TRIO: list[Pattern] = [
-    lambda s: f"{s.a(0)}, {s.a(1)} and {s.a(2)} {s.order(0)}",
-    lambda s: f"{s.order(1)} {s.a(2)}, {s.a(1)} and {s.a(0)}",
-    lambda s: f"{s.a(0)} {s.before} {s.a(1)} {s.before} {s.a(2)}",
-    lambda s: f"{s.a(1)} between {s.a(0)} {s.end(0)} and {s.a(2)} {s.end(1)}",
-    lambda s: f"there is {s.a(0)} {s.end(0)}, {s.a(1)} in the middle and {s.a(2)} {s.end(1)}",
-    lambda s: f"three shapes {s.order(0)}: {s.a(0)}, {s.a(1)}, {s.a(2)}",
-]
+def _pick(words: Sequence[str], rng: Random) -> str:
+    # Only Random.random() promises the same numbers in every version of Python; choice() does not.
+    return words[int(rng.random() * len(words))]
 
 
 def _with_background(caption: str, background: str, rng: Random) -> str:

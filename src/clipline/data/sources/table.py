@@ -1,4 +1,4 @@
-"""Any folder of images with a table of captions: CSV, TSV, or Flickr30k's columns between `|`."""
+"""`kind: csv`: any folder of images with a table of captions, as CSV, TSV, or with `|` between columns (Flickr30k)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from clipline.config.base import resolve
 from clipline.config.dataset import Table, TableSource
 from clipline.data.archives.extract import copy
 from clipline.data.archives.readers import Folder
-from clipline.data.sources.raw import IMAGE_SUFFIXES, Collected, Row, flat_names, prune, reconcile, some
-from clipline.data.sources.records import decode, records
+from clipline.data.records import decode, records
+from clipline.data.sources.raw import IMAGE_SUFFIXES, CaptionRow, Collected, first_few, flat_names, prune, reconcile
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.checksums import file_hash
 
@@ -20,17 +20,17 @@ DELIMITERS = (",", "\t", ";", "|")
 
 
 def collect(dataset: Table, cache: Path) -> Collected:
-    """The images below `dataset.path` that its table names. Raises CliplineError or UsageError."""
+    """Copy the images below `dataset.path` that its table names. Raises CliplineError or UsageError."""
     path, table = resolve(dataset.path), resolve(dataset.source.captions)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder. Set `path` in the dataset's settings to the folder of your images")
+        raise UsageError(f"{path}: no such folder. Fix: set `path` in the dataset's settings to your image folder")
     if not table.is_file():
-        raise UsageError(f"{table}: no such file. Set `source.captions` in the dataset's settings to your table")
+        raise UsageError(f"{table}: no such file. Fix: set `source.captions` in the dataset's settings to your table")
     rows, short = read_table(table, dataset.source)
     reader = Folder(path)
     rows = _match(rows, list(reader.members), path)
     named = {row.image for row in rows}
-    # A file that a caption names is an image whatever its suffix; others, only if they look like one.
+    # A file that a caption names counts as an image whatever its suffix is; other files only if their suffix is known.
     images = [name for name in reader.members if name in named or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     rows, skipped = reconcile(rows, images, dataset.expect, str(table))
     names = flat_names(dict.fromkeys(row.image for row in rows), str(path))
@@ -43,11 +43,11 @@ def collect(dataset: Table, cache: Path) -> Collected:
     return Collected(folder, rows, file_hash(table), skipped, {"lines_without_caption": short[:20]} if short else {})
 
 
-def read_table(path: Path, source: TableSource) -> tuple[list[Row], list[int]]:
-    """The rows of a caption table, and the lines that end before their caption, which are left out.
+def read_table(path: Path, source: TableSource) -> tuple[list[CaptionRow], list[int]]:
+    """Read a caption table; returns its rows, and the numbers of the lines that end before their caption.
 
-    A caption with an unquoted delimiter in it is whole again if its column is the last. Raises CliplineError
-    with the line, or the columns found.
+    Unquoted delimiters in a caption are kept if the caption column is the last one. Raises CliplineError with the
+    line, or UsageError with the columns that there are.
     """
     where = str(path)
     text = decode(path.read_bytes(), where)
@@ -68,36 +68,35 @@ def read_table(path: Path, source: TableSource) -> tuple[list[Row], list[int]]:
         if not fields[image].strip():
             raise CliplineError(f"{where}: line {line}: no image is named")
         named_split = None if split is None else fields[split].strip()
-        rows.append(Row(fields[image].strip(), fields[caption].strip(), named_split))
+        rows.append(CaptionRow(fields[image].strip(), fields[caption].strip(), named_split))
     return rows, short
 
 
 def _sniff(text: str, source: TableSource, where: str) -> str:
-    """The delimiter under which the header has the columns that the settings name."""
+    """The delimiter that splits the header into the columns that the settings name."""
     header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     wanted = (source.image_column, source.caption_column)
-    split = {mark: [name.strip().strip('"') for name in header.split(mark)] for mark in DELIMITERS}
-    mark = max(split, key=lambda mark: (len(set(wanted) & set(split[mark])), len(split[mark])))
+    columns = {delimiter: [name.strip().strip('"') for name in header.split(delimiter)] for delimiter in DELIMITERS}
+    best = max(columns, key=lambda delimiter: (len(set(wanted) & set(columns[delimiter])), len(columns[delimiter])))
     for name in wanted:
-        _column(name, split[mark], where)
-    return mark
+        _column(name, columns[best], where)
+    return best
 
 
 def _column(name: str, columns: list[str], where: str) -> int:
+    """The index of a column. Raises UsageError where there is none, or more than one."""
     if columns.count(name) != 1:
-        found, what = (
-            some([f"`{column}`" for column in columns if column], 20),
-            "more than one" if name in columns else "no",
-        )
+        problem = "more than one" if name in columns else "no"
+        shown = first_few([f"`{column}`" for column in columns if column], 20) or "nothing"
         raise UsageError(
-            f"{where}: {what} column `{name}`; its first line has: {found or 'nothing'}. Set the columns in `source`"
+            f"{where}: {problem} column `{name}`; its first line has: {shown}. Fix: set the columns in `source`"
         )
     return columns.index(name)
 
 
-def _match(rows: list[Row], members: list[str], folder: Path) -> list[Row]:
-    """Rows that name their images by the path below the folder; a bare file name may stand for that path."""
-    # Table and file system may write accents in two ways.
+def _match(rows: list[CaptionRow], members: list[str], folder: Path) -> list[CaptionRow]:
+    """Make the rows name their images by the path below `folder`; in the table a file name alone may stand for it."""
+    # Table and file system may encode accents in two ways.
     known = {unicodedata.normalize("NFC", member): member for member in members}
     by_name = defaultdict(list)
     for composed, member in known.items():
@@ -108,6 +107,6 @@ def _match(rows: list[Row], members: list[str], folder: Path) -> list[Row]:
         name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         same = [known[name]] if name in known else by_name[name]
         if len(same) > 1:
-            raise CliplineError(f"{folder}: {image} may be any of {some(same)}. Name it with its folder in the table")
+            raise CliplineError(f"{folder}: {image} may be any of {first_few(same)}. Fix: add its folder to the name")
         matched[image] = same[0] if same else name
     return [row._replace(image=matched[row.image]) for row in rows]

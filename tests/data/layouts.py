@@ -1,4 +1,4 @@
-"""Small datasets in every form that `fetch` takes, and a way to fetch them."""
+"""Small datasets in every form that `clipline.data.sources.fetch` takes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from PIL import Image
 
 from clipline.config.base import validate
 from clipline.config.dataset import Dataset
-from clipline.data.sources import fetch as fetch_dataset
 
 
 def photo(index: int, kind: str = "JPEG") -> bytes:
-    """An image file unlike those of other numbers."""
+    """An image file that differs from those of other numbers."""
     file = io.BytesIO()
     Image.new("RGB", (24, 16), (index * 37 % 256, index * 91 % 256, index % 256)).save(file, kind)
     return file.getvalue()
@@ -80,12 +78,12 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def pack(path: Path, files: dict[str, bytes]) -> Path:
-    """Write `files` as whatever the suffix of `path` says; none: a folder."""
+    """Write `files` as an archive of the kind that the suffix of `path` names, or as a folder if it has none."""
     return {"": write_folder, ".zip": write_zip}.get(path.suffix, write_tar)(path, files)
 
 
 class Fetched(NamedTuple):
-    """What lies in a raw folder."""
+    """The contents of a raw folder."""
 
     source: dict
     rows: list[tuple[str, ...]]
@@ -110,31 +108,3 @@ def read_raw(folder: Path, source: dict) -> Fetched:
         rows = [tuple(row) for row in csv.reader(file)]
     images = {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
     return Fetched(source, rows, images, folder)
-
-
-@pytest.fixture
-def fetch(tmp_path):
-    """fetch(kind, path, source, expect) -> Fetched; always the same output and cache folder."""
-
-    def run(kind: str, path: object, source: dict | None = None, expect: dict | None = None) -> Fetched:
-        out = tmp_path / "out" / "raw"
-        found = fetch_dataset(settings(kind, path, source, expect), out, tmp_path / "cache" / "x")
-        assert not (tmp_path / "cache" / "x").exists()
-        return read_raw(out, found)
-
-    return run
-
-
-@pytest.fixture
-def data():
-    """The helpers above, for tests (a conftest cannot be imported by name)."""
-
-    class Helpers:
-        rows = ROWS
-        captions = CAPTIONS
-
-    for helper in (
-        photo, csv_text, kaggle_layout, original_layout, write_folder, write_zip, write_tar, pack, settings, read_raw,
-    ):  # fmt: skip
-        setattr(Helpers, helper.__name__, staticmethod(helper))
-    return Helpers
