@@ -4,12 +4,12 @@
     python bench/search.py --images flickr8k/Images --model models/onnx --captions captions.txt --rows 50000
     pip install --target peers faiss-cpu && PYTHONPATH=peers python bench/search.py ...
 
-The embeddings are real ones, again and again, each with gaussian noise of its own of expected length --noise, then
-normalised. At 0.57 two copies of an image have the cosine 0.755, which is what Flickr8k's images have with their
-nearest neighbours (median, mobilenet_minilm): random vectors would say nothing about recall. Longer embeddings are
-first projected to --dim by a fixed random matrix with orthonormal columns, captions by the same. Even captions tune the
-approximate index, odd ones measure it. The cold process is a whole search: interpreter, imports, the folder, the text
-model, one caption, its answer; the page cache is dropped before it (needs root, else only that of the files).
+The embeddings are copies of real ones, each with other gaussian noise of expected length --noise, then normalised. At
+0.57 two copies of an image have the cosine 0.755, which is what Flickr8k's images have with their nearest neighbours
+(median, mobilenet_minilm): random vectors would say nothing about recall. Longer embeddings are first projected to
+--dim by a fixed random matrix with orthonormal columns, captions by the same. Even captions tune the approximate index,
+odd ones measure it. The cold process is a complete search: interpreter, imports, the folder, the text model, one
+caption, its answer; the page cache is dropped before it (needs root, else only that of the files).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from clipline.embeddings.part import Row
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
-from clipline.search import approximate, exact, rows
+from clipline.search import approximate, exact
+from clipline.search.cache import cache_folders
 from clipline.search.index import Index
 from clipline.utils import cores
 from clipline.utils.files import atomic_folder
@@ -48,7 +49,7 @@ from clipline.utils.progress import Bar
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED, BATCH, NAMED = 0, 10_000, "flickr/{:03d}/{:07d}.jpg"
-AIMS = {
+TARGETS = {
     "exact, warm: ms": "< 500",
     "exact, cold process: s": "< 4",
     "peak memory / file": "< 1.5",
@@ -77,38 +78,38 @@ def main(
     texts = _texts(captions, queries)
     if not (folder / "manifest.json").exists():
         _make(folder, Index(_base(images, embeddings, model, cache)), rows, dim, noise)
-    asked = _project(OnnxModel(model, provider="cpu").embed_texts(texts), dim)
-    tune, measure = asked[::2], asked[1::2]
+    vectors = _project(OnnxModel(model, provider="cpu").embed_texts(texts), dim)
+    tune, measure = vectors[::2], vectors[1::2]
     results: dict[str, Any] = {
         "machine": machine_facts(),
         "settings": {"rows": rows, "dim": dim, "noise": noise, "queries": len(measure), "threads": cores.available()},
     }
     start = time.perf_counter()
     index = Index(folder)
-    found = {"first opening: s": time.perf_counter() - start}
+    figures = {"first opening: s": time.perf_counter() - start}
     size = sum(part.bytes for part in index.state.parts)
-    found |= {"parts: MB": size / 1e6, "vectors: MB": index.vectors.nbytes / 1e6}
+    figures |= {"parts: MB": size / 1e6, "vectors: MB": index.vectors.nbytes / 1e6}
     truth = exact.search(index.vectors, measure, 10)
-    found |= _timed("exact, warm", lambda query: index.search(query, 10), measure)
-    found |= _cold(folder, model, texts[1], dim, repeats)
-    found |= _peers(index, measure, truth, repeats)
+    figures |= _timed("exact, warm", lambda query: index.search(query, 10), measure)
+    figures |= _cold(folder, model, texts[1], dim, repeats)
+    figures |= _peers(index, measure, truth, repeats)
     if graph:
-        found |= _approximate(index, tune, measure, truth)
-    results["figures"] = {name: float(f"{value:.4g}") for name, value in found.items()}
+        figures |= _approximate(index, tune, measure, truth)
+    results["figures"] = {name: float(f"{value:.4g}") for name, value in figures.items()}
     _show(results)
     if out:
         out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _texts(file: Path, count: int) -> list[str]:
-    """So many captions, from all over the file. A header `image,caption` tells a table."""
+    """`count` captions, from all over the file, which is a table where its header is `image,caption`."""
     with file.open(newline="", encoding="utf-8") as lines:
         if lines.readline().strip() == "image,caption":
-            found = [row[1] for row in csv.reader(lines)]
+            captions = [row[1] for row in csv.reader(lines)]
         else:
             lines.seek(0)
-            found = [line.strip() for line in lines if line.strip()]
-    return found[:: max(1, len(found) // count)][:count]
+            captions = [line.strip() for line in lines if line.strip()]
+    return captions[:: max(1, len(captions) // count)][:count]
 
 
 def _base(images: Path | None, embeddings: Path | None, model: Path, cache: Path) -> Path:
@@ -129,10 +130,8 @@ def _make(folder: Path, base: Index, count: int, dim: int, noise: float) -> None
     """An embeddings folder of `count` rows, by the project's own writer."""
     rng = np.random.default_rng(SEED)
     real = _project(base.vectors.astype(np.float32), dim)
-    said = base.manifest
-    identity = Identity(
-        model_id=said.model_id, variant=said.variant, dim=real.shape[1], dtype="float16", root=".", model="."
-    )
+    shape = {"dim": real.shape[1], "dtype": "float16"}
+    identity = Identity(model_id=base.manifest.model_id, variant=base.manifest.variant, **shape, root=".", model=".")
     with atomic_folder(folder) as new, Writer(new, identity, Options().part_rows) as writer:
         with Bar("making embeddings", count, "rows") as bar:
             for start in range(0, count, BATCH):
@@ -170,18 +169,18 @@ def _timed(name: str, call: Callable[[np.ndarray], Any], queries: np.ndarray) ->
 
 def _cold(folder: Path, model: Path, text: str, dim: int, repeats: int) -> dict[str, float]:
     """A new process that searches once, with nothing of the disk in memory; and the same with all of it there."""
-    found: dict[str, list[float]] = {"cold": [], "warm": []}
-    peak, of = 0.0, 1
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    peak, size = 0.0, 1
     for kind in ["cold", "warm"] * repeats:
         if kind == "cold":
             _drop_cache(folder)
         start = time.perf_counter()
         command = [sys.executable, __file__, "--once", str(folder), str(model), text, str(dim)]
-        said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        found[kind].append(time.perf_counter() - start)
-        peak, of = max(peak, said["peak"]), said["file"]
-    figures = {f"exact, {kind} process: s": median(times) for kind, times in found.items()}
-    return figures | {"exact, cold process, longest: s": max(found["cold"]), "peak memory / file": peak / of}
+        memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        seconds[kind].append(time.perf_counter() - start)
+        peak, size = max(peak, memory["peak"]), memory["file"]
+    figures = {f"exact, {kind} process: s": median(times) for kind, times in seconds.items()}
+    return figures | {"exact, cold process, longest: s": max(seconds["cold"]), "peak memory / file": peak / size}
 
 
 def _drop_cache(folder: Path) -> None:
@@ -189,9 +188,9 @@ def _drop_cache(folder: Path) -> None:
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3")
     except OSError:
-        console.print("note: no right to drop the page cache, only that of the vectors is")
-        for place in (folder, *rows.places(folder)):
-            for file in place.glob("*") if place.is_dir() else ():
+        console.print("note: no permission to drop the page cache: only that of the vectors is dropped")
+        for path in (folder, *cache_folders(folder)):
+            for file in path.glob("*") if path.is_dir() else ():
                 with file.open("rb") as opened:
                     os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -200,8 +199,8 @@ def _once(folder: str, model: str, text: str, dim: str) -> None:
     """What the cold process does, as `clipline search` would, but for the projection of its query."""
     index = Index(Path(folder))
     index.read_ahead()
-    asked = _project(OnnxModel(Path(model), provider="cpu").embed_texts([text]), int(dim))
-    assert len(index.search(asked, 9)[0]) == 9
+    query = _project(OnnxModel(Path(model), provider="cpu").embed_texts([text]), int(dim))
+    assert len(index.search(query, 9)[0]) == 9
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     print(json.dumps({"peak": peak, "file": index.vectors.nbytes}))
@@ -216,46 +215,46 @@ def _peers(index: Index, queries: np.ndarray, truth: list[exact.Best], repeats: 
         scores = [index.vectors[start : start + exact.BLOCK].astype(np.float32) @ query[0] for start in blocks]
         return np.concatenate(scores)
 
-    found = _timed("numpy, float32", in_numpy, queries[:repeats])
+    figures = _timed("numpy, float32", in_numpy, queries[:repeats])
     wrong, off = 0, 0.0
     for row, best in enumerate(truth):
         scores = in_numpy(queries[row : row + 1])
         order = np.argsort(-scores, kind="stable")[:10]
         wrong += int((scores[best.rows] < scores[order[-1]] - 1e-6).sum())
         off = max(off, float(np.abs(scores[best.rows] - best.scores).max()))
-    found |= {"exact: rows that numpy does not find": wrong, "exact: largest difference to numpy": off}
+    figures |= {"exact: rows that numpy does not find": wrong, "exact: largest difference to numpy": off}
     half = queries.astype(np.float16)
-    found |= _timed("usearch exact", lambda query: search(index.vectors, query, 10, "ip", exact=True), half)
+    figures |= _timed("usearch exact", lambda query: search(index.vectors, query, 10, "ip", exact=True), half)
     try:
         import faiss
     except ImportError:
         console.print("note: faiss is not installed")
-        return found
+        return figures
     flat = faiss.IndexScalarQuantizer(index.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     for start in range(0, len(index), BATCH):
         flat.add(index.vectors[start : start + BATCH].astype(np.float32))
-    return found | _timed("faiss flat fp16", lambda query: flat.search(query, 10), queries[: 10 * repeats])
+    return figures | _timed("faiss flat fp16", lambda query: flat.search(query, 10), queries[: 10 * repeats])
 
 
 def _approximate(index: Index, tune: np.ndarray, measure: np.ndarray, truth: list[exact.Best]) -> dict[str, float]:
-    for place in rows.places(index.folder):
-        (place / approximate.FACTS).unlink(missing_ok=True)  # of an earlier run: it is the building that is measured
+    for cache in cache_folders(index.folder):
+        (cache / approximate.METADATA).unlink(missing_ok=True)  # of an earlier run: building it is measured
     start = time.perf_counter()
     graph = approximate.open_or_build(index, lambda: tune, console.print)
-    found = {"approximate: build s": time.perf_counter() - start, "approximate: recall@10, tuned": graph.recall}
+    figures = {"approximate: build s": time.perf_counter() - start, "approximate: recall@10, tuned": graph.recall}
     best = [graph.search(query[np.newaxis], 10)[0] for query in measure]
-    shares = [(mine.scores >= all_.scores[-1] - 1e-6).mean() for mine, all_ in zip(best, truth, strict=True)]
-    found["approximate: recall@10"] = float(np.mean(shares))
-    return found | _timed("approximate, warm", lambda query: index.hits(graph.search(query, 10)), measure)
+    shares = [(some.scores >= true.scores[-1] - 1e-6).mean() for some, true in zip(best, truth, strict=True)]
+    figures["approximate: recall@10"] = float(np.mean(shares))
+    return figures | _timed("approximate, warm", lambda query: index.hits(graph.search(query, 10)), measure)
 
 
 def _show(results: dict[str, Any]) -> None:
-    facts, settings = results["machine"], results["settings"]
-    for line in (f"{facts['date']}  {facts['cpu']}", facts["system"], str(settings)):
+    machine, settings = results["machine"], results["settings"]
+    for line in (f"{machine['date']}  {machine['cpu']}", machine["system"], str(settings)):
         console.print(line, highlight=False, soft_wrap=True)
     table = Table("what", "measured", "aim")
     for name, value in results["figures"].items():
-        table.add_row(name, f"{value:,.4g}", AIMS.get(name, ""))
+        table.add_row(name, f"{value:,.4g}", TARGETS.get(name, ""))
     console.print(table)
 
 

@@ -1,11 +1,16 @@
-"""What tests of several folders need around the processes that they start."""
+"""What tests of several folders need."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipline.search.searcher import Answers
 
 ROOT_USER = os.name == "posix" and os.geteuid() == 0
 # Before a command, for one that may not do everything: root may write anywhere; without these two powers it may not.
@@ -35,3 +40,10 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+def search(folder: Path, queries: Sequence[str | Path], n: int, **options) -> Answers:
+    """Search the embeddings in `folder` once. options: of `open_searcher`."""
+    from clipline.search.searcher import open_searcher
+
+    return open_searcher(folder, **options).find(queries, n)

@@ -1,4 +1,4 @@
-"""Clip in Python does what the commands do, on the same model, and imports nothing before it is asked for."""
+"""Clip in Python does what the commands do, on the same model, and imports nothing before it is used."""
 
 import json
 import subprocess
@@ -16,15 +16,16 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
-from clipline.search.searcher import Result, search
+from clipline.search.searcher import Result
+from tests.helpers import search
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 @pytest.fixture(scope="module")
-def place(make_bundle, tmp_path_factory) -> Path:
+def workspace(make_bundle, tmp_path_factory) -> Path:
     """`onnx`, `photos` with one image of each colour, and their embeddings in `index`."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("workspace")
     model = OnnxModel(make_bundle(folder / "onnx"), provider="cpu", threads=1)
     (folder / "photos").mkdir()
     for name, colour in COLOURS.items():
@@ -34,49 +35,49 @@ def place(make_bundle, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip(place) -> Clip:
-    return Clip(place / "onnx", threads=1)
+def clip(workspace) -> Clip:
+    return Clip(workspace / "onnx", threads=1)
 
 
-def test_embeddings(clip, place):
-    files = [place / "photos" / f"{name}.png" for name in COLOURS]
+def test_embeddings(clip, workspace):
+    files = [workspace / "photos" / f"{name}.png" for name in COLOURS]
     images, texts = clip.embed_images(files), clip.embed_texts(list(COLOURS))
     assert clip.dim == 3 and clip.model_id == "colours"
-    for found in (images, texts):
-        assert found.shape == (3, 3) and found.dtype == np.float32
-        assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    for vectors in (images, texts):
+        assert vectors.shape == (3, 3) and vectors.dtype == np.float32
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert (images @ texts.T).argmax(axis=1).tolist() == [0, 1, 2]
     assert np.allclose(clip.embed_images([Image.open(files[0]), str(files[0])]), images[[0, 0]])
     with pytest.raises(CliplineError, match=r"none\.png: no such file"):
-        clip.embed_images([*files, place / "none.png"])
+        clip.embed_images([*files, workspace / "none.png"])
     with pytest.raises(UsageError, match="query is empty"):
         clip.embed_texts(["red", " "])
 
 
-def test_a_folder_is_embedded_and_then_passed_over(clip, place, tmp_path):
-    done = clip.embed_folder(place / "photos", tmp_path / "index")
+def test_a_folder_is_embedded_and_then_passed_over(clip, workspace, tmp_path):
+    done = clip.embed_folder(workspace / "photos", tmp_path / "index")
     assert (done.embedded, done.errors) == (3, 0)
-    assert clip.search(tmp_path / "index", place / "photos" / "red.png", n=1)[0][0].path == "red.png"
-    (place / "photos" / "red.png").touch()
-    again = clip.embed_folder(str(place / "photos"), str(tmp_path / "index"))
+    assert clip.search(tmp_path / "index", workspace / "photos" / "red.png", n=1)[0][0].path == "red.png"
+    (workspace / "photos" / "red.png").touch()
+    again = clip.embed_folder(str(workspace / "photos"), str(tmp_path / "index"))
     assert (again.embedded, again.unchanged) == (0, 3)
 
 
-def test_threads_are_kept(place, tmp_path, monkeypatch):
+def test_threads_are_kept(workspace, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("clipline.utils.cores.available", lambda: pytest.fail("asked for all cores"))
     monkeypatch.setattr(
         "clipline.search.encode.ThreadPoolExecutor",
         lambda threads: asked.append(threads) or ThreadPoolExecutor(threads),
     )
-    clip = Clip(place / "onnx", threads=1)
-    assert clip.embed_images([place / "photos" / "red.png"]).shape == (1, 3)
-    done = clip.embed_folder(place / "photos", tmp_path / "index")
+    clip = Clip(workspace / "onnx", threads=1)
+    assert clip.embed_images([workspace / "photos" / "red.png"]).shape == (1, 3)
+    done = clip.embed_folder(workspace / "photos", tmp_path / "index")
     assert asked == [1] and done.running_on == "CPU, 1 thread"
     assert (done.clock.threads["read"], done.clock.threads["decode"]) == (1, 1)
 
 
-def test_precision_auto_stays_with_what_a_folder_holds(make_bundle, place, tmp_path, monkeypatch):
+def test_precision_auto_stays_with_what_a_folder_holds(make_bundle, workspace, tmp_path, monkeypatch):
     """Whichever is faster when it is timed again."""
     folder = make_bundle(tmp_path / "onnx")
     path = folder / "manifest.json"
@@ -85,36 +86,36 @@ def test_precision_auto_stays_with_what_a_folder_holds(make_bundle, place, tmp_p
     path.write_text(json.dumps(manifest))
     clip, faster = Clip(folder, precision="auto", threads=1), ["fp32"]
     monkeypatch.setattr("clipline.runtime.model.fastest", lambda calls, batch: (faster[0], "timed"))
-    assert clip.embed_folder(place / "photos", tmp_path / "index").embedded == 3
+    assert clip.embed_folder(workspace / "photos", tmp_path / "index").embedded == 3
     faster[0] = "int8"
-    assert clip.embed_folder(place / "photos", tmp_path / "index").unchanged == 3
-    assert clip.embed_folder(place / "photos", tmp_path / "index", overwrite=True).embedded == 3
+    assert clip.embed_folder(workspace / "photos", tmp_path / "index").unchanged == 3
+    assert clip.embed_folder(workspace / "photos", tmp_path / "index", overwrite=True).embedded == 3
     assert json.loads((tmp_path / "index" / "manifest.json").read_text())["variant"] == "int8-other"
 
 
-def test_search_is_that_of_the_command(clip, place):
-    found = clip.search(place / "index", "a red picture", n=2)
-    assert found == [search(place / "index", ["a red picture"], 2).answers[0].results]
-    assert isinstance(found[0][0], Result) and found[0][0].path == "red.png" and found[0][0].file.is_file()
+def test_search_is_that_of_the_command(clip, workspace):
+    results = clip.search(workspace / "index", "a red picture", n=2)
+    assert results == [search(workspace / "index", ["a red picture"], 2).answers[0].results]
+    assert isinstance(results[0][0], Result) and results[0][0].path == "red.png" and results[0][0].file.is_file()
 
 
-def test_queries_of_every_kind(clip, place):
-    red, blue = place / "photos" / "red.png", clip.embed_texts(["blue"])
+def test_queries_of_every_kind(clip, workspace):
+    red, blue = workspace / "photos" / "red.png", clip.embed_texts(["blue"])
     queries = ["green", red, Image.open(red), 5 * blue[0]]
-    first = [results[0].path for results in clip.search(str(place / "index"), queries, n=1)]
+    first = [results[0].path for results in clip.search(str(workspace / "index"), queries, n=1)]
     assert first == ["green.png", "red.png", "red.png", "blue.png"]
-    assert clip.search(place / "index", blue)[0][0].path == "blue.png"
-    assert clip.search(place / "index", []) == []
-    assert [each.path for each in clip.search(place / "index", "red", min_score=0.9)[0]] == ["red.png"]
-    last = clip.search(place / "index", "red", without=["blue"])[0][-1]
+    assert clip.search(workspace / "index", blue)[0][0].path == "blue.png"
+    assert clip.search(workspace / "index", []) == []
+    assert [result.path for result in clip.search(workspace / "index", "red", min_score=0.9)[0]] == ["red.png"]
+    last = clip.search(workspace / "index", "red", without=["blue"])[0][-1]
     assert last.path == "blue.png"
     for bad in (np.ones(4), np.zeros(3), np.full(3, np.nan)):
         with pytest.raises(UsageError, match=r"an embedding here is \[3\]"):
-            clip.search(place / "index", bad)
+            clip.search(workspace / "index", bad)
 
 
-def test_a_folder_is_followed(clip, place, tmp_path):
-    model, photos = OnnxModel(place / "onnx", provider="cpu", threads=1), tmp_path / "photos"
+def test_a_folder_is_followed(clip, workspace, tmp_path):
+    model, photos = OnnxModel(workspace / "onnx", provider="cpu", threads=1), tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (30, 20), COLOURS["blue"]).save(photos / "blue.png")
     embed(Folder(photos), model, tmp_path / "index", Options())
@@ -124,19 +125,19 @@ def test_a_folder_is_followed(clip, place, tmp_path):
     assert clip.search(tmp_path / "index", "red", n=1)[0][0].path == "red.png"
 
 
-def test_another_model_is_refused(make_bundle, place, tmp_path):
+def test_another_model_is_refused(make_bundle, workspace, tmp_path):
     other = Clip(make_bundle(tmp_path / "other", model_id="shapes"))
     with pytest.raises(UsageError, match=r"made by model colours, but .*other is shapes"):
-        other.search(place / "index", "red")
+        other.search(workspace / "index", "red")
     with pytest.raises(UsageError, match="no such file"):
         Clip(tmp_path / "none")
 
 
-def test_classify_and_match(clip, place):
-    files = [place / "photos" / f"{name}.png" for name in COLOURS]
-    found = clip.classify(files, list(COLOURS), top=2)
-    assert [row[0][0] for row in found] == list(COLOURS)
-    assert all(len(row) == 2 and row[0][1] > 0.99 for row in found)
+def test_classify_and_match(clip, workspace):
+    files = [workspace / "photos" / f"{name}.png" for name in COLOURS]
+    results = clip.classify(files, list(COLOURS), top=2)
+    assert [row[0][0] for row in results] == list(COLOURS)
+    assert all(len(row) == 2 and row[0][1] > 0.99 for row in results)
     assert clip.classify(files[0], ["blue", "red"], ["{}"])[0][0][0] == "red"
     chances = clip.match(files[2], ["a red picture", "a blue picture"])
     assert chances.shape == (2,) and chances.argmax() == 1 and chances.sum() == pytest.approx(1)

@@ -69,11 +69,11 @@ class Clip:
 
     def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
-        return encode.of_images(self._model, _several(images), self._threads)
+        return encode.embed_images(self._model, _several(images), self._threads)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
-        return encode.of_texts(self._model, _several(texts))
+        return encode.embed_texts(self._model, _several(texts))
 
     def embed_folder(
         self, images: str | Path, out: str | Path, *, prune: bool = False, overwrite: bool = False
@@ -114,7 +114,7 @@ class Clip:
         searcher = self._searcher(Path(folder), approximate, Path(root) if root else None)
         asked = [self._vector(each) for each in _several(query)]
         stacked = np.concatenate([np.empty((0, self.dim), np.float32), *asked])
-        wanted = encode.less(stacked, encode.of_texts(self._model, _several(without)))
+        wanted = encode.subtract_mean(stacked, encode.embed_texts(self._model, _several(without)))
         return [searcher.results(hits, min_score) for hits in searcher.hits(wanted, n, [])]
 
     def classify(

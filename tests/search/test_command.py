@@ -1,4 +1,4 @@
-"""`clipline search` as people meet it: queries from everywhere, a prompt in a terminal, and nothing heavy imported."""
+"""`clipline search` as users run it: queries of every kind, a prompt in a terminal, and nothing heavy imported."""
 
 import io
 import json
@@ -20,7 +20,7 @@ HEAVY = {"torch", "mlflow", "dvc", "matplotlib", "gradio", "transformers", "timm
 
 
 class Done(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     returncode: int
     stdout: str
@@ -29,13 +29,13 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def run(embedded, tmp_path, monkeypatch, capfd):
-    """run(*arguments, given=b"") -> what the entry point did, in the folder of `index` and `photos`."""
+    """run(*arguments, stdin=b"") -> the result of the entry point, run in the folder of `index` and `photos`."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, given=b""):
+    def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "argv", ["clipline", "search", "index", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as end:
             main()
         return Done(end.value.code or 0, *capfd.readouterr())
@@ -44,7 +44,7 @@ def run(embedded, tmp_path, monkeypatch, capfd):
     signal.signal(signal.SIGTERM, before)
 
 
-def found(done) -> list[tuple[str, str]]:
+def results(done) -> list[tuple[str, str]]:
     """(file, query) of each line."""
     assert done.returncode == 0, done.stderr
     return [tuple(line.split("\t")[2:]) for line in done.stdout.splitlines()]
@@ -53,32 +53,32 @@ def found(done) -> list[tuple[str, str]]:
 def test_queries_of_every_kind_in_their_order(run, tmp_path):
     (tmp_path / "list.txt").write_text("\ufeffgreen\r\n\r\n  a blue picture \n", encoding="utf-8")
     done = run("red", "--queries", "list.txt", "--image", "photos/sky.png", "-n", "1")
-    assert found(done) == [
+    assert results(done) == [
         ("photos/deep/red.png", "red"),
         ("photos/green.png", "green"),
         ("photos/blue.png", "a blue picture"),
         ("photos/sky.png", "photos/sky.png"),
     ]
-    assert found(run("--queries", "-", "-n", "1", given=b"blue\nred\n")) == [
+    assert results(run("--queries", "-", "-n", "1", stdin=b"blue\nred\n")) == [
         ("photos/blue.png", "blue"),
         ("photos/deep/red.png", "red"),
     ]
 
 
-def test_a_file_among_words_is_told(run):
+def test_a_file_among_words_is_noted(run):
     assert "note: `scan.TIFF` is taken for words" in run("scan.TIFF", "-n", "1").stderr
     done = run("--image", "photos/sky.png", "photos/red.png", "-n", "1")
-    assert [query for _, query in found(done)] == ["photos/red.png", "photos/sky.png"]
+    assert [query for _, query in results(done)] == ["photos/red.png", "photos/sky.png"]
     assert "note: `photos/red.png` is taken for words; for images like that one: --image photos/red.png" in done.stderr
 
 
-def test_less_of_something(run):
+def test_not(run):
     # Sky is blue with some green in it: less green leaves blue alone.
-    assert [file for file, _ in found(run("blue", "green", "--not", "red", "-n", "1"))] == [
+    assert [file for file, _ in results(run("blue", "green", "--not", "red", "-n", "1"))] == [
         "photos/sky.png",
         "photos/green.png",
     ]
-    assert [file for file, _ in found(run("blue", "--not", "green", "-n", "1"))] == ["photos/blue.png"]
+    assert [file for file, _ in results(run("blue", "--not", "green", "-n", "1"))] == ["photos/blue.png"]
     done = run("red", "--not", "red")
     assert (done.returncode, done.stdout) == (2, "")
     assert "nothing is left" in done.stderr
@@ -86,9 +86,13 @@ def test_less_of_something(run):
 
 def test_min_score(run):
     done = run("red", "blue", "--min-score", "0.99")
-    assert found(done) == [("photos/deep/red.png", "red"), ("photos/deep/rose.png", "red"), ("photos/blue.png", "blue")]
+    assert results(done) == [
+        ("photos/deep/red.png", "red"),
+        ("photos/deep/rose.png", "red"),
+        ("photos/blue.png", "blue"),
+    ]
     done = run("a red blue picture", "--min-score", "0.9")
-    assert found(done) == []
+    assert results(done) == []
     assert "note: `a red blue picture`: no image reaches 0.9; the best has 0." in done.stderr
 
 
@@ -124,7 +128,7 @@ def test_gallery_page(run, tmp_path):
         (["red", "--gallery", "out.pdf"], 2, ".png, .jpg, .jpeg, .webp, .html"),
     ],
 )
-def test_what_a_person_can_fix(run, arguments, code, message):
+def test_errors_that_a_user_can_fix(run, arguments, code, message):
     done = run(*arguments)
     words = " ".join(done.stderr.replace("│", " ").split())
     assert (done.returncode, done.stdout) == (code, ""), words
@@ -133,10 +137,10 @@ def test_what_a_person_can_fix(run, arguments, code, message):
 
 def test_approximate_is_measured_and_noted(run, tmp_path):
     first = run("red", "-n", "1", "--approximate")
-    assert found(first) == [("photos/deep/red.png", "red")]
+    assert results(first) == [("photos/deep/red.png", "red")]
     assert "recall@10 1.000 against exact search, 192 sample queries" in first.stderr
     again = run("red", "-n", "1", "--approximate")
-    assert found(again) == found(first)
+    assert results(again) == results(first)
     assert "recall@10" not in again.stderr
     assert "note: approximate index of 6 images: it finds 100.0% of the true ten best" in again.stderr
     assert (tmp_path / ".index.index" / "neighbours.json").is_file()
@@ -156,13 +160,13 @@ def test_the_prompt(embedded, tmp_path):
     def until(*wanted: bytes) -> None:
         nonlocal seen
         end = time.monotonic() + 60
-        while not all(each in seen for each in wanted):
+        while not all(word in seen for word in wanted):
             assert time.monotonic() < end, seen.decode()
             if select.select([parent], [], [], 1)[0]:
                 try:
                     seen += os.read(parent, 65536)
                 except OSError:  # the terminal is closed
-                    assert all(each in seen for each in wanted), seen.decode()
+                    assert all(word in seen for word in wanted), seen.decode()
 
     def ask(line: bytes, *wanted: bytes) -> None:
         nonlocal seen

@@ -1,4 +1,4 @@
-"""Queries as vectors: files, Pillow's images, and words less words."""
+"""Queries as vectors: files, Pillow's images, and texts from which others are subtracted."""
 
 import struct
 
@@ -25,11 +25,11 @@ def test_files_and_pillow_images_are_the_same(model, tmp_path):
     Image.new("RGBA", (20, 20), (255, 0, 0, 128)).save(tmp_path / "clear.png")
     paths = [tmp_path / "turned.png", tmp_path / "clear.png"] * 20  # more than a batch
     opened = [Image.open(path) for path in paths]
-    found = encode.of_images(model, paths)
-    assert found.shape == (40, 3) and found.dtype == np.float32
-    assert np.allclose(found, encode.of_images(model, opened), atol=1e-6)
-    assert np.allclose(found, encode.of_images(model, [str(path) for path in paths]))
-    assert encode.of_images(model, []).shape == (0, 3)
+    vectors = encode.embed_images(model, paths)
+    assert vectors.shape == (40, 3) and vectors.dtype == np.float32
+    assert np.allclose(vectors, encode.embed_images(model, opened), atol=1e-6)
+    assert np.allclose(vectors, encode.embed_images(model, [str(path) for path in paths]))
+    assert encode.embed_images(model, []).shape == (0, 3)
 
 
 def test_what_cannot_be_embedded_is_named(model, tmp_path):
@@ -45,21 +45,21 @@ def test_what_cannot_be_embedded_is_named(model, tmp_path):
         ("white.png", "no finite embedding"),
     ]:
         with pytest.raises(CliplineError, match=rf"{name}: .*{why}"):
-            encode.of_images(model, [tmp_path / name])
+            encode.embed_images(model, [tmp_path / name])
     with pytest.raises(CliplineError, match="image 0: cannot decode"):
-        encode.of_images(model, [Image.open(tmp_path / "cut.png")])
+        encode.embed_images(model, [Image.open(tmp_path / "cut.png")])
 
 
-def test_words_less_words(model):
-    red, green, blue = encode.of_texts(model, ["red", "green", "blue"])
-    assert np.allclose(encode.less(red[None], np.empty((0, 3))), red)
-    found = encode.less(np.stack([red, blue]), green[None])
-    assert np.allclose(found[0], (red - green) / np.linalg.norm(red - green), atol=1e-6)
-    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    mean = encode.less(red[None], np.stack([green, blue]))[0]
+def test_subtract_mean(model):
+    red, green, blue = encode.embed_texts(model, ["red", "green", "blue"])
+    assert np.allclose(encode.subtract_mean(red[None], np.empty((0, 3))), red)
+    vectors = encode.subtract_mean(np.stack([red, blue]), green[None])
+    assert np.allclose(vectors[0], (red - green) / np.linalg.norm(red - green), atol=1e-6)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    mean = encode.subtract_mean(red[None], np.stack([green, blue]))[0]
     assert np.allclose(mean, red, atol=1e-6), "green and blue together are the contrary of red"
     with pytest.raises(UsageError, match="nothing is left"):
-        encode.less(red[None], red[None])
+        encode.subtract_mean(red[None], red[None])
 
 
 def test_exif_that_pillow_cannot_write_again(model, tmp_path):
@@ -67,11 +67,11 @@ def test_exif_that_pillow_cannot_write_again(model, tmp_path):
     entries = struct.pack("<HHIf", 270, 11, 1, 1.5) + struct.pack("<HHIHH", 274, 3, 1, 6, 0)
     exif = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + entries + bytes(4)
     Image.new("RGB", (40, 30), (250, 0, 0)).save(tmp_path / "odd.jpg", exif=exif)
-    found = encode.of_images(model, [Image.open(tmp_path / "odd.jpg")])
-    assert np.array_equal(found, encode.of_images(model, [tmp_path / "odd.jpg"]))
+    vectors = encode.embed_images(model, [Image.open(tmp_path / "odd.jpg")])
+    assert np.array_equal(vectors, encode.embed_images(model, [tmp_path / "odd.jpg"]))
 
 
 def test_zeros_are_no_embedding(model, tmp_path):
     Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / "grey.png")
     with pytest.raises(CliplineError, match=r"grey\.png: .*zeros alone"):
-        encode.of_images(model, [tmp_path / "grey.png"])
+        encode.embed_images(model, [tmp_path / "grey.png"])

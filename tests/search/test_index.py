@@ -38,9 +38,9 @@ def units(rows, dim, seed=0):
 def test_equals_a_full_sort(tmp_path, monkeypatch, dtype, block, n):
     monkeypatch.setattr(exact, "BLOCK", block)
     vectors, queries = units(500 if block == 1 else 1200, 24), units(3, 24, seed=1)
-    found = Index(write(tmp_path / "index", vectors, dtype, part_rows=333)).search(queries, n)
+    results = Index(write(tmp_path / "index", vectors, dtype, part_rows=333)).search(queries, n)
     scores = queries @ vectors.astype(dtype).astype(np.float32).T
-    for hits, row in zip(found, scores, strict=True):
+    for hits, row in zip(results, scores, strict=True):
         best = np.argsort(-row, kind="stable")[:n]
         # Block by block, a product may round its last bit differently.
         assert np.allclose([hit.score for hit in hits], row[best], atol=1e-6)

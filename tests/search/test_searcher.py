@@ -1,4 +1,4 @@
-"""Words find the images they describe, as files that open, wherever everything was moved to."""
+"""Texts find the images that they describe, as files that open, wherever everything was moved to."""
 
 import json
 import os
@@ -15,8 +15,9 @@ from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.search import approximate
 from clipline.search.index import Index
-from clipline.search.searcher import Answer, Result, image_file, image_place, search
+from clipline.search.searcher import Answer, Result, image_file, image_root
 from clipline.search.show import draw
+from tests.helpers import search
 
 
 def paths(folder: Path, query: str, n: int = 2, **options) -> list[str]:
@@ -36,12 +37,12 @@ def test_words_find_their_colour(embedded, query, expected):
 
 
 def test_several_queries_keep_their_order(embedded):
-    found = search(embedded, ["blue", "red"], 1)
-    assert [(answer.query, answer.results[0].path) for answer in found.answers] == [
+    answers = search(embedded, ["blue", "red"], 1)
+    assert [(answer.query, answer.results[0].path) for answer in answers.answers] == [
         ("blue", "blue.png"),
         ("red", "deep/red.png"),
     ]
-    assert found.notes == []
+    assert answers.notes == []
 
 
 def test_scores_fall_and_never_leave_the_cosine(embedded):
@@ -65,18 +66,18 @@ def test_everything_moved_together(embedded, tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     for name in ("index", "photos", "onnx"):
         (tmp_path / name).rename(tmp_path / "new" / name)
-    found = search(tmp_path / "new" / "index", ["red"], 1)
-    assert found.answers[0].results[0].file == tmp_path / "new" / "photos" / "deep" / "red.png"
-    assert found.notes == []
+    answers = search(tmp_path / "new" / "index", ["red"], 1)
+    assert answers.answers[0].results[0].file == tmp_path / "new" / "photos" / "deep" / "red.png"
+    assert answers.notes == []
 
 
 def test_images_moved_alone(embedded, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "moved")
-    found = search(embedded, ["red"], 1)
-    assert found.notes == [f"the images are not in {tmp_path / 'photos'} any more: name their folder with --root"]
-    found = search(embedded, ["red"], 1, root=tmp_path / "moved")
-    assert found.answers[0].results[0].file.is_file()
-    assert found.notes == []
+    answers = search(embedded, ["red"], 1)
+    assert answers.notes == [f"the images are not in {tmp_path / 'photos'} any more: name their folder with --root"]
+    answers = search(embedded, ["red"], 1, root=tmp_path / "moved")
+    assert answers.answers[0].results[0].file.is_file()
+    assert answers.notes == []
     with pytest.raises(UsageError, match="no such folder"):
         search(embedded, ["red"], 1, root=tmp_path / "wrong")
 
@@ -108,11 +109,11 @@ def test_another_precision_of_the_same_model_may_search(embedded):
 
 @pytest.mark.parametrize(("rows", "taken"), [(6, True), (7, False)])
 def test_the_approximate_index_takes_over_when_there_are_many(embedded, monkeypatch, rows, taken):
-    """Untold, from so many images on; there are six."""
-    monkeypatch.setattr(approximate, "FROM", rows)
-    found = search(embedded, ["red"], 1)
-    assert found.answers[0].results[0].path == "deep/red.png"
-    assert any("approximate index of 6 images" in note for note in found.notes) == taken
+    """By default, from so many images on; there are six."""
+    monkeypatch.setattr(approximate, "MIN_ROWS", rows)
+    answers = search(embedded, ["red"], 1)
+    assert answers.answers[0].results[0].path == "deep/red.png"
+    assert any("approximate index of 6 images" in note for note in answers.notes) == taken
     assert (embedded.parent / ".index.index").exists() == taken
 
 
@@ -124,10 +125,10 @@ def test_empty_queries(embedded, queries):
 
 def test_a_query_longer_than_the_model_reads_is_noted(embedded):
     long = "red " * 20
-    found = search(embedded, [long, "blue"], 1)
-    assert len(found.notes) == 1
-    assert "longer than the model reads" in found.notes[0]
-    assert found.answers[0].results[0].path == "deep/red.png"
+    answers = search(embedded, [long, "blue"], 1)
+    assert len(answers.notes) == 1
+    assert "longer than the model reads" in answers.notes[0]
+    assert answers.answers[0].results[0].path == "deep/red.png"
 
 
 def change_manifest(folder: Path, **values) -> None:
@@ -137,28 +138,28 @@ def change_manifest(folder: Path, **values) -> None:
 
 def test_images_behind_a_url_are_named_by_it(embedded, tmp_path):
     change_manifest(embedded, root="s3://bucket/photos/")
-    found = search(embedded, ["red"], 1)
-    assert found.answers[0].results[0].file == "s3://bucket/photos/deep/red.png"
-    assert found.notes == []
+    answers = search(embedded, ["red"], 1)
+    assert answers.answers[0].results[0].file == "s3://bucket/photos/deep/red.png"
+    assert answers.notes == []
     # A copy on this machine is named with --root.
     assert search(embedded, ["red"], 1, root=tmp_path / "photos").answers[0].results[0].file.is_file()
 
 
 def test_embeddings_that_are_being_written_are_searched_with_a_note(embedded):
     change_manifest(embedded, complete=False, counts={"images": 0, "rows": 0, "errors": 0, "parts": 0})
-    found = search(embedded, ["red"], 1)
-    assert found.answers[0].results[0].path == "deep/red.png"
-    assert "not all images are in it" in found.notes[0]
+    answers = search(embedded, ["red"], 1)
+    assert answers.answers[0].results[0].path == "deep/red.png"
+    assert "not all images are in it" in answers.notes[0]
 
 
 def test_escapes_in_a_url_are_the_objects_own(embedded):
     """`to_text` doubles what could be taken for its own escapes; in the URL they are as the store has them."""
     change_manifest(embedded, root=to_text("https://host/caf%C3%A9"))
-    place = image_place(Index(embedded), None)
-    assert image_file(place, to_text("tea%C3%A9.jpg")) == "https://host/caf%C3%A9/tea%C3%A9.jpg"
+    root = image_root(Index(embedded), None)
+    assert image_file(root, to_text("tea%C3%A9.jpg")) == "https://host/caf%C3%A9/tea%C3%A9.jpg"
 
 
-def test_members_of_tar_shards_are_said_to_be(embedded, shades, tmp_path):
+def test_members_of_tar_shards_cannot_be_drawn(embedded, shades, tmp_path):
     with tarfile.open(shades / "shard.tar", "w") as tar:
         for path in sorted(shades.rglob("*.png")):
             tar.add(path, path.name)

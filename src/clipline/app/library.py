@@ -15,7 +15,7 @@ import numpy as np
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.search.index import Hit, Index
-from clipline.search.searcher import image_file, image_place, open_model
+from clipline.search.searcher import image_file, image_root, open_model
 from clipline.utils.progress import note
 
 # Nobody turns more pages than this, and each costs a longer sort.
@@ -140,7 +140,7 @@ class Library:
         return self._text_vector(edition.model, text)
 
     def _add(self, index: Index, model: OnnxModel) -> None:
-        place = image_place(index, self._root)
+        place = image_root(index, self._root)
         if isinstance(place, str):
             raise UsageError(
                 f"{self.folder}: its images are at {place}, and the page shows files of this machine "

@@ -20,7 +20,7 @@ from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.search.index import Index
-from clipline.search.searcher import image_file, image_place, open_model
+from clipline.search.searcher import image_file, image_root, open_model
 from clipline.utils import cores
 
 USUAL_MODEL = Path("models/onnx")
@@ -88,7 +88,7 @@ class Stored:
     """The vectors of an embeddings folder. root: where its images are now, None for where they were."""
 
     def __init__(self, index: Index, model: OnnxModel, root: Path | None = None) -> None:
-        self.model, self._index, self._place = model, index, image_place(index, root)
+        self.model, self._index, self._place = model, index, image_root(index, root)
         self.total, self.notes = len(index), list(index.notes)
 
     def blocks(self) -> Iterator[Block]:

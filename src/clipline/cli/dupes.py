@@ -58,12 +58,12 @@ def dupes(
     """
     from clipline.pictures.gallery import check_path
     from clipline.search.index import Index
-    from clipline.search.searcher import image_file, image_place
+    from clipline.search.searcher import image_file, image_root
 
     if gallery:
         check_path(gallery)
     index = Index(folder)
-    place = partial(image_file, image_place(index, root))
+    place = partial(image_file, image_root(index, root))
     for note in index.notes:
         typer.echo(f"note: {note}", err=True)
 

@@ -115,9 +115,9 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
     from clipline.classify.zeroshot import caption_vectors, notes, probabilities, scale_of
     from clipline.match import show
-    from clipline.search.encode import of_images
+    from clipline.search.encode import embed_images
 
-    texts, vector = caption_vectors(model, captions), of_images(model, [image])
+    texts, vector = caption_vectors(model, captions), embed_images(model, [image])
     ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
     console = Console()
     if as_json:

@@ -1,9 +1,9 @@
-"""The best rows for a query, exactly: all rows in half precision first, then the few that can win in float32.
+"""The best rows for a query, exactly: all rows are scored in half precision, then the few that can win in float32.
 
 Half-precision kernels (numkong's, which usearch runs on too) read a million rows of 512 in the time that memory takes
-to give them; float32 would first have to be made. They take the query in half precision as well, and so are wrong by
-at most `slack`. Every row within twice that of the n-th best is scored anew in float32, so none of the true best is
-lost.
+to deliver them; float32 rows would first have to be made. They take the query in half precision as well, and so their
+scores are wrong by at most `slack`. Every row within twice that of the n-th best is scored again in float32, so none of
+the true best is lost.
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ import numpy as np
 from clipline.utils import cores
 
 BLOCK = 16_384  # rows scored in one call: 16 MB of float16 at 512 components
-SCORES = 1 << 24  # rough scores held at once: 64 MB, 16 queries of a million rows
-LENGTH = 1.01  # no row is longer: they are L2-normalised, then rounded
+ROUGH_SCORES = 1 << 24  # held at once: 64 MB, 16 queries of a million rows
+MAX_LENGTH = 1.01  # of a row: they are L2-normalised, then rounded
 
 
 class Best(NamedTuple):
-    """What one query found, best first; equal scores by row. rows: int64 [k]. scores: float32 [k], cosines."""
+    """The best rows for one query, best first; equal scores by row. rows: int64 [k]. scores: float32 [k], cosines."""
 
     rows: np.ndarray
     scores: np.ndarray
 
 
 def search(vectors: np.ndarray, queries: np.ndarray, n: int, threads: int | None = None) -> list[Best]:
-    """The `n` best rows for each query. vectors: float16 or float32 [rows, dim], L2-normalised, maybe memory-mapped;
-    queries: float32 [q, dim], L2-normalised. threads: None means every core that this process may use.
+    """The `n` best rows for each query.
+
+    vectors: float16 or float32 [rows, dim], L2-normalised, may be memory-mapped. queries: float32 [q, dim],
+    L2-normalised. threads: None means every core that this process may use.
     """
-    found: list[Best] = []
-    together = max(1, SCORES // max(1, len(vectors)))
+    results: list[Best] = []
+    step = max(1, ROUGH_SCORES // max(1, len(vectors)))
     with ThreadPoolExecutor(threads or cores.available()) as pool:
-        for start in range(0, len(queries), together):
-            some = queries[start : start + together]
-            rough, slack = _rough(vectors, some, pool)
-            for query, scores, wrong in zip(some, rough.T, slack, strict=True):
-                found.append(rank(vectors, query, _candidates(scores, n, wrong), n))
-    return found
+        for start in range(0, len(queries), step):
+            batch = queries[start : start + step]
+            rough_scores, slacks = _rough_scores(vectors, batch, pool)
+            for query, scores, slack in zip(batch, rough_scores.T, slacks, strict=True):
+                results.append(rank(vectors, query, _candidates(scores, n, slack), n))
+    return results
 
 
 def rank(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray, n: int) -> Best:
@@ -49,20 +51,20 @@ def rank(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray, n: int) -> Be
         block = vectors[rows[start : start + BLOCK]].astype(np.float32)
         # Row by row, unlike a matrix product: equal rows then have equal scores, wherever they stand.
         scores[start : start + BLOCK] = (block * query).sum(axis=1)
-    # A row that is not finite is nobody's best; it must not hide the others either.
+    # Rank non-finite rows last.
     scores[~np.isfinite(scores)] = -np.inf
     best = np.argsort(-scores, kind="stable")[:n]
     return Best(rows[best], scores[best])
 
 
-def _rough(vectors: np.ndarray, queries: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
-    """(scores float32 [rows, q], how far each query's may be off [q])."""
+def _rough_scores(vectors: np.ndarray, queries: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [rows, q], and by how much those of each query may be wrong [q]."""
     import numkong
 
-    asked = np.ascontiguousarray(queries, vectors.dtype)
-    lost = np.linalg.norm(queries - asked.astype(np.float32), axis=1) * LENGTH
+    rounded = np.ascontiguousarray(queries, vectors.dtype)
+    lost = np.linalg.norm(queries - rounded.astype(np.float32), axis=1) * MAX_LENGTH
     rounding = vectors.shape[1] * 2.0**-23  # of sums in float32, at worst
-    packed = numkong.dots_pack(asked)
+    packed = numkong.dots_pack(rounded)
     scores = np.empty((len(vectors), len(queries)), np.float32)
 
     def fill(start: int) -> None:
@@ -79,5 +81,5 @@ def _candidates(scores: np.ndarray, n: int, slack: float) -> np.ndarray:
     if n >= len(scores):
         return np.arange(len(scores))
     scores = np.where(np.isfinite(scores), scores, -np.inf)
-    least = np.partition(scores, -n)[-n] - 2 * slack
-    return np.flatnonzero(scores >= least)
+    threshold = np.partition(scores, -n)[-n] - 2 * slack
+    return np.flatnonzero(scores >= threshold)

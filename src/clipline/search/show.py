@@ -1,4 +1,4 @@
-"""Show what a search found: a table for people, lines for pipes, JSON for programs, a picture or page to look at."""
+"""Print and draw search results: a table for terminals, lines for pipes, JSON for programs, a picture or a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipline.search.searcher import Answer, why_gone
 if TYPE_CHECKING:
     from rich.console import Console
 
-PAGES = (".html", ".htm")
+PAGE_SUFFIXES = (".html", ".htm")
 
 
 def print_table(answers: list[Answer], console: Console) -> None:
@@ -23,7 +23,7 @@ def print_table(answers: list[Answer], console: Console) -> None:
     from rich.text import Text
 
     for answer in answers:
-        # Queries and names are not rich's markup.
+        # As Text, since queries and names may hold what rich takes for markup.
         table = Table(title=Text(printable(answer.title), "bold"), title_justify="left")
         table.add_column("rank", justify="right")
         table.add_column("score", justify="right")
@@ -41,7 +41,7 @@ def lines(answers: list[Answer]) -> Iterator[str]:
 
 
 def to_json(answers: list[Answer]) -> str:
-    """A list with an object per query. path: as in the embeddings; file: to open from here."""
+    """A list with an object for each query. path: as the embeddings name the image; file: to open from here."""
     return json.dumps(
         [
             {
@@ -49,12 +49,7 @@ def to_json(answers: list[Answer]) -> str:
                 "by": "image" if answer.image else "words",
                 "not": list(answer.without),
                 "results": [
-                    {
-                        "rank": rank,
-                        "score": round(result.score, 6),
-                        "path": result.path,
-                        "file": str(result.file),
-                    }
+                    {"rank": rank, "score": round(result.score, 6), "path": result.path, "file": str(result.file)}
                     for rank, result in enumerate(answer.results, 1)
                 ],
             }
@@ -68,20 +63,20 @@ def check_path(path: Path) -> None:
     """Raise UsageError unless `path` names a kind of picture, or a page, that `draw` writes."""
     from clipline.pictures import gallery
 
-    if path.suffix.lower() not in (*gallery.SUFFIXES, *PAGES):
-        raise UsageError(f"{path}: the name ends in one of {', '.join((*gallery.SUFFIXES, PAGES[0]))}")
+    if path.suffix.lower() not in (*gallery.SUFFIXES, *PAGE_SUFFIXES):
+        raise UsageError(f"{path}: the name ends in one of {', '.join((*gallery.SUFFIXES, PAGE_SUFFIXES[0]))}")
 
 
 def draw(answers: list[Answer], path: Path) -> None:
-    """The images found, with their scores, as a picture or a page. Raises CliplineError that names those gone."""
+    """Draw the images found, with their scores, as a picture or a page. Raises CliplineError where files are gone."""
     missing = [result.file for answer in answers for result in answer.results if not Path(result.file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CliplineError(f"{missing[0]}{more}: {why_gone(missing[0])}")
-    if path.suffix.lower() in PAGES:
-        from clipline.search import page
+    if path.suffix.lower() in PAGE_SUFFIXES:
+        from clipline.search import html_gallery
 
-        page.write(answers, path)
+        html_gallery.write(answers, path)
         return
     from clipline.pictures import gallery
 
@@ -92,6 +87,7 @@ def draw(answers: list[Answer], path: Path) -> None:
 def _cells(answer: Answer) -> list:
     from clipline.pictures.gallery import INK, Cell
 
-    asked = [Cell(answer.image, "searched for", INK)] if answer.image else []
-    found = [Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)]
-    return asked + found
+    query = [Cell(answer.image, "searched for", INK)] if answer.image else []
+    return query + [
+        Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)
+    ]

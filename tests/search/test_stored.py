@@ -1,4 +1,4 @@
-"""The flat copy of a folder: made once, followed part by part, never stale, and never needed."""
+"""The flat copy of a folder: made once, updated part by part, never stale, and never necessary."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from clipline.embed.writer import Writer
 from clipline.embeddings.manifest import Identity
 from clipline.embeddings.part import Row
 from clipline.errors import CliplineError
-from clipline.search import rows
+from clipline.search import stored
 from clipline.search.index import Index
 
 DIM = 4
@@ -18,7 +18,7 @@ DIM = 4
 
 @pytest.fixture(autouse=True)
 def always_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(rows, "KEEP", 0)
+    monkeypatch.setattr(stored, "MIN_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
 
 
@@ -35,8 +35,8 @@ def add(folder, names, dropped=()):
 
 
 def vector(name):
-    found = np.random.default_rng(abs(hash_of(name))).standard_normal(DIM)
-    return (found / np.linalg.norm(found)).astype(np.float16)
+    values = np.random.default_rng(abs(hash_of(name))).standard_normal(DIM)
+    return (values / np.linalg.norm(values)).astype(np.float16)
 
 
 def hash_of(name):
@@ -58,13 +58,13 @@ def mapped(index):
 @pytest.fixture
 def reads(monkeypatch):
     """The parts that were read, in order."""
-    seen, real = [], rows._blocks
+    seen, real = [], stored._read_part
 
-    def blocks(part, now):
+    def read_part(folder, part, state):
         seen.append(part.name)
-        return real(part, now)
+        return real(folder, part, state)
 
-    monkeypatch.setattr(rows, "_blocks", blocks)
+    monkeypatch.setattr(stored, "_read_part", read_part)
     return seen
 
 
@@ -110,21 +110,21 @@ def test_a_part_of_equal_size_is_noticed_by_its_date(tmp_path):
     check(Index(folder), ["c", "d"])
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "paths", "facts", "newer"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "paths", "metadata", "newer"])
 def test_a_damaged_copy_is_made_anew(tmp_path, harm):
-    folder, place = add(tmp_path / "index", list("abcd")), tmp_path / ".index.index"
+    folder, cache = add(tmp_path / "index", list("abcd")), tmp_path / ".index.index"
     Index(folder)
-    (vectors,), (paths,) = place.glob("vectors-*"), place.glob("paths-*")
+    (vectors,), (paths,) = cache.glob("vectors-*"), cache.glob("paths-*")
     if harm == "cut":
         os.truncate(vectors, 8)
     elif harm == "gone":
         vectors.unlink()
     elif harm == "paths":
         os.truncate(paths, paths.stat().st_size // 2)
-    elif harm == "facts":
-        (place / "rows.json").write_text('{"version": 1')
+    elif harm == "metadata":
+        (cache / "rows.json").write_text('{"version": 1')
     else:
-        (place / "rows.json").write_text('{"version": 99}')
+        (cache / "rows.json").write_text('{"version": 99}')
     check(Index(folder), list("abcd"))
 
 
@@ -162,13 +162,13 @@ def test_where_nothing_can_be_written_beside_it(tmp_path, monkeypatch):
 def test_a_folder_that_is_written_meanwhile(tmp_path, monkeypatch):
     """A part that is replaced between looking and reading is read again, not called damaged."""
     folder = add(tmp_path / "index", list("abcd"))
-    real, calls = rows.load, []
+    real, calls = stored.load, []
 
-    def load(folder, now):
+    def load(folder, state):
         if not calls:
             calls.append(1)
             add(folder, ["e", "f"])
-        return real(folder, now)
+        return real(folder, state)
 
-    monkeypatch.setattr(rows, "load", load)
+    monkeypatch.setattr(stored, "load", load)
     check(Index(folder), list("abcdef"))
