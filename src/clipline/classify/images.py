@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from clipline.embed.clock import StageTimer
-from clipline.embed.item import Failure, FileItem, Source, Stat
+from clipline.embed.item import Failure, FileItem, NullLedger, Source
 from clipline.embed.pipeline import Embedded, Pipeline
 from clipline.embed.sources import open_source
 from clipline.embed.sources.patterns import is_image
@@ -70,7 +70,7 @@ class Images:
         clock = StageTimer({"read": self._threads, "decode": self._threads, "model": at_once})
         # A vector's last bits depend on the batch size, so that of `clipline embed`, but for a handful.
         batch = min(self.model.usual_batch, self.total)
-        pipeline = Pipeline(self.model, _Unknown(), clock, batch, self._threads)
+        pipeline = Pipeline(self.model, NullLedger(), clock, batch, self._threads)
         with closing(pipeline.run(self._source)) as blocks:
             for block in blocks:
                 good = [each for each in block if isinstance(each, Embedded)]
@@ -154,19 +154,3 @@ class Named:
     def __iter__(self) -> Iterator[FileItem]:
         for name in self._names:
             yield FileItem(to_text(name), Path(name))
-
-
-class _Unknown:
-    """A ledger that knows no file: all are read, and one that comes twice is embedded twice."""
-
-    def unchanged(self, path: str, stat: Stat) -> bool:
-        return False
-
-    def same(self, path: str, sha256: str, stat: Stat) -> bool:
-        return False
-
-    def skip(self, path: str) -> None:
-        """Never called."""
-
-    def copy(self, sha256: str) -> bool:
-        return False

@@ -57,6 +57,47 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Item | Failure]: ...
 
 
+class Ledger(Protocol):
+    """What is known of files from earlier runs and from this one.
+
+    `is_unchanged`, `is_current` and `sha256` are called by several threads at once.
+    """
+
+    def is_unchanged(self, path: str, stat: Stat) -> bool:
+        """Whether `path` has a row that is up to date, by size and date."""
+
+    def is_current(self, path: str, sha256: str, stat: Stat) -> bool:
+        """Whether `path` has a row that is up to date, by hash and date."""
+
+    def sha256(self, path: str) -> str | None:
+        """The hash in the row of `path`; None where it has no row."""
+
+    def skip(self, path: str) -> None:
+        """Called in order for each item whose row is up to date."""
+
+    def is_duplicate(self, sha256: str) -> bool:
+        """Called in order for each file that needs a row: whether an earlier file has the same bytes."""
+
+
+class NullLedger:
+    """A ledger that knows no file: each one is embedded, even if it has the bytes of an earlier one."""
+
+    def is_unchanged(self, path: str, stat: Stat) -> bool:
+        return False
+
+    def is_current(self, path: str, sha256: str, stat: Stat) -> bool:
+        return False
+
+    def sha256(self, path: str) -> str | None:
+        return None
+
+    def skip(self, path: str) -> None:
+        pass
+
+    def is_duplicate(self, sha256: str) -> bool:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class FileItem:
     """An image file on this machine. path: as the tables name it. file: what the system opens."""

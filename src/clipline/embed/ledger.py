@@ -26,8 +26,8 @@ class Entry(NamedTuple):
     place: Place
 
 
-class Ledger:
-    """Decides for each file whether it needs a row, a copy of one, or nothing (see `pipeline.Ledger`).
+class FolderLedger:
+    """Decides for each file whether it needs a row, a copy of one, or nothing (see `item.Ledger`).
 
     It takes the rows that `parts` found. on_skip: called for each file that needs nothing. out_of_date: rows that
     newer ones have replaced, or whose file has become useless. Memory: about 500 bytes for each row found, 200 for
@@ -49,14 +49,14 @@ class Ledger:
             self._originals[bytes.fromhex(row.sha256)] = Original(place, (row.width, row.height))
         parts.found = []
 
-    def unchanged(self, path: str, stat: Stat) -> bool:
+    def is_unchanged(self, path: str, stat: Stat) -> bool:
         """By size and date; where either side knows no date, never."""
         entry = self._entries.get(path)
         if entry is None or not entry.mtime or not stat.mtime_ns:
             return False
         return (entry.bytes, entry.mtime) == (stat.bytes, stat.mtime_ns // 1000)
 
-    def same(self, path: str, sha256: str, stat: Stat) -> bool:
+    def is_current(self, path: str, sha256: str, stat: Stat) -> bool:
         """By hash; with another date it needs a new row, or each run to come would read the file again."""
         entry = self._entries.get(path)
         if entry is None or entry.sha256 != sha256:
@@ -74,7 +74,7 @@ class Ledger:
         self._seen.add(path)
         self._on_skip()
 
-    def copy(self, sha256: str) -> bool:
+    def is_duplicate(self, sha256: str) -> bool:
         """True for bytes that have a vector, or are on their way to one."""
         key = bytes.fromhex(sha256)
         if key in self._originals:

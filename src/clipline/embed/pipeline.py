@@ -1,8 +1,8 @@
 """Items -> embedded images: reading, decoding and the model each in threads of their own, in order throughout.
 
-    items -> load -> (what is known or a copy apart) -> decode -> batches -> model -> rows
+    items -> load -> (unchanged files and duplicates apart) -> decode -> batches -> model -> rows
 
-Each arrow is a bounded queue (`parallel.map_ordered`): a slow stage holds back those before it, and closing the
+Each arrow is a bounded queue (`threads.map_ordered`): a slow stage holds back those before it, and closing the
 last one closes all.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 
 from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded, Loaded, decode, load
-from clipline.embed.item import Failure, Item, Stat
+from clipline.embed.item import Failure, Item, Ledger, Stat
 from clipline.runtime.model import OnnxModel
 from clipline.utils.threads import map_ordered
 
-# Copies cost nothing but their names, but a batch must not wait for an image behind a million of them.
-COPIES = 10_000
+# Duplicates cost little memory, but a batch must not wait for an image behind a million of them.
+MAX_DUPLICATES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """A file with the same bytes as an earlier one, or as itself with an earlier date: it takes that one's vector."""
+class Duplicate:
+    """A file with the bytes of an earlier file, or of its own row but for the date. It gets their vector."""
 
     path: str
     stat: Stat
@@ -42,24 +42,8 @@ class Embedded:
     vector: np.ndarray
 
 
-Result = Embedded | Copy | Failure
+Result = Embedded | Duplicate | Failure
 UNCHANGED = None  # in the stream: this item's row is there already
-
-
-class Ledger(Protocol):
-    """What the caller knows of earlier files. The first two are called by several threads at once."""
-
-    def unchanged(self, path: str, stat: Stat) -> bool:
-        """Whether the row of `path` is there, by size and date."""
-
-    def same(self, path: str, sha256: str, stat: Stat) -> bool:
-        """Whether the row of `path` is there, by hash, and its date is not out of date."""
-
-    def skip(self, path: str) -> None:
-        """Called for each item whose row is there, in order."""
-
-    def copy(self, sha256: str) -> bool:
-        """Called for each file that is to get a row, in order: whether an earlier one has these very bytes."""
 
 
 class Engine(Protocol):
@@ -98,41 +82,43 @@ class Pipeline:
         with self.clock.stage("read"):
             try:
                 stat = item.stat()
-                if self.ledger.unchanged(item.path, stat):
+                if self.ledger.is_unchanged(item.path, stat):
                     return item.path, UNCHANGED
                 found = load(item, stat)
             except OSError as error:
                 return item.path, Failure(item.path, "read", error.strerror or str(error))
-        return item.path, UNCHANGED if self.ledger.same(found.path, found.sha256, found.stat) else found
+        return item.path, UNCHANGED if self.ledger.is_current(found.path, found.sha256, found.stat) else found
 
-    def _new(self, loaded: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Copy | Failure]:
+    def _new(self, loaded: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Duplicate | Failure]:
         for path, found in loaded:
             if found is UNCHANGED:
                 self.ledger.skip(path)
-            elif isinstance(found, Loaded) and self.ledger.copy(found.sha256):
-                yield Copy(found.path, found.stat, found.sha256)
+            elif isinstance(found, Loaded) and self.ledger.is_duplicate(found.sha256):
+                yield Duplicate(found.path, found.stat, found.sha256)
             else:
                 yield found
 
-    def _decode(self, found: Loaded | Copy | Failure) -> Decoded | Copy | Failure:
+    def _decode(self, found: Loaded | Duplicate | Failure) -> Decoded | Duplicate | Failure:
         if not isinstance(found, Loaded):
             return found
         with self.clock.stage("decode"):
             return decode(found, self.model.preprocess)
 
-    def _blocks(self, results: Iterable[Decoded | Copy | Failure]) -> Iterator[list[Decoded | Copy | Failure]]:
+    def _blocks(
+        self, results: Iterable[Decoded | Duplicate | Failure]
+    ) -> Iterator[list[Decoded | Duplicate | Failure]]:
         """As many results as hold one batch of images."""
         block, images = [], 0
         for result in results:
             block.append(result)
             images += isinstance(result, Decoded)
-            if images == self.batch_size or len(block) - images >= COPIES:
+            if images == self.batch_size or len(block) - images >= MAX_DUPLICATES:
                 yield block
                 block, images = [], 0
         if block:
             yield block
 
-    def _infer(self, block: list[Decoded | Copy | Failure]) -> list[Result]:
+    def _infer(self, block: list[Decoded | Duplicate | Failure]) -> list[Result]:
         images = [each for each in block if isinstance(each, Decoded)]
         with self.clock.stage("model"):
             vectors = iter(self._embed(images))

@@ -13,10 +13,10 @@ import numpy as np
 from clipline.embed import destination
 from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded
-from clipline.embed.item import Failure, Source
-from clipline.embed.ledger import Ledger
+from clipline.embed.item import Failure, Ledger, Source
+from clipline.embed.ledger import FolderLedger
 from clipline.embed.lister import listed
-from clipline.embed.pipeline import Copy, Embedded, Engine, Pipeline, Result
+from clipline.embed.pipeline import Duplicate, Embedded, Engine, Pipeline, Result
 from clipline.embed.summary import Summary
 from clipline.embed.writer import Writer
 from clipline.embeddings.manifest import Identity
@@ -102,7 +102,7 @@ class _Run:
         self.writer, self.bar, self.options = writer, bar, options
         at_once = 1 if options.engine else model.calls_at_once
         self.clock = StageTimer({"read": threads, "decode": threads, "model": at_once})
-        self.ledger = Ledger(writer.parts, bar.advance)
+        self.ledger = FolderLedger(writer.parts, bar.advance)
         if options.engine:
             self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)
         else:
@@ -120,25 +120,25 @@ class _Run:
                     image = result.image
                     self._add(image, (image.width, image.height), result.vector)
                     self.embedded += 1
-                elif isinstance(result, Copy):
-                    self._copy(result)
+                elif isinstance(result, Duplicate):
+                    self._add_duplicate(result)
                 else:
                     self._fail(result)
         rate = (self.embedded + self.copies) / self.clock.elapsed
         self.bar.advance(len(block), note=f"{rate:,.0f} images/s, {self.writer.errors:,} errors")
 
-    def _add(self, image: Decoded | Copy, size: tuple[int, int], vector: np.ndarray) -> None:
+    def _add(self, image: Decoded | Duplicate, size: tuple[int, int], vector: np.ndarray) -> None:
         mtime = None if self.options.stable or not image.stat.mtime_ns else image.stat.mtime_ns // 1000
         row = Row(image.path, image.stat.bytes, mtime, image.sha256, *size)
         self.ledger.added(row, self.writer.add(row, vector))
 
-    def _copy(self, copy: Copy) -> None:
-        original = self.ledger.original(copy.sha256)
+    def _add_duplicate(self, duplicate: Duplicate) -> None:
+        original = self.ledger.original(duplicate.sha256)
         if isinstance(original, Failure):
-            self._fail(replace(original, path=copy.path))
+            self._fail(replace(original, path=duplicate.path))
             return
-        self._add(copy, original.size, self.writer.parts.vector(original.place))
-        if self.ledger.sha256(copy.path) == copy.sha256:
+        self._add(duplicate, original.size, self.writer.parts.vector(original.place))
+        if self.ledger.sha256(duplicate.path) == duplicate.sha256:
             self.touched += 1
         else:
             self.copies += 1

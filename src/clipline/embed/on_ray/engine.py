@@ -18,16 +18,15 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from clipline.embed import pipeline
 from clipline.embed.clock import StageTimer
-from clipline.embed.item import Failure, Item
+from clipline.embed.item import Failure, Item, Ledger
 from clipline.embed.on_ray.cluster import Cluster, Shape
 from clipline.embed.on_ray.worker import Done, Job, Work, Worker, absolute
-from clipline.embed.pipeline import Copy, Embedded, Result
+from clipline.embed.pipeline import Duplicate, Embedded, Result
 from clipline.embed.prefetch import Prefetcher
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import USUAL_BATCH, OnnxModel
@@ -45,13 +44,6 @@ RETRIES = 10
 ROUND = 1_000_000
 # Blocks of a round at least, but for the last one.
 LEAST = 64
-
-
-class Ledger(pipeline.Ledger, Protocol):
-    """As of the local pipeline; `unchanged` and `sha256` are called by other threads."""
-
-    def sha256(self, path: str) -> str | None:
-        """The hash in the row of `path`; None where there is no row."""
 
 
 # Some of the walk: a block of items as a pickled Work, which needs a tenth of its memory; or paths whose row is there.
@@ -136,7 +128,7 @@ class RayEngine:
         if isinstance(item, Failure):
             return item, False, None
         try:
-            if self.ledger.unchanged(item.path, item.stat()):
+            if self.ledger.is_unchanged(item.path, item.stat()):
                 return item, True, None
         except OSError as error:
             return Failure(item.path, "read", error.strerror or str(error)), False, None
@@ -177,18 +169,18 @@ class RayEngine:
         self.running_on = f"Ray, {shape.workers} worker{'s' * (shape.workers > 1)}: {done.running_on}"
         results = []
         for result in done.results:
-            if isinstance(result, Copy) and self.ledger.same(result.path, result.sha256, result.stat):
+            if isinstance(result, Duplicate) and self.ledger.is_current(result.path, result.sha256, result.stat):
                 self.ledger.skip(result.path)
             else:
                 results.append(self._first(result))
         return results
 
     def _first(self, result: Result) -> Result:
-        """The result, or a Copy where equal bytes came before, maybe from another worker."""
-        if isinstance(result, Embedded) and self.ledger.copy(result.image.sha256):
-            return Copy(result.image.path, result.image.stat, result.image.sha256)
+        """The result, or a Duplicate where equal bytes came before, maybe from another worker."""
+        if isinstance(result, Embedded) and self.ledger.is_duplicate(result.image.sha256):
+            return Duplicate(result.image.path, result.image.stat, result.image.sha256)
         if isinstance(result, Failure) and result.sha256:
-            self.ledger.copy(result.sha256)
+            self.ledger.is_duplicate(result.sha256)
         return result
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from clipline.embed.clock import StageTimer
-from clipline.embed.item import Failure, Item, Stat
+from clipline.embed.item import Failure, Item, NullLedger
 from clipline.embed.pipeline import Embedded, Pipeline, Result
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
@@ -62,25 +62,15 @@ class Done(NamedTuple):
     running_on: str
 
 
-@dataclass
-class _Known:
-    """The pipeline's ledger of one block. What has a row is a copy to it; the driver's own has the last word."""
+class _BlockLedger(NullLedger):
+    """The ledger of one block. A file whose own row has its bytes is a duplicate here; the driver's ledger decides."""
 
-    seen: set[str]
+    def __init__(self, hashes: set[str]) -> None:
+        self._hashes = hashes
 
-    def unchanged(self, path: str, stat: Stat) -> bool:
-        """Those were never sent."""
-        return False
-
-    def same(self, path: str, sha256: str, stat: Stat) -> bool:
-        return False
-
-    def skip(self, path: str) -> None:
-        """Never called."""
-
-    def copy(self, sha256: str) -> bool:
-        known = sha256 in self.seen
-        self.seen.add(sha256)
+    def is_duplicate(self, sha256: str) -> bool:
+        known = sha256 in self._hashes
+        self._hashes.add(sha256)
         return known
 
 
@@ -96,7 +86,7 @@ class Worker:
         if self._model is None:
             _check_visible(work.items)
             self._model = self._job.open()
-        ledger, clock = _Known(work.hashes), StageTimer({})
+        ledger, clock = _BlockLedger(work.hashes), StageTimer({})
         pipeline = Pipeline(self._model, ledger, clock, self._job.batch_size, self._job.threads)
         results = [_light(each) for block in pipeline.run(work.items) for each in block]
         return Done(results, clock.seconds, self._model.running_on)
