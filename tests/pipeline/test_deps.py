@@ -13,7 +13,6 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 # Modules that cannot change what a stage makes; editing them must not retrain a model.
 EXEMPT = {
     "src/clipline/errors.py": "words of errors",
-    "src/clipline/graph_file.py": "refuses files, and changes nothing in others",
     "src/clipline/utils/progress.py": "what is printed while waiting",
     "src/clipline/pictures/plots.py": "pictures beside the figures",
     "src/clipline/utils/revision.py": "names the commit",

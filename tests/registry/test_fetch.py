@@ -87,12 +87,13 @@ def test_what_was_changed_in_the_store_is_refused(registered, repo):
     assert list((repo / ".cache" / "models").iterdir()) == []
 
 
-def test_a_graph_of_the_other_side_is_refused(bundle, tmp_path):
+def test_a_graph_of_the_other_side_is_refused_when_it_is_opened(bundle, tmp_path):
     folder = shutil.copytree(bundle, tmp_path / "onnx")
     facts = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(facts | {"text": facts["image"]}))
-    with pytest.raises(CliplineError, match=r"damaged in the store, or changed there: image\.onnx: "):
-        verify(folder)
+    verify(folder)
+    with pytest.raises(UsageError, match=r"image\.onnx: no text graph of a model"):
+        OnnxModel(folder, provider="cpu").embed_texts(["red"])
 
 
 def test_a_cache_that_cannot_be_written_is_not_the_stores_fault(registered, repo):

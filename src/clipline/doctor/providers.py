@@ -113,7 +113,7 @@ def _placement(bundle: Bundle, side: str, graph: Graph, wanted: Wanted, threads:
     else:
         inputs = {name: np.ones((2, 4), np.int64) for name in ("input_ids", "attention_mask")}
     try:
-        events = _profile(bundle.graph(side, graph), inputs, wanted, threads)
+        events = _profile(bundle, side, graph, inputs, wanted, threads)
     except CliplineError as error:
         problem = str(error)
     nodes = Counter(event["args"]["provider"] for event in events)
@@ -132,15 +132,24 @@ def _placement(bundle: Bundle, side: str, graph: Graph, wanted: Wanted, threads:
     )
 
 
-def _profile(path: Path, inputs: dict[str, np.ndarray], wanted: Wanted, threads: int) -> list[dict]:
+def _profile(
+    bundle: Bundle,
+    side: Literal["image", "text"],
+    graph: Graph,
+    inputs: dict[str, np.ndarray],
+    wanted: Wanted,
+    threads: int,
+) -> list[dict]:
     """One event per node that ran, of the second of two calls: the first one also allocates. Raises CliplineError."""
     with tempfile.TemporaryDirectory() as folder:
-        session = _Profiled(wanted, threads, Path(folder) / "profile").open(path)
+        session = _Profiled(wanted, threads, Path(folder) / "profile").open_graph(bundle, side, graph)
         try:
             for _ in range(2):
                 session.run(["embedding"], inputs)
         except errors(load_onnxruntime()) as error:
-            raise CliplineError(f"{path}: onnxruntime fails on it: {first_line(error)}") from error
+            raise CliplineError(
+                f"{bundle.folder / graph.file}: onnxruntime fails on it: {first_line(error)}"
+            ) from error
         finally:
             profile = Path(session.end_profiling())
         events = json.loads(profile.read_text(encoding="utf-8"))

@@ -56,14 +56,12 @@ def cache() -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Raises CliplineError where a file in `folder` is not the one that manifest.json names, or no part of a model."""
+    """Raises CliplineError where a file in `folder` is not the one that manifest.json names, by its size or hash."""
     try:
         bundle = Bundle(folder)
         bundle.read_tokenizer()
-        for graph in bundle.manifest.image.values():
-            bundle.graph("image", graph)
-        for graph in bundle.manifest.text.values():
-            bundle.graph("text", graph)
+        for graph in [*bundle.manifest.image.values(), *bundle.manifest.text.values()]:
+            bundle.graph(graph)
     except UsageError as error:
         what = str(error).replace(f"{folder}{os.sep}", "").partition(". Fix: ")[0]
         raise CliplineError(

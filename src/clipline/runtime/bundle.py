@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipline import graph_file
 from clipline.errors import UsageError
 from clipline.image import Preprocess
 from clipline.utils import checksums
@@ -107,10 +106,10 @@ class Bundle:
         except UnicodeDecodeError:
             raise UsageError(f"{self.tokenizer}: damaged: not UTF-8. {COPY}") from None
 
-    def graph(self, side: Literal["image", "text"], graph: Graph) -> Path:
+    def graph(self, graph: Graph) -> Path:
         """The file of one of the manifest's graphs, for onnxruntime to open.
 
-        Raises UsageError where it is missing, not the one that was exported, or no graph of that side.
+        Raises UsageError where it is missing, or not the one that was exported.
         """
         path = self.folder / graph.file
         if not path.is_file():
@@ -121,7 +120,6 @@ class Bundle:
                 f"or from another export. {COPY}"
             )
         _compare(path, checksums.file_hash(path), graph.sha256)
-        graph_file.check(path, side)
         return path
 
     def _bytes(self, name: str, most: int) -> bytes:

@@ -170,23 +170,14 @@ class OnnxModel:
         return opened[name]._replace(words=words)
 
     def _open(self, graph: Graph, words: str) -> _Opened:
-        session = self._session("image", graph)
+        session = self._sessions.open_graph(self.bundle, "image", graph)
         if session.get_providers()[0] == CUDA:
             return _Opened(graph, CudaBufferPool(load_onnxruntime(), session, self.dim).run, True, words)
         return _Opened(graph, lambda pixels: session.run(["embedding"], {"pixels": pixels})[0], False, words)
 
-    def _session(self, side: Literal["image", "text"], graph: Graph) -> InferenceSession:
-        """Raises UsageError where the file is not the one that was exported."""
-        path = self.bundle.graph(side, graph)
-        session = self._sessions.open(path)
-        shape = session.get_outputs()[0].shape
-        if shape[1:] != [self.dim]:
-            raise UsageError(f"{path}: gives {shape}, where manifest.json says {self.dim} numbers each. {COPY}")
-        return session
-
     @cached_property
     def _text_session(self) -> InferenceSession:
-        return self._session("text", self._text)
+        return self._sessions.open_graph(self.bundle, "text", self._text)
 
     def _run_text(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return self._text_session.run(["embedding"], inputs)[0]
