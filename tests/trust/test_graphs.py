@@ -265,7 +265,7 @@ def test_harmless_for_the_reason_of_its_docstring(make_bundle, tmp_path, change)
 
 
 def deep() -> bytes:
-    """Graphs in attributes of nodes of graphs, forty levels; protobuf reads at most a hundred messages in each other."""
+    """Graphs in attributes of nodes of graphs, forty levels; protobuf reads a hundred nested messages at most."""
     data = b""
     for field in [6, 5, 1] * 40 + [7]:
         data = bytes([field << 3 | 2, len(data) & 127 | 128, len(data) >> 7]) + data
