@@ -133,14 +133,14 @@ class Clip:
 
         labels = _several(labels)
         classes = zeroshot.class_vectors(self._model, labels, templates)
-        found = zeroshot.probabilities(self.embed_images(images), classes, zeroshot.scale_of(self._model))
-        return zeroshot.best(labels, found, top)
+        shares = zeroshot.probabilities(self.embed_images(images), classes, zeroshot.logit_scale(self._model))
+        return zeroshot.top_labels(labels, shares, top)
 
     def match(self, image: Picture, captions: Sequence[str]) -> np.ndarray:
         """How likely each caption is for the image, among `captions`: float32 [captions], sums to 1."""
         from clipline.classify import zeroshot
 
-        return zeroshot.match(self._model, self.embed_images([image]), _several(captions))[0]
+        return zeroshot.caption_probabilities(self._model, self.embed_images([image]), _several(captions))[0]
 
     def _vector(self, query: Query) -> np.ndarray:
         """float32 [1, dim], L2-normalised."""

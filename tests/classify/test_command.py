@@ -59,7 +59,7 @@ def test_a_folder_in_a_pipe(photos, classify):
     # Cosines 1, -1/2 and -1/2 at a scale of 2.
     assert float(rows[0][2]) == pytest.approx(0.9094, abs=1e-4)
     assert rows[0][3] == "green" and float(rows[0][4]) == float(rows[0][6]) == pytest.approx(0.0453, abs=1e-4)
-    assert sum(float(each) for each in rows[3][2::2]) == pytest.approx(1, abs=2e-4)
+    assert sum(float(text) for text in rows[3][2::2]) == pytest.approx(1, abs=2e-4)
 
 
 def test_files_and_top(photos, classify):
@@ -102,11 +102,11 @@ def test_a_folder_with_a_manifest_of_its_own_is_a_folder(photos, classify):
 def test_json(photos, classify):
     (photos / "e.png").write_text("no image")
     done = classify("photos", *LABELS, "--json", "--max-errors", "1")
-    found = json.loads(done.out)
-    assert [each["path"] for each in found] == ["a.png", "b.png", "sub/c.png", "sub/d.png", "e.png"]
-    assert found[0]["file"] == "photos/a.png"
-    assert found[0]["labels"][0]["label"] == "red" and 0.9 < found[0]["labels"][0]["probability"] < 0.92
-    assert found[4] == {"path": "e.png", "stage": "decode", "error": "not an image that Pillow can read"}
+    content = json.loads(done.out)
+    assert [image["path"] for image in content] == ["a.png", "b.png", "sub/c.png", "sub/d.png", "e.png"]
+    assert content[0]["file"] == "photos/a.png"
+    assert content[0]["labels"][0]["label"] == "red" and 0.9 < content[0]["labels"][0]["probability"] < 0.92
+    assert content[4] == {"path": "e.png", "stage": "decode", "error": "not an image that Pillow can read"}
 
 
 def test_csv(photos, classify):
@@ -218,9 +218,9 @@ def test_evaluate(tree, classify):
 def test_evaluate_as_json_with_more_labels(tree, classify):
     (tree / "green" / "1.png").unlink()
     done = classify("tree", "--evaluate", "--json", "--labels", "red,green,blue,a picture,a,blue blue")
-    found = json.loads(done.out)
-    assert found["labels"] == ["blue", "green", "red", "a picture", "a", "blue blue"]
-    assert (found["images"], found["top1"], found["chance"]) == (4, 75, 16.67)
+    content = json.loads(done.out)
+    assert content["labels"] == ["blue", "green", "red", "a picture", "a", "blue blue"]
+    assert (content["images"], content["top1"], content["chance"]) == (4, 75, 16.67)
     refused = classify("tree", "--evaluate", "--labels", "red,blue")
     assert refused.code == 2 and "the labels lack green" in refused.error
 
@@ -235,10 +235,10 @@ def test_evaluate_parquet_of_the_hub(classify, tmp_path, monkeypatch):
     rows.to_parquet("plain_text/test-00000-of-00001.parquet")
     rows.select([0]).to_parquet("plain_text/train-00000-of-00001.parquet")
     done = classify(".", "--evaluate", "--json", "--template", "{}", "--max-errors", "1", "--csv", "all.csv")
-    found = json.loads(done.out)
-    assert (done.code, found["images"], found["labels"]) == (0, 3, names)
-    assert [row["images"] for row in found["classes"]] == [0, 0, 1, 2]
-    assert found["confusion"][2][2] == found["confusion"][3][3] == found["confusion"][3][2] == 1
+    content = json.loads(done.out)
+    assert (done.code, content["images"], content["labels"]) == (0, 3, names)
+    assert [row["images"] for row in content["classes"]] == [0, 0, 1, 2]
+    assert content["confusion"][2][2] == content["confusion"][3][3] == content["confusion"][3][2] == 1
     assert "bird/plain_text/test-00000-of-00001.parquet/00003: infer: the model gave a zero vector" in done.err
     assert [row["class"] for row in table("all.csv")] == ["red", "green", "green", "bird"]
     assert json.loads(classify(".", "--evaluate", "--split", "train", "--json").out)["images"] == 1

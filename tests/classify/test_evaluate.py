@@ -11,14 +11,14 @@ from clipline.classify.evaluate import Evaluation
 @pytest.fixture
 def evaluation():
     """Ten cats, of which three are taken for dogs and one for a tree; two dogs, both right; no fish."""
-    found = Evaluation(["cat", "dog", "fish"], ["cat", "dog", "fish", "tree", "a", "b", "c"])
+    evaluation = Evaluation(["cat", "dog", "fish"], ["cat", "dog", "fish", "tree", "a", "b", "c"])
     for ranked, count in ((["cat", "dog"], 6), (["dog", "tree", "a", "b", "cat"], 2), (["dog", "a", "b", "c"], 1)):
         for _ in range(count):
-            found.add(0, ranked)
-    found.add(0, ["tree", "dog", "a", "b", "c", "cat"])
+            evaluation.add(0, ranked)
+    evaluation.add(0, ["tree", "dog", "a", "b", "c", "cat"])
     for _ in range(2):
-        found.add(1, ["dog", "cat"])
-    return found
+        evaluation.add(1, ["dog", "cat"])
+    return evaluation
 
 
 def test_figures(evaluation):
@@ -30,8 +30,8 @@ def test_figures(evaluation):
     assert evaluation.confusion.tolist() == [[6, 3, 0, 1, 0, 0, 0], [0, 2, 0, 0, 0, 0, 0], [0] * 7]
 
 
-def test_rows(evaluation):
-    cat, dog, fish = evaluation.rows()
+def test_per_class(evaluation):
+    cat, dog, fish = evaluation.per_class()
     assert (cat["class"], cat["images"], cat["top1"], cat["top5"]) == ("cat", 10, 60, 80)
     assert (cat["confused_with"], cat["confused"]) == ("dog", 30)
     assert (dog["top1"], dog["confused_with"], dog["confused"]) == (100, None, 0)
@@ -39,10 +39,10 @@ def test_rows(evaluation):
 
 
 def test_json(evaluation):
-    found = evaluation.as_dict()
-    assert (found["images"], found["top1"], found["top5"], found["chance"]) == (12, 66.67, 83.33, 14.29)
-    assert [row["class"] for row in found["classes"]] == ["cat", "dog", "fish"]
-    assert found["confusion"][0][1] == 3
+    content = evaluation.as_dict()
+    assert (content["images"], content["top1"], content["top5"], content["chance"]) == (12, 66.67, 83.33, 14.29)
+    assert [row["class"] for row in content["classes"]] == ["cat", "dog", "fish"]
+    assert content["confusion"][0][1] == 3
 
 
 def test_nothing_was_predicted():
@@ -71,10 +71,10 @@ def test_picture(evaluation, tmp_path):
 @pytest.mark.parametrize("count", [2, 60, 400])
 def test_pictures_of_any_number_of_classes_stay_small(tmp_path, count):
     names = [f"a class with a rather long name, number {number}" for number in range(count)]
-    found = Evaluation(names, names)
+    evaluation = Evaluation(names, names)
     for number in range(count):
-        found.add(number, [names[number]])
-    draw(found, tmp_path / "confusion.png")
+        evaluation.add(number, [names[number]])
+    draw(evaluation, tmp_path / "confusion.png")
     picture = shades(tmp_path / "confusion.png")
     assert max(picture.shape) < 2200
     assert (np.abs(picture - RIGHT).max(axis=2) <= 1).sum() > count * 9

@@ -11,8 +11,8 @@ from clipline.errors import UsageError
 from tests.helpers import unprivileged
 
 
-def found(place, split=None) -> tuple[list[str], list[str]]:
-    opened = open_labelled(place, split)
+def classes_and_paths(folder, split=None) -> tuple[list[str], list[str]]:
+    opened = open_labelled(folder, split)
     return opened.classes, [item.path for item in opened.source]
 
 
@@ -23,13 +23,13 @@ def tree(tools, folder, *names):
 
 
 def test_a_folder_for_each_class(tools, tmp_path):
-    place = tree(tools, tmp_path / "tree", "cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg", "beside.jpg")
-    (place / ".thumbnails").mkdir()
-    (place / "empty").mkdir()
-    classes, paths = found(place)
+    folder = tree(tools, tmp_path / "tree", "cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg", "beside.jpg")
+    (folder / ".thumbnails").mkdir()
+    (folder / "empty").mkdir()
+    classes, paths = classes_and_paths(folder)
     assert classes == ["cat", "empty", "golden_retriever"]
     assert paths == ["cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg"]
-    opened = open_labelled(place)
+    opened = open_labelled(folder)
     assert opened.labels == ["cat", "empty", "golden retriever"]
     assert [opened.class_of(path) for path in paths] == [0, 0, 2]
 
@@ -38,39 +38,39 @@ def test_a_folder_for_each_class(tools, tmp_path):
 def test_splits(tools, tmp_path, above):
     names = (f"tree/{above}{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog"))
     tree(tools, tmp_path, *names, f"tree/{above}train/dog/2.png")
-    place = tmp_path / "tree"
-    assert found(place) == (["cat", "dog"], ["cat/1.png", "dog/1.png"])
-    assert found(place, "train")[1] == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    folder = tmp_path / "tree"
+    assert classes_and_paths(folder) == (["cat", "dog"], ["cat/1.png", "dog/1.png"])
+    assert classes_and_paths(folder, "train")[1] == ["cat/1.png", "dog/1.png", "dog/2.png"]
     with pytest.raises(UsageError, match="no split 'val'; it has: test, train"):
-        found(place, "val")
+        classes_and_paths(folder, "val")
 
 
 def test_a_class_called_test_is_no_split(tools, tmp_path):
-    place = tree(tools, tmp_path / "tree", "test/1.jpg", "essay/1.jpg")
-    assert found(place)[0] == ["essay", "test"]
+    folder = tree(tools, tmp_path / "tree", "test/1.jpg", "essay/1.jpg")
+    assert classes_and_paths(folder)[0] == ["essay", "test"]
     with pytest.raises(UsageError, match="has classes, not splits"):
-        found(place, "test")
+        classes_and_paths(folder, "test")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
 def test_what_may_not_be_read():
     """A class's folder, and a parquet file."""
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        (place / "tree" / "cat").mkdir(parents=True)
-        (place / "test.parquet").write_bytes(b"")
-        place.chmod(0o755)
-        (place / "tree" / "cat").chmod(0)
-        (place / "test.parquet").chmod(0)
-        for unreadable in (place / "tree" / "cat", place / "test.parquet"):
+        folder = Path(name)
+        (folder / "tree" / "cat").mkdir(parents=True)
+        (folder / "test.parquet").write_bytes(b"")
+        folder.chmod(0o755)
+        (folder / "tree" / "cat").chmod(0)
+        (folder / "test.parquet").chmod(0)
+        for unreadable in (folder / "tree" / "cat", folder / "test.parquet"):
             opened = unreadable if unreadable.is_file() else unreadable.parent
             with unprivileged(), pytest.raises(UsageError, match=rf"^{unreadable}: .*Permission denied"):
                 open_labelled(opened)
 
 
 def test_nothing_labelled(tools, tmp_path):
-    place = tree(tools, tmp_path / "tree", "cat/1.jpg")
+    folder = tree(tools, tmp_path / "tree", "cat/1.jpg")
     with pytest.raises(UsageError, match="1 folder in it"):
-        found(place)
+        classes_and_paths(folder)
     with pytest.raises(UsageError, match="no such file or folder"):
-        found(tmp_path / "none")
+        classes_and_paths(tmp_path / "none")

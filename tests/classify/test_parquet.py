@@ -38,24 +38,24 @@ def table(path, **columns):
     return path
 
 
-def items(place, split=None) -> list[str]:
-    return [item.path for item in open_labelled(place, split).source]
+def items(path, split=None) -> list[str]:
+    return [item.path for item in open_labelled(path, split).source]
 
 
 def test_what_datasets_writes(tmp_path):
     file = write(tmp_path / "part.parquet", [0, 1, 1, 2])
     opened = open_labelled(file)
     assert opened.classes == ["red", "light_blue", "and_or"] and opened.labels == ["red", "light blue", "and or"]
-    found = list(opened.source)
-    assert [item.path for item in found] == [
+    rows = list(opened.source)
+    assert [item.path for item in rows] == [
         "red/part.parquet/00000",
         "light_blue/part.parquet/00001",
         "light_blue/part.parquet/00002",
         "and_or/part.parquet/00003",
     ]
-    assert [opened.class_of(item.path) for item in found] == [0, 1, 1, 2]
+    assert [opened.class_of(item.path) for item in rows] == [0, 1, 1, 2]
     read_back = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
-    for item, row in zip(found, read_back, strict=True):
+    for item, row in zip(rows, read_back, strict=True):
         assert item.stat().bytes == len(item.read())
         assert np.array_equal(Image.open(io.BytesIO(item.read())), row["image"])
 
@@ -112,14 +112,14 @@ def test_strings_as_labels(tmp_path, kind, image):
 def test_rows_without_image_or_class_are_failures(tmp_path):
     rows = [{"bytes": png("red")}, None, {"bytes": None}, {"bytes": png("red")}]
     image = pa.array(rows, pa.struct({"bytes": pa.binary()}))
-    found = list(open_labelled(table(tmp_path / "a.parquet", image=image, label=["x", "x", "y", None])).source)
-    assert [item.path for item in found] == [
+    rows = list(open_labelled(table(tmp_path / "a.parquet", image=image, label=["x", "x", "y", None])).source)
+    assert [item.path for item in rows] == [
         "x/a.parquet/00000",
         "x/a.parquet/00001",
         "y/a.parquet/00002",
         "unlabelled/a.parquet/00003",
     ]
-    assert [item.reason for item in found if isinstance(item, Failure)] == [
+    assert [item.reason for item in rows if isinstance(item, Failure)] == [
         "the row holds no image",
         "the row holds no image",
         "the label None is none of the classes",

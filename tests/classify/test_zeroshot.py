@@ -8,13 +8,13 @@ import pytest
 from clipline.classify.zeroshot import (
     ASSUMED_SCALE,
     TEMPLATES,
-    best,
+    caption_probabilities,
     class_vectors,
-    match,
+    logit_scale,
     notes,
     probabilities,
     prompts,
-    scale_of,
+    top_labels,
 )
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
@@ -39,29 +39,29 @@ def pixels(*colours) -> np.ndarray:
 
 def test_a_class_is_the_normalised_mean_of_its_prompts(open_model):
     model = open_model()
-    found = class_vectors(model, ["red", "blue"], ["a {}", "{} green", "a picture of {} {}"])
-    for row, label in zip(found, ["red", "blue"], strict=True):
+    vectors = class_vectors(model, ["red", "blue"], ["a {}", "{} green", "a picture of {} {}"])
+    for row, label in zip(vectors, ["red", "blue"], strict=True):
         prompts = [f"a {label}", f"{label} green", f"a picture of {label} {label}"]
         mean = model.embed_texts(prompts).mean(axis=0)
         assert np.allclose(row, mean / np.linalg.norm(mean), atol=1e-6)
-    assert found.dtype == np.float32
+    assert vectors.dtype == np.float32
     # The mean of unlike prompts is shorter than 1 before it is normalised again.
-    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_many_labels_are_read_in_several_calls_and_counted(open_model):
-    model, told = open_model(), []
+    model, done = open_model(), []
     labels = [f"red {number}" if number % 3 else f"blue {number}" for number in range(300)]
-    found = class_vectors(model, labels, advance=told.append)
-    assert sum(told) == 300 and len(told) > 1
-    assert np.allclose(found[1], class_vectors(model, ["red"])[0], atol=1e-6)
-    assert np.allclose(found[299], class_vectors(model, ["red"])[0], atol=1e-6)
-    assert np.allclose(found[297], class_vectors(model, ["blue"])[0], atol=1e-6)
+    vectors = class_vectors(model, labels, advance=done.append)
+    assert sum(done) == 300 and len(done) > 1
+    assert np.allclose(vectors[1], class_vectors(model, ["red"])[0], atol=1e-6)
+    assert np.allclose(vectors[299], class_vectors(model, ["red"])[0], atol=1e-6)
+    assert np.allclose(vectors[297], class_vectors(model, ["blue"])[0], atol=1e-6)
 
 
 def test_labels_may_hold_braces_and_spaces(open_model):
-    found = class_vectors(open_model(), [" {red} ", "{0} blue"], ["a {}"])
-    assert found @ class_vectors(open_model(1.0), ["red", "blue"], ["a {}"]).T == pytest.approx(
+    vectors = class_vectors(open_model(), [" {red} ", "{0} blue"], ["a {}"])
+    assert vectors @ class_vectors(open_model(1.0), ["red", "blue"], ["a {}"]).T == pytest.approx(
         np.array([[1, -0.5], [-0.5, 1]]), abs=1e-5
     )
 
@@ -95,44 +95,44 @@ def test_every_set_of_templates_is_usable():
 def test_probabilities_are_the_softmax_of_scaled_cosines():
     rng = np.random.default_rng(0)
     images, texts = (
-        each / np.linalg.norm(each, axis=1, keepdims=True)
-        for each in (rng.normal(size=(4, 8)), rng.normal(size=(5, 8)).astype(np.float32))
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for vectors in (rng.normal(size=(4, 8)), rng.normal(size=(5, 8)).astype(np.float32))
     )
-    found = probabilities(images.astype(np.float16), texts, 12.5)
+    shares = probabilities(images.astype(np.float16), texts, 12.5)
     weights = np.exp(12.5 * images @ texts.T)
-    assert found == pytest.approx(weights / weights.sum(axis=1, keepdims=True), abs=5e-3)
-    assert found.dtype == np.float32
-    assert found.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    assert shares == pytest.approx(weights / weights.sum(axis=1, keepdims=True), abs=5e-3)
+    assert shares.dtype == np.float32
+    assert shares.sum(axis=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_large_scale_does_not_overflow():
-    found = probabilities(np.eye(3), np.eye(3, dtype=np.float32), 1e6)
-    assert np.array_equal(found, np.eye(3))
+    shares = probabilities(np.eye(3), np.eye(3, dtype=np.float32), 1e6)
+    assert np.array_equal(shares, np.eye(3))
     assert probabilities(np.empty((0, 3)), np.eye(3, dtype=np.float32), 100.0).shape == (0, 3)
 
 
-def test_best():
-    found = best(["a", "b", "c"], np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32), 2)
-    assert [[label for label, _ in row] for row in found] == [["b", "c"], ["a", "c"]], "ties as the labels stand"
-    assert found[0][0][1] == pytest.approx(0.5)
-    assert best(["a"], np.empty((0, 1), np.float32), 5) == []
+def test_top_labels():
+    ranked = top_labels(["a", "b", "c"], np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32), 2)
+    assert [[label for label, _ in row] for row in ranked] == [["b", "c"], ["a", "c"]], "ties as the labels stand"
+    assert ranked[0][0][1] == pytest.approx(0.5)
+    assert top_labels(["a"], np.empty((0, 1), np.float32), 5) == []
 
 
 @pytest.mark.parametrize("scale", [2.0, None])
 def test_match_uses_the_model_s_scale(open_model, scale):
     model = open_model(scale)
     images = model.embed_pixels(pixels((250, 0, 0), (0, 0, 250)))
-    found = match(model, images, ["red", "blue"])
+    shares = caption_probabilities(model, images, ["red", "blue"])
     # Cosines of the colour model: 1 with its own colour, -1/2 with another.
     gap = 1.5 * (ASSUMED_SCALE if scale is None else scale)
-    assert found == pytest.approx(1 / (1 + np.exp(np.array([[-gap, gap], [gap, -gap]]))), abs=1e-4)
+    assert shares == pytest.approx(1 / (1 + np.exp(np.array([[-gap, gap], [gap, -gap]]))), abs=1e-4)
     with pytest.raises(UsageError, match="a caption is empty"):
-        match(model, images, ["red", ""])
+        caption_probabilities(model, images, ["red", ""])
 
 
 def test_a_bundle_that_does_not_say_its_scale_is_noted(open_model):
     old, new = open_model(), open_model(37.5)
-    assert (scale_of(old), scale_of(new)) == (100.0, 37.5)
+    assert (logit_scale(old), logit_scale(new)) == (100.0, 37.5)
     assert notes(new, ["red"]) == []
     (note,) = notes(old, ["red"])
     assert "100 is assumed" in note and str(old.bundle.folder) in note

@@ -1,4 +1,4 @@
-"""Near-duplicates and outliers: exact in blocks of any size, and what the command says of them."""
+"""Near-duplicates and outliers: exact in blocks of any size, and the output of the command."""
 
 import csv
 import hashlib
@@ -32,9 +32,9 @@ def units(rows, dim=16, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def by_hand(vectors, threshold) -> list[list[int]]:
+def groups_by_walking(vectors, threshold) -> list[list[int]]:
     """Groups by walking from image to image."""
-    alike, seen, found = similarity.unit(vectors) @ similarity.unit(vectors).T >= threshold, set(), []
+    alike, seen, groups = similarity.unit(vectors) @ similarity.unit(vectors).T >= threshold, set(), []
     for row in range(len(vectors)):
         todo, group = [row], set()
         while todo:
@@ -44,8 +44,8 @@ def by_hand(vectors, threshold) -> list[list[int]]:
                 group.add(at)
                 todo += np.flatnonzero(alike[at]).tolist()
         if len(group) > 1:
-            found.append(sorted(group))
-    return found
+            groups.append(sorted(group))
+    return groups
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 4096])
@@ -53,12 +53,12 @@ def by_hand(vectors, threshold) -> list[list[int]]:
 def test_groups_equal_a_walk(monkeypatch, rows, threshold):
     monkeypatch.setattr(similarity, "ROWS", rows)
     vectors = units(120 if rows == 1 else 300, 12)
-    told = []
-    found = [group.tolist() for group in similarity.groups(vectors, threshold, told.append)]
-    assert found == by_hand(vectors, threshold)
-    assert sum(told) == similarity.pairs_in(len(vectors))
+    counts = []
+    groups = [group.tolist() for group in similarity.groups(vectors, threshold, counts.append)]
+    assert groups == groups_by_walking(vectors, threshold)
+    assert sum(counts) == similarity.pairs_in(len(vectors))
     if threshold == 0.75:
-        assert len(found) > 1 and max(map(len, found)) > 2, "chains are in it"
+        assert len(groups) > 1 and max(map(len, groups)) > 2, "chains are in it"
 
 
 def test_a_long_chain_is_one_group(monkeypatch):
@@ -94,8 +94,8 @@ def test_nearest_equals_a_full_sort(monkeypatch, rows, neighbours):
     assert similarity.nearest(vectors, neighbours) == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_image_is_like_no_other():
-    with pytest.raises(ValueError, match="one image alone"):
+def test_one_image_has_no_neighbours():
+    with pytest.raises(ValueError, match="one image alone has no neighbours"):
         similarity.nearest(units(1), 3)
 
 
@@ -108,7 +108,7 @@ def photo(path: Path, colour, size=(40, 30), **options) -> None:
 
 
 @pytest.fixture
-def place(make_bundle, tmp_path, monkeypatch):
+def folder(make_bundle, tmp_path, monkeypatch):
     """In the current folder: photos of three reds (one twice, one larger), two greens, one blue; their index."""
     monkeypatch.chdir(tmp_path)
     photo(tmp_path / "photos" / "a-red.png", (250, 0, 0))
@@ -128,8 +128,8 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def test_groups_in_a_pipe_and_nothing_is_touched(place):
-    before = hashes(place)
+def test_groups_in_a_pipe_and_nothing_is_touched(folder):
+    before = hashes(folder)
     done = dupes("index", "--threshold", "0.99")
     assert done.code == 0
     rows = [line.split("\t") for line in done.out.splitlines()]
@@ -143,26 +143,26 @@ def test_groups_in_a_pipe_and_nothing_is_touched(place):
     assert [row[3:5] for row in rows[:3]] == [["80", "60"], ["80", "60"], ["40", "30"]]
     assert float(rows[1][2]) == pytest.approx(1, abs=1e-4) and 0.99 < float(rows[2][2]) <= 1
     assert "6 images: 2 groups with 3 images (0.0 MB) beside those to keep" in done.err
-    assert hashes(place) == before
+    assert hashes(folder) == before
 
 
-def test_of_equal_pixels_the_larger_file_is_kept(place):
-    sizes = {name: (place / "photos" / "green" / name).stat().st_size for name in ("1.png", "2.png")}
+def test_of_equal_pixels_the_larger_file_is_kept(folder):
+    sizes = {name: (folder / "photos" / "green" / name).stat().st_size for name in ("1.png", "2.png")}
     assert sizes["1.png"] > sizes["2.png"]
-    (place / "photos" / "green" / "1.png").rename(place / "photos" / "green" / "3.png")
-    model = OnnxModel(place / "onnx", provider="cpu", threads=1)
-    embed(Folder(place / "photos" / "green"), model, place / "greens", Options())
+    (folder / "photos" / "green" / "1.png").rename(folder / "photos" / "green" / "3.png")
+    model = OnnxModel(folder / "onnx", provider="cpu", threads=1)
+    embed(Folder(folder / "photos" / "green"), model, folder / "greens", Options())
     rows = [line.split("\t") for line in dupes("greens").out.splitlines()]
     assert [(row[1], row[6]) for row in rows] == [("keep", "photos/green/3.png"), ("alike", "photos/green/2.png")]
 
 
-def test_json_and_csv(place):
+def test_json_and_csv(folder):
     done = dupes("index", "--threshold", "0.99", "--json", "--csv", "new/d.csv")
-    found = json.loads(done.out)
-    assert (found["threshold"], found["images"], len(found["groups"])) == (0.99, 6, 2)
-    first = found["groups"][0]
+    content = json.loads(done.out)
+    assert (content["threshold"], content["images"], len(content["groups"])) == (0.99, 6, 2)
+    first = content["groups"][0]
     assert (first["keep"]["path"], first["keep"]["file"]) == ("b-large-red.png", "photos/b-large-red.png")
-    assert [(each["path"], each["same_bytes"]) for each in first["others"]] == [
+    assert [(entry["path"], entry["same_bytes"]) for entry in first["others"]] == [
         ("z-same-red.png", True),
         ("a-red.png", False),
     ]
@@ -175,27 +175,27 @@ def test_json_and_csv(place):
     assert len(rows) == 5 and "written: new/d.csv" in done.err
 
 
-def test_no_duplicates(place):
+def test_no_duplicates(folder):
     for name in ("z-same-red.png", "green/1.png", "a-red.png"):
-        (place / "photos" / name).unlink()
-    model = OnnxModel(place / "onnx", provider="cpu", threads=1)
-    embed(Folder(place / "photos"), model, place / "few", Options())
+        (folder / "photos" / name).unlink()
+    model = OnnxModel(folder / "onnx", provider="cpu", threads=1)
+    embed(Folder(folder / "photos"), model, folder / "few", Options())
     done = dupes("few", "--gallery", "d.png")
     assert (done.code, done.out) == (0, "")
     assert "3 images: 0 groups" in done.err and "no duplicates, so no picture" in done.err
     assert not Path("d.png").exists()
 
 
-def test_outliers(place):
+def test_outliers(folder):
     rows = [line.split("\t") for line in dupes("index", "--outliers", "2", "--neighbours", "1").out.splitlines()]
     assert [(row[0], row[5]) for row in rows] == [("1", "photos/lonely-blue.png"), ("2", "photos/a-red.png")]
     assert float(rows[0][1]) == pytest.approx(-0.5, abs=0.02)
-    found = json.loads(dupes("index", "--outliers", "9", "--json", "--csv", "o.csv").out)
-    assert [each["rank"] for each in found] == [1, 2, 3, 4, 5, 6]
+    content = json.loads(dupes("index", "--outliers", "9", "--json", "--csv", "o.csv").out)
+    assert [entry["rank"] for entry in content] == [1, 2, 3, 4, 5, 6]
     assert Path("o.csv").read_text().splitlines()[0] == "rank,similarity,width,height,bytes,path"
 
 
-def test_pictures(place):
+def test_pictures(folder):
     for arguments in (("--threshold", "0.99"), ("--outliers", "6")):
         done = dupes("index", *arguments, "--gallery", "new/p.png")
         assert done.code == 0 and "drawn: new/p.png" in done.err
@@ -205,8 +205,8 @@ def test_pictures(place):
         assert (blues > 5000) == ("--outliers" in arguments)
 
 
-def test_images_that_moved(place):
-    (place / "photos").rename(place / "moved")
+def test_images_that_moved(folder):
+    (folder / "photos").rename(folder / "moved")
     done = dupes("index", "--threshold", "0.99", "--gallery", "p.png")
     assert done.code == 1 and "name the folder of the images with --root" in done.error
     done = dupes("index", "--threshold", "0.99", "--gallery", "p.png", "--root", "moved")
@@ -222,12 +222,12 @@ def test_images_that_moved(place):
         (("index", "--root", "none"), "--root none: no such folder"),
     ],
 )
-def test_bad_usage(place, arguments, message):
+def test_bad_usage(folder, arguments, message):
     done = dupes(*arguments)
     assert (done.code, done.out) == (2, "") and message in done.error
 
 
-def test_nothing_heavy_is_imported(place):
+def test_nothing_heavy_is_imported(folder):
     program = (
         "import sys; from clipline.cli import app\n"
         "try: app(['dupes', 'index'])\n"

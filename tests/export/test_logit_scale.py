@@ -98,7 +98,7 @@ def test_the_exported_model_gives_the_trained_softmax(saved, raw, prepared, tmp_
     encoded = data.tokenizer.encode_batch(TEXTS)
     ids, mask = (torch.tensor([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
     expected = trained_softmax(found.model.eval(), torch.from_numpy(pixels), ids, mask)
-    assert zeroshot.match(model, model.embed_pixels(pixels), TEXTS) == pytest.approx(expected, abs=1e-4)
+    assert zeroshot.caption_probabilities(model, model.embed_pixels(pixels), TEXTS) == pytest.approx(expected, abs=1e-4)
     assert zeroshot.notes(model, TEXTS) == []
 
 

@@ -115,16 +115,17 @@ class Views:
         vector, _ = self._vector(edition, picture)
         labels = _several(re.split(r"[,\n]", text), "labels, such as: dog, cat, beach")
         classes = zeroshot.class_vectors(edition.model, labels)
-        found = zeroshot.probabilities(vector[np.newaxis], classes, zeroshot.scale_of(edition.model))
+        shares = zeroshot.probabilities(vector[np.newaxis], classes, zeroshot.logit_scale(edition.model))
         prompts = zeroshot.prompts(labels, zeroshot.TEMPLATES[zeroshot.DEFAULT_TEMPLATES])
-        return _ranking(edition, labels, prompts, found)
+        return _ranking(edition, labels, prompts, shares)
 
     def captions(self, picture: str, text: str) -> Ranking:
         """How likely each caption, one per line, is for a picture."""
         edition = self._library.now()
         vector, _ = self._vector(edition, picture)
         captions = _several(text.split("\n"), "captions, one on each line")
-        return _ranking(edition, captions, captions, zeroshot.match(edition.model, vector[np.newaxis], captions))
+        shares = zeroshot.caption_probabilities(edition.model, vector[np.newaxis], captions)
+        return _ranking(edition, captions, captions, shares)
 
     def _vector(self, edition: Edition, picture: str) -> tuple[np.ndarray, str | None]:
         """(float32 [dim], its path if it is of the folder). Raises GoneError where it is none of `edition`'s model."""
@@ -187,10 +188,10 @@ def _several(parts: list[str], what: str) -> list[str]:
     return texts
 
 
-def _ranking(edition: Edition, texts: list[str], read: list[str], probabilities: np.ndarray) -> Ranking:
-    """read: what the model reads of `texts`."""
-    notes = edition.model.cut_notes(read)
+def _ranking(edition: Edition, texts: list[str], prompts: list[str], shares: np.ndarray) -> Ranking:
+    """prompts: what the model reads for `texts`. shares: float32 [1, texts], their probabilities."""
+    notes = edition.model.cut_notes(prompts)
     if edition.model.bundle.manifest.logit_scale is None:
         notes.append("The order is right; how sure it is, is a guess: this model does not say its logit scale.")
-    (ranked,) = zeroshot.best(texts, probabilities, len(texts))
+    (ranked,) = zeroshot.top_labels(texts, shares, len(texts))
     return Ranking(ranked, notes)

@@ -1,4 +1,4 @@
-"""How well zero-shot labels do on labelled images."""
+"""The accuracy of zero-shot labels on labelled images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TOP = 5
 
 
 class Evaluation:
-    """Counts of what was predicted. Add one image after the other.
+    """Counts of predictions; `add` one image after the other.
 
-    classes: the names of the classes that images have; labels: all that may be predicted, the classes' own first, in
-    the same order. confusion: int64 [classes, labels], images by class and predicted label.
+    classes: the names of the classes that images have. labels: all that may be predicted, those of the classes first,
+    in the same order. confusion: int64 [classes, labels], images by class and predicted label.
     """
 
     def __init__(self, classes: Sequence[str], labels: Sequence[str]) -> None:
@@ -24,14 +24,14 @@ class Evaluation:
         self._columns = {label: column for column, label in enumerate(labels)}
 
     def add(self, truth: int, ranked: Sequence[str]) -> None:
-        """An image of class `truth`; ranked: labels, likeliest first, TOP of them or all."""
+        """Count an image of class `truth`. ranked: labels, likeliest first, TOP of them or all."""
         columns = [self._columns[label] for label in ranked[:TOP]]
         self.confusion[truth, columns[0]] += 1
         self._in_top[truth] += truth in columns
 
     @property
     def images(self) -> int:
-        """How many were added."""
+        """How many images were added."""
         return int(self.confusion.sum())
 
     @property
@@ -46,25 +46,26 @@ class Evaluation:
 
     @property
     def balanced(self) -> float:
-        """The mean of the classes' own percentages: each counts alike, however many images it has."""
+        """The mean of top-1 over the classes: each has the same weight, however many images it has."""
         counts = self.confusion.sum(axis=1)
-        there = counts > 0
-        return float(100 * (self.confusion.diagonal()[there] / counts[there]).mean()) if there.any() else 0.0
+        has_images = counts > 0
+        shares = self.confusion.diagonal()[has_images] / counts[has_images]
+        return 100 * float(shares.mean()) if shares.size else 0.0
 
     @property
     def chance(self) -> float:
         """Percent that guessing gives."""
         return 100 / len(self.labels)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """For each class its images, percentages, and the wrong label that it got most often (None for none)."""
-        found = []
+    def per_class(self) -> list[dict[str, Any]]:
+        """For each class its images, percentages, and the wrong label predicted most often (None for none)."""
+        classes = []
         for row, name in enumerate(self.classes):
             counts = self.confusion[row].copy()
             images, right = int(counts.sum()), int(counts[row])
             counts[row] = 0
             wrong = int(counts.argmax())
-            found.append(
+            classes.append(
                 {
                     "class": name,
                     "label": self.labels[row],
@@ -75,20 +76,15 @@ class Evaluation:
                     "confused": _percent(counts[wrong], images),
                 }
             )
-        return found
+        return classes
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; percentages to two digits."""
         figures = {name: round(getattr(self, name), 2) for name in ("top1", "top5", "balanced", "chance")}
-        rows = [{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()} for row in self.rows()]
-        return {
-            "images": self.images,
-            **figures,
-            "classes": rows,
-            "labels": self.labels,
-            "confusion": self.confusion.tolist(),
-        }
+        rows = [{key: round(v, 2) if isinstance(v, float) else v for key, v in row.items()} for row in self.per_class()]
+        more = {"classes": rows, "labels": self.labels, "confusion": self.confusion.tolist()}
+        return {"images": self.images, **figures, **more}
 
 
-def _percent(part: int, whole: int) -> float:
-    return 100 * float(part) / whole if whole else 0.0
+def _percent(part: int, total: int) -> float:
+    return 100 * float(part) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""What is to be classified, as vectors: images, embedded now, or an embeddings folder, whose images stay unread."""
+"""The images to classify as vectors: embedded now, or those of an embeddings folder, whose images are not read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,16 +20,16 @@ from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.search.index import Index
-from clipline.search.searcher import image_file, image_root, open_model
+from clipline.search.searcher import Provider, image_file, image_root, open_model
 from clipline.utils import cores
 
-USUAL_MODEL = Path("models/onnx")
-ROWS = 4096  # of an embeddings folder at once: 16 MB of float32 at 1,024 components
+DEFAULT_MODEL = Path("models/onnx")
+ROWS = 4096  # of an embeddings folder in a block: 16 MB of float32 at 1,024 components
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some images. paths: as embeddings would name them. vectors: [n, dim], L2-normalised. failures: beside them."""
+    """Some images. paths: as embeddings name them. vectors: [n, dim], L2-normalised. failures: of other images."""
 
     paths: list[str]
     vectors: np.ndarray
@@ -37,21 +37,21 @@ class Block:
 
 
 class Vectors(Protocol):
-    """Images in a fixed order. total: how many. model: what made, or makes, their vectors. notes: for who asked."""
+    """Images in a fixed order. total: how many. model: that makes their vectors. notes: for the user, a line each."""
 
     model: OnnxModel
     total: int
     notes: list[str]
 
     def blocks(self) -> Iterator[Block]:
-        """All of them, some at a time."""
+        """All images, some at a time."""
 
     def file(self, path: str) -> Path | str:
-        """What to open from the current folder, or a URL, for a path of a block."""
+        """The image of a path of a block: a file, relative to the current folder, or a URL."""
 
 
 class Images:
-    """The images of a source, read and embedded with `model` as they are asked for.
+    """The images of a source, read and embedded with `model` block by block.
 
     threads: that read and decode; None means every core that this process may use. Raises UsageError where there is
     no image.
@@ -65,18 +65,18 @@ class Images:
             raise UsageError(f"{source.root}: no images in it")
 
     def blocks(self) -> Iterator[Block]:
-        """All of them, a batch at a time."""
-        at_once = self.model.calls_at_once
-        clock = StageTimer({"read": self._threads, "decode": self._threads, "model": at_once})
-        # A vector's last bits depend on the batch size, so that of `clipline embed`, but for a handful.
+        """All images, a batch at a time."""
+        calls = self.model.calls_at_once
+        clock = StageTimer({"read": self._threads, "decode": self._threads, "model": calls})
+        # The batch size of `clipline embed`, as a vector's last bits depend on it; a smaller one for a few images.
         batch = min(self.model.usual_batch, self.total)
         pipeline = Pipeline(self.model, NullLedger(), clock, batch, self._threads)
         with closing(pipeline.run(self._source)) as blocks:
             for block in blocks:
-                good = [each for each in block if isinstance(each, Embedded)]
-                rows = [each.vector for each in good]
-                vectors = np.stack(rows) if rows else np.empty((0, self.model.dim), np.float32)
-                yield Block([each.image.path for each in good], vectors, [x for x in block if isinstance(x, Failure)])
+                embedded = [result for result in block if isinstance(result, Embedded)]
+                vectors = np.array([result.vector for result in embedded], np.float32)
+                failures = [result for result in block if isinstance(result, Failure)]
+                yield Block([result.image.path for result in embedded], vectors.reshape(-1, self.model.dim), failures)
 
     def file(self, path: str) -> Path | str:
         """See `Vectors`."""
@@ -88,59 +88,59 @@ class Stored:
     """The vectors of an embeddings folder. root: where its images are now, None for where they were."""
 
     def __init__(self, index: Index, model: OnnxModel, root: Path | None = None) -> None:
-        self.model, self._index, self._place = model, index, image_root(index, root)
+        self.model, self._index, self._root = model, index, image_root(index, root)
         self.total, self.notes = len(index), list(index.notes)
 
     def blocks(self) -> Iterator[Block]:
-        """All of them, ROWS at a time."""
+        """All images, ROWS at a time."""
         for start in range(0, self.total, ROWS):
             rows = range(start, min(start + ROWS, self.total))
             yield Block(self._index.paths(rows), self._index.vectors[start : rows.stop], [])
 
     def file(self, path: str) -> Path | str:
         """See `Vectors`."""
-        return image_file(self._place, path)
+        return image_file(self._root, path)
 
 
 def open_vectors(
-    what: Sequence[str],
+    names: Sequence[str],
     *,
     model: Path | None = None,
     root: Path | None = None,
-    provider: Literal["auto", "cpu", "cuda"] = "auto",
+    provider: Provider = "auto",
     threads: int | None = None,
 ) -> Vectors:
-    """What a person names: an embeddings folder, image files, or anything that `clipline embed` takes.
+    """The images that the user names: an embeddings folder, image files, or anything that `clipline embed` takes.
 
-    model: its folder; None takes the one that the embeddings name, for images USUAL_MODEL. Raises UsageError where
-    there is no such thing, or the embeddings are another model's.
+    model: its folder; None takes the one that the embeddings name, for images DEFAULT_MODEL. Raises UsageError where
+    one of them does not exist, or another model made the embeddings.
     """
-    if len(what) == 1 and is_embeddings(Path(what[0])):
-        index = Index(Path(what[0]))
+    if len(names) == 1 and is_embeddings(Path(names[0])):
+        index = Index(Path(names[0]))
         return Stored(index, open_model(index, model, provider, threads), root)
-    if len(what) == 1 and (Path(what[0]).is_dir() or not is_image(what[0])):
-        source = open_source(what[0], root=root)
+    if len(names) == 1 and (Path(names[0]).is_dir() or not is_image(names[0])):
+        source = open_source(names[0], root=root)
     elif root:
         raise UsageError("--root is for embeddings, lists and tables of paths. Fix: leave it out")
     else:
-        source = Named(what)
+        source = NamedFiles(names)
     return Images(source, open_for_images(model, provider, threads), threads)
 
 
-def open_for_images(model: Path | None, provider: Literal["auto", "cpu", "cuda"], threads: int | None) -> OnnxModel:
-    """The model `model`, or that of the current project. Raises UsageError where there is none."""
-    if model is None and not USUAL_MODEL.is_dir():
-        raise UsageError(f"{USUAL_MODEL}: no such folder here. Fix: name the model's with --model")
-    return OnnxModel(model or USUAL_MODEL, provider=provider, threads=threads, bulk=True)
+def open_for_images(model: Path | None, provider: Provider, threads: int | None) -> OnnxModel:
+    """The model in `model`, or in DEFAULT_MODEL where it is None. Raises UsageError where there is none."""
+    if model is None and not DEFAULT_MODEL.is_dir():
+        raise UsageError(f"{DEFAULT_MODEL}: no such folder here. Fix: name the model's with --model")
+    return OnnxModel(model or DEFAULT_MODEL, provider=provider, threads=threads, bulk=True)
 
 
 def is_embeddings(folder: Path) -> bool:
-    """Whether `folder` is what `clipline embed` wrote; one with images may have a manifest.json of its own."""
+    """Whether `clipline embed` wrote `folder`; a folder of images may hold another manifest.json."""
     return (folder / MANIFEST).is_file() and any(folder.glob(PARTS))
 
 
-class Named:
-    """Image files named one by one. Raises UsageError where one is not there."""
+class NamedFiles:
+    """Image files named one by one. Raises UsageError where one does not exist."""
 
     root = "."
 

@@ -1,4 +1,4 @@
-"""Vectors -> the likeliest labels of each image."""
+"""The likeliest labels of each image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clipline.classify.images import Vectors
-from clipline.classify.zeroshot import best, class_vectors, probabilities, scale_of
+from clipline.classify.zeroshot import class_vectors, logit_scale, probabilities, top_labels
 from clipline.embed.item import Failure
 from clipline.errors import TooManyErrorsError
 from clipline.runtime.model import OnnxModel
@@ -20,7 +20,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image. path: as embeddings name it; file: to open. labels: with their probabilities, likeliest first."""
+    """An image. path: as embeddings name it. file: to open. labels: with their probabilities, likeliest first."""
 
     path: str
     file: Path | str
@@ -28,50 +28,50 @@ class Prediction:
 
 
 def prepare(model: OnnxModel, labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """`zeroshot.class_vectors`, with progress."""
+    """`zeroshot.class_vectors` with a progress bar."""
     with Bar("reading labels", len(labels), "labels") as bar:
         return class_vectors(model, labels, templates, bar.advance)
 
 
 def predict(vectors: Vectors, labels: Sequence[str], classes: np.ndarray, top: int) -> Iterator[Prediction | Failure]:
-    """The `top` likeliest of `labels` for each image, block by block; what cannot be read comes as a Failure.
+    """The `top` likeliest of `labels` for each image, block by block; an image that cannot be read is a Failure.
 
-    Within a block images are in order, with the failures behind them. classes: float32 [labels, dim], from `prepare`.
+    Within a block images are in order, and failures come after them. classes: float32 [labels, dim], from `prepare`.
     Raises CliplineError where the model or the embeddings fail.
     """
-    scale = scale_of(vectors.model)
+    scale = logit_scale(vectors.model)
     with Bar("classifying", vectors.total, "images") as bar:
         for block in vectors.blocks():
-            found = best(labels, probabilities(block.vectors, classes, scale), top)
-            for path, ranked in zip(block.paths, found, strict=True):
-                yield Prediction(path, vectors.file(path), ranked)
+            ranked = top_labels(labels, probabilities(block.vectors, classes, scale), top)
+            for path, best in zip(block.paths, ranked, strict=True):
+                yield Prediction(path, vectors.file(path), best)
             yield from block.failures
             bar.advance(len(block.paths) + len(block.failures))
 
 
 class Errors:
-    """Counts what failed, and keeps the first few."""
+    """Counts failures, and keeps the first SHOWN of them."""
 
     def __init__(self) -> None:
         self.count = 0
         self._first: list[Failure] = []
 
     def add(self, failure: Failure) -> None:
-        """One more."""
+        """Count one more."""
         self.count += 1
         if len(self._first) < SHOWN:
             self._first.append(failure)
 
     def __str__(self) -> str:
-        lines = [f"  {each.path}: {each.stage}: {each.reason}" for each in self._first]
+        lines = [f"  {failure.path}: {failure.stage}: {failure.reason}" for failure in self._first]
         more = [f"  and {self.count - SHOWN:,} more"] if self.count > SHOWN else []
         return "\n".join([*lines, *more])
 
     def enforce(self, total: int, allowed: int) -> str | None:
-        """A note on what failed, None where nothing did. Raises TooManyErrorsError for more than `allowed`."""
+        """A note on the failures, None where there are none. Raises TooManyErrorsError for more than `allowed`."""
         if not self.count:
             return None
-        words = f"{self.count:,} of {total:,} images could not be used"
+        summary = f"{self.count:,} of {total:,} images could not be used"
         if self.count > allowed:
-            raise TooManyErrorsError(f"{words}; --max-errors allows {allowed:,}. The others are done.\n{self}")
-        return f"{words}:\n{self}"
+            raise TooManyErrorsError(f"{summary}; --max-errors allows {allowed:,}. The others are done.\n{self}")
+        return f"{summary}:\n{self}"

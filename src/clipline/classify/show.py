@@ -1,13 +1,12 @@
-"""Show labels: a table for people, lines for pipes, JSON for programs, a CSV to keep."""
+"""Print labels: a table for terminals, lines for pipes, JSON for programs, a CSV to keep."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -22,56 +21,55 @@ from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError
 from clipline.utils.files import atomic
 
-SHOWN = 40  # images in a table: more are no reading
-LEAST = 0.01  # of a second label in it
+SHOWN = 40  # images in a table
+MIN_PROBABILITY = 0.01  # of a second label in it
 
 
-def line(found: Prediction) -> str:
+def line(prediction: Prediction) -> str:
     """`file <tab> label <tab> probability <tab> second label <tab> ...`."""
-    return "\t".join([str(found.file), *(each for pair in _ranked(found) for each in pair)])
+    return "\t".join([str(prediction.file), *_fields(prediction)])
 
 
-def _ranked(found: Prediction) -> list[tuple[str, str]]:
-    return [(label, f"{probability:.4f}") for label, probability in found.labels]
+def _fields(prediction: Prediction) -> list[str]:
+    """Label, probability, second label, its probability, ..."""
+    return [text for label, probability in prediction.labels for text in (label, f"{probability:.4f}")]
 
 
-def as_object(found: Prediction | Failure) -> dict:
-    """An image as JSON has it: its labels, or why it has none."""
-    if isinstance(found, Failure):
-        return {"path": found.path, "stage": found.stage, "error": found.reason}
-    labels = [{"label": label, "probability": round(probability, 6)} for label, probability in found.labels]
-    return {"path": found.path, "file": str(found.file), "labels": labels}
-
-
-def to_json(found: list[dict] | dict) -> str:
-    """Readable, and the same in every locale."""
-    return json.dumps(found, indent=2)
+def as_object(result: Prediction | Failure) -> dict:
+    """An image for JSON: its labels, or why it has none."""
+    if isinstance(result, Failure):
+        return {"path": result.path, "stage": result.stage, "error": result.reason}
+    labels = [{"label": label, "probability": round(probability, 6)} for label, probability in result.labels]
+    return {"path": result.path, "file": str(result.file), "labels": labels}
 
 
 class Overview:
-    """For people: the first images with their labels, and how many images each label has."""
+    """For terminals: the first images with their labels, and how many images each label has."""
 
     def __init__(self) -> None:
         self._first: list[Prediction] = []
         self._counts: Counter[str] = Counter()
 
-    def add(self, found: Prediction) -> None:
-        """One more image."""
-        self._counts[found.labels[0][0]] += 1
+    def add(self, prediction: Prediction) -> None:
+        """Count one more image."""
+        self._counts[prediction.labels[0][0]] += 1
         if len(self._first) < SHOWN:
-            self._first.append(found)
+            self._first.append(prediction)
 
     def print(self, console: Console) -> None:
-        """Both tables; the second only where there are several images."""
+        """Print both tables; the second only where there are several images."""
         table = Table()
         table.add_column("image", overflow="fold")
         table.add_column("label", style="bold")
         table.add_column("probability", justify="right")
         table.add_column("then")
-        for found in self._first:
-            name = printable(str(found.file))  # not rich's markup
-            first, *others = found.labels
-            then = ", ".join(f"{label} {probability:.0%}" for label, probability in others if probability >= LEAST)
+        for prediction in self._first:
+            name = printable(str(prediction.file))
+            first, *others = prediction.labels
+            then = ", ".join(
+                f"{label} {probability:.0%}" for label, probability in others if probability >= MIN_PROBABILITY
+            )
+            # As Text, since names and labels may hold what rich takes for markup.
             table.add_row(Text(name), Text(first[0]), f"{first[1]:.1%}", Text(then))
         console.print(table)
         total = self._counts.total()
@@ -91,9 +89,9 @@ class Overview:
 
 
 class Csv:
-    """A CSV with a row per image, there whole or not at all. Use as a context manager.
+    """A CSV with a row for each image, written completely or not at all. Use as a context manager.
 
-    Columns: path, label, probability, label_2, probability_2, ..., error; with `truth` also `class`, behind path.
+    Columns: path, label, probability, label_2, probability_2, ..., error; with `truth` also `class`, after path.
     Raises CliplineError where it cannot be written.
     """
 
@@ -102,67 +100,64 @@ class Csv:
         self._stack = ExitStack()
 
     def __enter__(self) -> Csv:
-        try:
+        with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self._stack.enter_context(atomic(self.path))
-        except OSError as error:
-            raise self._refused(error) from error
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         self._writer = csv.writer(self._text, lineterminator="\n")
         more = [f"{name}_{rank}" for rank in range(2, self._top + 1) for name in ("label", "probability")]
         self._write(["path", *["class"] * self._truth, "label", "probability", *more, "error"])
         return self
 
-    def add(self, found: Prediction | Failure, truth: str = "") -> None:
-        """One more image. truth: its real class."""
-        head = [found.path, *[truth] * self._truth]
-        if isinstance(found, Failure):
-            self._write([*head, *[""] * (2 * self._top), f"{found.stage}: {found.reason}"])
-            return
-        values = [each for pair in _ranked(found)[: self._top] for each in pair]
-        self._write([*head, *values, *[""] * (2 * self._top - len(values)), ""])
+    def add(self, result: Prediction | Failure, truth: str = "") -> None:
+        """Write the row of an image. truth: its real class."""
+        failed = isinstance(result, Failure)
+        values = [] if failed else _fields(result)[: 2 * self._top]
+        values += [""] * (2 * self._top - len(values))
+        error = f"{result.stage}: {result.reason}" if failed else ""
+        self._write([result.path, *[truth] * self._truth, *values, error])
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
+        with self._errors():
             self._text.detach()
             self._stack.__exit__(kind, error, trace)
-        except OSError as refused:
-            raise self._refused(refused) from refused
 
     def _write(self, row: list[str]) -> None:
-        try:
+        with self._errors():
             self._writer.writerow(row)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> CliplineError:
-        return CliplineError(f"{self.path}: cannot be written: {error.strerror or error}")
+            raise CliplineError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
-def summary(found: Evaluation) -> str:
+def summary(evaluation: Evaluation) -> str:
     """The figures of all images in one line."""
-    top5 = f", top-5 {found.top5:.1f}%" if len(found.labels) > TOP else ""
+    top5 = f", top-5 {evaluation.top5:.1f}%" if len(evaluation.labels) > TOP else ""
     return (
-        f"{found.images:,} images: top-1 {found.top1:.1f}%{top5}, mean of the classes {found.balanced:.1f}% "
-        f"(by chance {found.chance:.1f}%)"
+        f"{evaluation.images:,} images: top-1 {evaluation.top1:.1f}%{top5}, mean of the classes "
+        f"{evaluation.balanced:.1f}% (by chance {evaluation.chance:.1f}%)"
     )
 
 
-def class_lines(found: Evaluation) -> Iterator[str]:
+def class_lines(evaluation: Evaluation) -> Iterator[str]:
     """`class <tab> images <tab> top-1 <tab> top-5 <tab> confused with <tab> how often`, percentages, for pipes."""
-    for row in found.rows():
+    for row in evaluation.per_class():
         figures = f"{row['images']}\t{row['top1']:.2f}\t{row['top5']:.2f}"
         yield f"{row['class']}\t{figures}\t{row['confused_with'] or ''}\t{row['confused']:.2f}"
 
 
-def print_classes(found: Evaluation, console: Console) -> None:
-    """A row for each class."""
+def print_classes(evaluation: Evaluation, console: Console) -> None:
+    """Print a table with a row for each class."""
     table = Table()
     table.add_column("class", overflow="fold")
     for name in ("images", "top-1", "top-5"):
         table.add_column(name, justify="right")
     table.add_column("most often taken for")
-    for row in found.rows():
+    for row in evaluation.per_class():
         wrong = f"{row['confused_with']} {row['confused']:.1f}%" if row["confused_with"] else ""
         table.add_row(Text(row["class"]), f"{row['images']:,}", f"{row['top1']:.1f}%", f"{row['top5']:.1f}%", wrong)
     console.print(table)

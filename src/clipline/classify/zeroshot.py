@@ -1,9 +1,9 @@
 """Zero-shot: the probability of each label or caption for an image. numpy and the exported model, no training.
 
-As in CLIP, a softmax over scale * cosine, where the scale is the one that the model learned (Radford et al.,
-arXiv 2103.00020, section 3.1). A model trained with the sigmoid loss has a bias too; it is the same for every text of
-an image, and a softmax does not see what is added to all. Probabilities say which of the given texts fits best, and
-never that none of them fits.
+As in CLIP, a softmax over scale * cosine, with the scale that the model learned (Radford et al., arXiv 2103.00020,
+section 3.1). A model trained with the sigmoid loss has a bias too; it is the same for every text of an image, and what
+is added to all logits does not change a softmax. Probabilities say which of the given texts fits best, and never that
+none of them fits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
 
-# CLIP's own after training, and the most that most recipes allow: for bundles that do not say theirs.
+# For bundles that do not name their scale: CLIP's after training, and the maximum of most recipes.
 ASSUMED_SCALE = 100.0
-PROMPTS_AT_ONCE = 256
-SHOWN = 5  # notes on what is too long
+PROMPT_BATCH = 256
+SHOWN = 5  # notes on texts that are too long
 
-# {} is the label. A prompt should read like the captions that the model was trained on, and the mean of several
-# depends on the wording of none.
+# {} is the label. A prompt should read like the captions that the model was trained on; with several, less depends on
+# the wording of each.
 TEMPLATES = {
     "captions": [
         "a {}",
@@ -46,9 +46,9 @@ TEMPLATES = {
     ],
     # OpenAI's for CIFAR-10 (data/prompts.md): small and blurred pictures.
     "cifar10": [
-        words.format(article) + " {}."
+        prompt.format(article) + " {}."
         for article in ("a", "the")
-        for words in (
+        for prompt in (
             "a photo of {}",
             "a blurry photo of {}",
             "a black and white photo of {}",
@@ -73,32 +73,32 @@ def class_vectors(
     """A vector for each label: float32 [labels, dim], L2-normalised.
 
     It is the mean of the embeddings of the label in each template, normalised again (arXiv 2103.00020, section 3.1.4).
-    templates: each with `{}` for the label; None takes TEMPLATES["captions"]. advance: told how many labels are done.
-    Raises UsageError for an empty label, or a template without `{}`.
+    templates: each with `{}` for the label; None takes TEMPLATES["captions"]. advance: called with the number of labels
+    done. Raises UsageError for an empty label, or a template without `{}`.
     """
     templates = list(TEMPLATES[DEFAULT_TEMPLATES] if templates is None else templates)
     check_templates(templates)
     if not all(label.strip() for label in labels):
         raise UsageError("a label is empty. Fix: give each label a name")
-    step = max(1, PROMPTS_AT_ONCE // len(templates))
-    found = [np.empty((0, model.dim), np.float32)]
+    step = max(1, PROMPT_BATCH // len(templates))
+    classes = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(labels), step):
-        some = labels[start : start + step]
-        vectors = model.embed_texts(prompts(some, templates), PROMPTS_AT_ONCE)
-        means = vectors.reshape(len(some), len(templates), -1).mean(axis=1)
-        found.append(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12))
-        advance(len(some))
-    return np.concatenate(found)
+        batch = labels[start : start + step]
+        vectors = model.embed_texts(prompts(batch, templates), PROMPT_BATCH)
+        means = vectors.reshape(len(batch), len(templates), -1).mean(axis=1)
+        classes.append(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12))
+        advance(len(batch))
+    return np.concatenate(classes)
 
 
 def prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """What the model reads: each label in each template, the templates of a label together."""
+    """Each label in each template, the templates of a label together."""
     # Not str.format: a label may hold braces.
     return [template.replace("{}", label.strip()) for label in labels for template in templates]
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise UsageError where there is no template, or one has no place for the label."""
+    """Raise UsageError where there is no template, or one has no `{}` for the label."""
     if not templates:
         raise UsageError("there are no templates. Fix: give one, such as 'a photo of a {}'")
     for template in templates:
@@ -109,32 +109,28 @@ def check_templates(templates: Sequence[str]) -> None:
 def probabilities(images: np.ndarray, texts: np.ndarray, scale: float) -> np.ndarray:
     """How likely each text is for each image, among these texts: float32 [n, c], rows sum to 1.
 
-    images: [n, dim] of any float type; texts: float32 [c, dim]; both L2-normalised. scale: see `scale_of`.
+    images: [n, dim] of any float type; texts: float32 [c, dim]; both L2-normalised. scale: see `logit_scale`.
     """
     logits = scale * (np.asarray(images, np.float32) @ texts.T)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def best(labels: Sequence[str], found: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
-    """For each image its `top` labels and their probabilities, likeliest first; equal ones as `labels` has them.
+def top_labels(labels: Sequence[str], shares: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
+    """For each image its `top` labels and their probabilities, likeliest first; equal ones in the order of `labels`.
 
-    found: float32 [n, labels], from `probabilities`.
+    shares: float32 [n, labels], from `probabilities`.
     """
-    order = np.argsort(-found, axis=1, kind="stable")[:, :top]
-    values = np.take_along_axis(found, order, axis=1)
-    return [
-        [(labels[column], value) for column, value in zip(*each, strict=True)]
-        for each in zip(order.tolist(), values.tolist(), strict=True)
-    ]
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+    return [[(labels[column], float(row[column])) for column in best] for row, best in zip(shares, order, strict=True)]
 
 
-def match(model: OnnxModel, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+def caption_probabilities(model: OnnxModel, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """How likely each caption is for each image, among these captions: float32 [n, captions].
 
     images: [n, dim], L2-normalised embeddings by `model`. Raises UsageError for an empty caption.
     """
-    return probabilities(images, caption_vectors(model, captions), scale_of(model))
+    return probabilities(images, caption_vectors(model, captions), logit_scale(model))
 
 
 def caption_vectors(model: OnnxModel, captions: Sequence[str]) -> np.ndarray:
@@ -144,20 +140,20 @@ def caption_vectors(model: OnnxModel, captions: Sequence[str]) -> np.ndarray:
     return model.embed_texts(list(captions))
 
 
-def scale_of(model: OnnxModel) -> float:
-    """The scale that the model was trained with; ASSUMED_SCALE where its bundle does not say."""
+def logit_scale(model: OnnxModel) -> float:
+    """The scale that the model learned; ASSUMED_SCALE where its bundle does not name it."""
     scale = model.bundle.manifest.logit_scale
     return ASSUMED_SCALE if scale is None else scale
 
 
 def notes(model: OnnxModel, texts: Sequence[str] = ()) -> list[str]:
-    """What someone who reads the probabilities should know, one line each. texts: as the model reads them."""
-    found = model.cut_notes(list(texts))
-    if len(found) > SHOWN:
-        found[SHOWN:] = [f"and {len(found) - SHOWN:,} more are longer than the model reads"]
+    """What the user of the probabilities should know, a line each. texts: captions, or labels in their templates."""
+    lines = model.cut_notes(list(texts))
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more are longer than the model reads"]
     if model.bundle.manifest.logit_scale is None:
-        found.append(
+        lines.append(
             f"{model.bundle.folder} does not say its logit scale, so {ASSUMED_SCALE:g} is assumed: the order is right, "
             "the probabilities may be too sure or too unsure. Fix: export the model again"
         )
-    return found
+    return lines

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipline.cli.options import ProviderName, ProviderOption, model_option
+from clipline.cli.options import FolderArgument, ProviderName, ProviderOption, RootOption, model_option
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -19,13 +19,10 @@ EXAMPLES = (
 
 
 def app(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `clipline embed` wrote.")],
+    folder: FolderArgument,
     *,
     model: Annotated[Path | None, model_option("The model that embedded them.", show_default="that of DIR")] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Where the images are now, if they were moved.", show_default="where they were"),
-    ] = None,
+    root: RootOption = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     provider: ProviderOption = ProviderName.cpu,

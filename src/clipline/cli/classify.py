@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from clipline.cli.options import ProviderName, ProviderOption, ThreadsOption, model_option
+from clipline.cli.options import CsvOption, JsonOption, ProviderName, ProviderOption, ThreadsOption, model_option
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipline.classify.evaluate import Evaluation
     from clipline.classify.images import Vectors
     from clipline.classify.labelled import Labelled
-    from clipline.classify.predict import Errors
+    from clipline.classify.predict import Errors, Prediction
+    from clipline.embed.item import Failure
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -32,8 +34,8 @@ EXAMPLES = (
 )
 
 
-class _Asked(NamedTuple):
-    """What is to be predicted and shown. templates: prompts. csv: a file to write, or None."""
+class _Request(NamedTuple):
+    """What to predict and print. templates: prompts. csv: a file to write, or None."""
 
     labels: list[str]
     templates: list[str]
@@ -80,8 +82,8 @@ def classify(
         Path | None, model_option("The exported model.", show_default="that of the embeddings, else models/onnx")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Where the images of the embeddings, or of a list, are.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per image here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    csv: CsvOption = None,
+    as_json: JsonOption = False,
     max_errors: Annotated[int, typer.Option(min=0, help="More unusable images than this end in exit 3.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
@@ -96,6 +98,7 @@ def classify(
     from clipline.classify.labelled import open_labelled
     from clipline.classify.predict import Errors
     from clipline.cli.inputs import read_labels, read_templates
+    from clipline.cli.output import print_notes
     from clipline.pictures.gallery import check_path
 
     prompts = read_templates(template or [], templates)
@@ -107,104 +110,94 @@ def classify(
     if evaluate:
         if len(images) != 1 or root:
             raise UsageError("--evaluate takes one folder or parquet file of labelled images, and no --root")
-        found = open_labelled(Path(images[0]), split)
-        vectors = Images(found.source, open_for_images(model, provider.value, threads), threads)
-        names = _with_distractors(found, labels, labels_file)
-        _evaluate(vectors, found, _Asked(names, prompts, top, csv, as_json), errors, confusion)
+        labelled = open_labelled(Path(images[0]), split)
+        vectors = Images(labelled.source, open_for_images(model, provider.value, threads), threads)
+        names = _with_distractors(labelled, labels, labels_file)
+        _evaluate(vectors, labelled, _Request(names, prompts, top, csv, as_json), errors, confusion)
     else:
         names = read_labels(labels, labels_file)
         vectors = open_vectors(images, model=model, root=root, provider=provider.value, threads=threads)
-        _classify(vectors, _Asked(names, prompts, top, csv, as_json), errors)
-    for note in [*vectors.notes, *zeroshot.notes(vectors.model, zeroshot.prompts(names, prompts))]:
-        typer.echo(f"note: {note}", err=True)
-    if note := errors.enforce(vectors.total, max_errors):
-        typer.echo(f"note: {note}", err=True)
+        _classify(vectors, _Request(names, prompts, top, csv, as_json), errors)
+    print_notes([*vectors.notes, *zeroshot.notes(vectors.model, zeroshot.prompts(names, prompts))])
+    print_notes([errors.enforce(vectors.total, max_errors)])
 
 
-def _with_distractors(found: Labelled, labels: str | None, file: Path | None) -> list[str]:
-    """The classes in words; behind them the labels given that no class has."""
+def _with_distractors(labelled: Labelled, labels: str | None, file: Path | None) -> list[str]:
+    """The classes in words; after them the labels given that no class has."""
     from clipline.cli.inputs import read_labels
 
     if labels is None and file is None:
-        return found.labels
+        return labelled.labels
     given = read_labels(labels, file)
-    if missing := [label for label in found.labels if label not in given]:
+    if missing := [label for label in labelled.labels if label not in given]:
         raise UsageError(
             f"the labels lack {', '.join(missing[:5])}, of which there are images. Fix: name all classes, or leave "
             "the labels out: the names of the classes serve"
         )
-    return [*found.labels, *(label for label in given if label not in found.labels)]
+    return [*labelled.labels, *(label for label in given if label not in labelled.labels)]
 
 
-def _classify(vectors: Vectors, asked: _Asked, errors: Errors) -> None:
-    """Print and write what is predicted, as it comes where a pipe takes it."""
-    from rich.console import Console
-
-    from clipline.classify import predict, show
-    from clipline.classify.predict import Prediction
-
-    console, overview, objects = Console(), show.Overview(), []
-    classes = predict.prepare(vectors.model, asked.labels, asked.templates)
-    top = min(asked.top, len(asked.labels))
-    with ExitStack() as stack:
-        table = stack.enter_context(show.Csv(asked.csv, top)) if asked.csv else None
-        for found in predict.predict(vectors, asked.labels, classes, top):
-            if table:
-                table.add(found)
-            if asked.as_json:
-                objects.append(show.as_object(found))
-            if not isinstance(found, Prediction):
-                errors.add(found)
-            elif console.is_terminal:
-                overview.add(found)
-            elif not asked.as_json:
-                typer.echo(show.line(found))
-    if asked.as_json:
-        typer.echo(show.to_json(objects))
-    elif console.is_terminal:
-        overview.print(console)
-    if asked.csv:
-        typer.echo(f"written: {asked.csv}", err=True)
-
-
-def _evaluate(vectors: Vectors, labelled: Labelled, asked: _Asked, errors: Errors, confusion: Path | None) -> None:
-    """Predict all, then print the figures."""
+def _predict(vectors: Vectors, request: _Request, errors: Errors, *, truth: bool) -> Iterator[Prediction | Failure]:
+    """The results as they come, with at least TOP labels for `truth`; all are written to the CSV, failures counted."""
     from clipline.classify import evaluate, predict, show
-    from clipline.classify.confusion import draw
-    from clipline.classify.predict import Prediction
 
-    result = evaluate.Evaluation(labelled.classes, asked.labels)
-    classes = predict.prepare(vectors.model, asked.labels, asked.templates)
-    top = min(asked.top, len(asked.labels))
-    with ExitStack() as stack:
-        table = stack.enter_context(show.Csv(asked.csv, top, truth=True)) if asked.csv else None
-        for found in predict.predict(vectors, asked.labels, classes, max(top, evaluate.TOP)):
-            if isinstance(found, Prediction):
-                result.add(labelled.class_of(found.path), [label for label, _ in found.labels])
-            else:
-                errors.add(found)
+    classes = predict.prepare(vectors.model, request.labels, request.templates)
+    top = min(request.top, len(request.labels))
+    predicted = max(top, evaluate.TOP) if truth else top
+    with show.Csv(request.csv, top, truth=truth) if request.csv else nullcontext() as table:
+        for result in predict.predict(vectors, request.labels, classes, predicted):
             if table:
-                table.add(found, found.path.partition("/")[0])
-    _print_figures(result, asked.as_json)
-    if asked.csv:
-        typer.echo(f"written: {asked.csv}", err=True)
-    if confusion:
-        draw(result, confusion)
-        typer.echo(f"drawn: {confusion}", err=True)
+                table.add(result, result.path.partition("/")[0])
+            if not isinstance(result, predict.Prediction):
+                errors.add(result)
+            yield result
 
 
-def _print_figures(result: Evaluation, as_json: bool) -> None:
+def _classify(vectors: Vectors, request: _Request, errors: Errors) -> None:
+    """Print the labels of each image; in a pipe as they come."""
+    import json
+
     from rich.console import Console
 
     from clipline.classify import show
+    from clipline.classify.predict import Prediction
 
-    console = Console()
-    if as_json:
-        typer.echo(show.to_json(result.as_dict()))
-        return
-    if console.is_terminal:
-        show.print_classes(result, console)
-    else:
-        for line in show.class_lines(result):
-            typer.echo(line)
-    typer.echo(show.summary(result), err=not console.is_terminal)
+    console, overview, objects = Console(), show.Overview(), []
+    for result in _predict(vectors, request, errors, truth=False):
+        if request.as_json:
+            objects.append(show.as_object(result))
+        elif isinstance(result, Prediction) and console.is_terminal:
+            overview.add(result)
+        elif isinstance(result, Prediction):
+            typer.echo(show.line(result))
+    if request.as_json:
+        typer.echo(json.dumps(objects, indent=2))
+    elif console.is_terminal:
+        overview.print(console)
+    if request.csv:
+        typer.echo(f"written: {request.csv}", err=True)
+
+
+def _evaluate(vectors: Vectors, labelled: Labelled, request: _Request, errors: Errors, confusion: Path | None) -> None:
+    """Predict the labels of all images, then print the accuracy."""
+    from rich.console import Console
+
+    from clipline.classify import show
+    from clipline.classify.confusion import draw
+    from clipline.classify.evaluate import Evaluation
+    from clipline.classify.predict import Prediction
+    from clipline.cli.output import print_results
+
+    evaluation = Evaluation(labelled.classes, request.labels)
+    for result in _predict(vectors, request, errors, truth=True):
+        if isinstance(result, Prediction):
+            evaluation.add(labelled.class_of(result.path), [label for label, _ in result.labels])
+    table = partial(show.print_classes, evaluation)
+    print_results(request.as_json, evaluation.as_dict(), table, show.class_lines(evaluation))
+    if not request.as_json:
+        typer.echo(show.summary(evaluation), err=not Console().is_terminal)
+    if request.csv:
+        typer.echo(f"written: {request.csv}", err=True)
+    if confusion:
+        draw(evaluation, confusion)
+        typer.echo(f"drawn: {confusion}", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipline.cli.options import PrecisionName, ProviderName, ProviderOption, ThreadsOption, model_option
+from clipline.cli.options import JsonOption, PrecisionName, ProviderName, ProviderOption, ThreadsOption, model_option
 
 EXAMPLES = (
     "**Examples**\n\n"
@@ -28,7 +28,7 @@ def doctor(
     provider: ProviderOption = ProviderName.auto,
     precision: Annotated[PrecisionName, typer.Option(help="Of the model that is measured.")] = PrecisionName.fp32,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what is installed, what really runs, and with IMAGES how many of them each stage does per second."""
     import json

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from clipline.cli.options import ProviderName, ProviderOption, ThreadsOption, model_option
+from clipline.cli.options import JsonOption, ProviderName, ProviderOption, ThreadsOption, model_option
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def match(
         Path | None, typer.Option(metavar="PICTURE.png", help="With --quiz: draw some questions here.")
     ] = None,
     model: Annotated[Path | None, model_option("The exported model.", show_default="models/onnx")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     max_errors: Annotated[int, typer.Option(min=0, help="With --quiz: more unusable images end in exit 3.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
@@ -113,12 +113,12 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
     from rich.console import Console
 
-    from clipline.classify.zeroshot import caption_vectors, notes, probabilities, scale_of
+    from clipline.classify.zeroshot import caption_vectors, logit_scale, notes, probabilities
     from clipline.match import show
     from clipline.search.encode import embed_images
 
     texts, vector = caption_vectors(model, captions), embed_images(model, [image])
-    ranked = show.rank(captions, probabilities(vector, texts, scale_of(model))[0], (vector @ texts.T)[0])
+    ranked = show.rank(captions, probabilities(vector, texts, logit_scale(model))[0], (vector @ texts.T)[0])
     console = Console()
     if as_json:
         typer.echo(json.dumps({"image": str(image), "captions": [each._asdict() for each in ranked]}, indent=2))

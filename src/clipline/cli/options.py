@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -46,14 +46,20 @@ ProviderOption = Annotated[
     ProviderName,
     typer.Option(help="What runs the model: auto takes CUDA where it starts, cuda fails where it does not."),
 ]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `clipline embed` wrote.")]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Where the images are now, if they were moved.", show_default="where they were")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per image here.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores that this process may use")
 ]
 
 
-def model_option(words: str, **settings):  # what typer.Option returns has no public name
+def model_option(help: str, **settings):  # the type of what typer.Option returns is not public
     """An option that takes a model's folder or its name in MLflow, and gives a Path."""
-    return typer.Option(parser=model_folder, metavar="MODEL", help=words, **settings)
+    return typer.Option(parser=model_folder, metavar="MODEL", help=help, **settings)
 
 
 def usual_experiment() -> str:

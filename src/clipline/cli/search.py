@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipline.cli.options import ProviderName, ProviderOption, model_option
+from clipline.cli.options import FolderArgument, JsonOption, ProviderName, ProviderOption, RootOption, model_option
 from clipline.errors import CliplineError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ EXAMPLES = (
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `clipline embed` wrote.")],
+    folder: FolderArgument,
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[QUERY]...", help="What to look for, in words.", show_default=False)
     ] = None,
@@ -59,11 +59,8 @@ def search(
         Path | None,
         typer.Option(help="Also draw the images found into this picture or page.", metavar="FILE.png|FILE.html"),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Where the images are now, if they were moved.", show_default="where they were"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    root: RootOption = None,
+    as_json: JsonOption = False,
     approximate: Annotated[
         bool | None,
         typer.Option(

@@ -1,1 +1,1 @@
-"""Images that are nearly the same, and images that are like no others, by their embeddings. Nothing is deleted."""
+"""Near-duplicates and outliers among images, by the cosines of their embeddings. No file is deleted."""

@@ -1,4 +1,4 @@
-"""Show near-duplicates and outliers: a table for people, lines for pipes, JSON for programs, a CSV, a picture."""
+"""Print near-duplicates and outliers: a table for terminals, lines for pipes, JSON for programs, a CSV, a picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -19,116 +19,137 @@ from clipline.pictures import gallery
 from clipline.search.searcher import why_gone
 from clipline.utils.files import output
 
-# From a path of the embeddings to what opens from here.
-Place = Callable[[str], Path | str]
+FileOf = Callable[[str], Path | str]
+"""A path of the embeddings -> the file to open from the current folder, or a URL."""
 
 KEEP, ALIKE, SAME = "keep", "alike", "same bytes"
 GREEN = "#18783c"
-GROUPS, FILES = 24, 7  # in a picture: more are no looking
-COLUMNS = ("group", "verdict", "similarity", "width", "height", "bytes", "path")
-OUTLIER_COLUMNS = ("rank", "similarity", "width", "height", "bytes", "path")
+GROUPS, FILES = 24, 7  # in a picture
 
 
-def rows(groups: list[Group]) -> Iterator[tuple[int, str, File]]:
-    """(number of the group from 1, verdict, file), the one to keep first."""
+class Entry(NamedTuple):
+    """A line of output. position: the number of the group and the verdict, or the rank of an outlier."""
+
+    position: tuple[int, str] | tuple[int]
+    file: File
+
+    @property
+    def starts_group(self) -> bool:
+        """Whether it is the first one of a group: the file to keep."""
+        return KEEP in self.position
+
+
+def group_entries(groups: list[Group]) -> list[Entry]:
+    """The files of all groups, numbered from 1; of each group the one to keep first."""
+    entries = []
     for number, group in enumerate(groups, 1):
-        yield number, KEEP, group.keep
-        for file in group.others:
-            yield number, SAME if file.same else ALIKE, file
+        entries.append(Entry((number, KEEP), group.keep))
+        entries += [Entry((number, _verdict(file)), file) for file in group.others]
+    return entries
 
 
-def lines(groups: list[Group], place: Place) -> Iterator[str]:
-    """`group <tab> verdict <tab> similarity <tab> width <tab> height <tab> bytes <tab> file`."""
-    for number, verdict, file in rows(groups):
-        yield f"{number}\t{verdict}\t{_values(file)}\t{place(file.path)}"
+def outlier_entries(files: list[File]) -> list[Entry]:
+    """The files with their ranks from 1."""
+    return [Entry((rank,), file) for rank, file in enumerate(files, 1)]
 
 
-def outlier_lines(files: list[File], place: Place) -> Iterator[str]:
-    """`rank <tab> similarity <tab> width <tab> height <tab> bytes <tab> file`."""
-    for rank, file in enumerate(files, 1):
-        yield f"{rank}\t{_values(file)}\t{place(file.path)}"
+def lines(entries: list[Entry], file_of: FileOf) -> Iterator[str]:
+    """`group <tab> verdict`, or `rank`, then `<tab> similarity <tab> width <tab> height <tab> bytes <tab> file`."""
+    for entry in entries:
+        yield "\t".join(map(str, (*entry.position, *_figures(entry.file), file_of(entry.file.path))))
 
 
-def as_objects(groups: list[Group], place: Place) -> list[dict[str, Any]]:
+def summary(images: int, groups: list[Group], threshold: float) -> str:
+    """One line on all groups."""
+    others = [file for group in groups for file in group.others]
+    size = sum(file.bytes for file in others) / 1e6
+    return (
+        f"{images:,} images: {len(groups):,} groups with {len(others):,} images ({size:,.1f} MB) beside those to "
+        f"keep, at a similarity of {threshold:g} or more"
+    )
+
+
+def group_objects(groups: list[Group], file_of: FileOf) -> list[dict[str, Any]]:
     """For JSON."""
     return [
-        {"keep": _object(group.keep, place), "others": [_object(file, place) for file in group.others]}
+        {"keep": _object(group.keep, file_of), "others": [_object(file, file_of) for file in group.others]}
         for group in groups
     ]
 
 
-def outlier_objects(files: list[File], place: Place) -> list[dict[str, Any]]:
+def outlier_objects(files: list[File], file_of: FileOf) -> list[dict[str, Any]]:
     """For JSON."""
-    return [{"rank": rank, **_object(file, place)} for rank, file in enumerate(files, 1)]
+    return [{"rank": rank, **_object(file, file_of)} for rank, file in enumerate(files, 1)]
 
 
-def print_table(groups: list[Group], place: Place, console: Console) -> None:
-    """All groups, a line between them."""
+def print_table(entries: list[Entry], file_of: FileOf, console: Console) -> None:
+    """Print a table of all entries, with a line between groups; nothing where there are none."""
+    if not entries:
+        return
     table = Table()
-    table.add_column("group", justify="right")
-    table.add_column("verdict")
-    for name in ("similarity", "pixels", "kB"):
-        table.add_column(name, justify="right")
+    for name in (*_position_names(entries), "similarity", "pixels", "kB"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
     table.add_column("image", overflow="fold")
-    last = 0
-    for number, verdict, file in rows(groups):
-        if number != last and last:
+    for entry in entries:
+        number, *verdict = map(str, entry.position)
+        if entry.starts_group:
             table.add_section()
-        style = "green" if verdict == KEEP else ""
-        table.add_row(str(number) * (number != last), verdict, *_cells(file), _shown(place(file.path)), style=style)
-        last = number
+        elif verdict:
+            number = ""
+        file = entry.file
+        values = f"{file.similarity:.4f}", f"{file.width} x {file.height}", f"{file.bytes / 1000:,.0f}"
+        # As Text, since names may hold what rich takes for markup.
+        image = Text(printable(str(file_of(file.path))))
+        table.add_row(number, *verdict, *values, image, style="green" if entry.starts_group else "")
     console.print(table)
 
 
-def print_outliers(files: list[File], place: Place, console: Console) -> None:
-    """The strangest first."""
-    table = Table()
-    for name in ("rank", "similarity", "pixels", "kB"):
-        table.add_column(name, justify="right")
-    table.add_column("image", overflow="fold")
-    for rank, file in enumerate(files, 1):
-        table.add_row(str(rank), *_cells(file), _shown(place(file.path)))
-    console.print(table)
+def write_csv(path: Path, entries: list[Entry]) -> None:
+    """Write a row for each file. Raises CliplineError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_position_names(entries), "similarity", "width", "height", "bytes", "path"])
+    writer.writerows([*entry.position, *_figures(entry.file), entry.file.path] for entry in entries)
+    with output(path) as file:
+        file.write(text.getvalue().encode())
 
 
-def write_csv(path: Path, groups: list[Group]) -> None:
-    """A row per file. Raises CliplineError."""
-    _write(path, COLUMNS, ((number, verdict, *_figures(file), file.path) for number, verdict, file in rows(groups)))
-
-
-def write_outliers(path: Path, files: list[File]) -> None:
-    """A row per file. Raises CliplineError."""
-    _write(path, OUTLIER_COLUMNS, ((rank, *_figures(file), file.path) for rank, file in enumerate(files, 1)))
-
-
-def draw(groups: list[Group], place: Place, path: Path) -> int:
-    """The first GROUPS groups, a row for each, the file to keep framed. Returns how many groups are left out."""
-    drawn = []
+def draw(groups: list[Group], file_of: FileOf, path: Path) -> int:
+    """Draw the first GROUPS groups, a row for each, the file to keep framed. Returns how many groups are left out."""
+    rows = []
     for number, group in enumerate(groups[:GROUPS], 1):
-        cells = [_cell(group.keep, place, f"{KEEP}: {_size(group.keep)}", GREEN)]
+        cells = [_cell(group.keep, file_of, f"{KEEP}: {_size(group.keep)}", GREEN)]
         cells += [
-            _cell(file, place, f"{SAME if file.same else ALIKE} {file.similarity:.3f}: {_size(file)}")
+            _cell(file, file_of, f"{_verdict(file)} {file.similarity:.3f}: {_size(file)}")
             for file in group.others[: FILES - 1]
         ]
         more = len(group.others) + 1 - len(cells)
         title = f"group {number}: {len(group.others) + 1} images" + (f", {more} of them not shown" if more else "")
-        drawn.append(gallery.Row(title, cells))
-    gallery.draw(drawn, path)
+        rows.append(gallery.Row(title, cells))
+    gallery.draw(rows, path)
     return max(0, len(groups) - GROUPS)
 
 
-def draw_outliers(files: list[File], place: Place, path: Path, neighbours: int) -> None:
-    """A grid, the strangest first."""
-    cells = [_cell(file, place, f"{rank}.  {file.similarity:.3f}") for rank, file in enumerate(files, 1)]
-    title = f"least like the others (mean similarity to the {neighbours} likest)"
+def draw_outliers(files: list[File], file_of: FileOf, path: Path, neighbours: int) -> None:
+    """Draw a grid, the lowest similarity first."""
+    cells = [_cell(file, file_of, f"{rank}.  {file.similarity:.3f}") for rank, file in enumerate(files, 1)]
+    title = f"least like the others (mean similarity to the {neighbours} nearest)"
     gallery.draw([gallery.Row(title, cells)], path, columns=gallery.grid(len(cells)))
 
 
-def _cell(file: File, place: Place, caption: str, frame: str | None = None) -> gallery.Cell:
-    found = place(file.path)
-    if not Path(found).is_file():
-        raise CliplineError(f"{found}: {why_gone(found)}")
-    return gallery.Cell(Path(found), f"{caption} {Path(file.path).name}", frame)
+def _cell(file: File, file_of: FileOf, caption: str, frame: str | None = None) -> gallery.Cell:
+    image = file_of(file.path)
+    if not Path(image).is_file():
+        raise CliplineError(f"{image}: {why_gone(image)}")
+    return gallery.Cell(Path(image), f"{caption} {Path(file.path).name}", frame)
+
+
+def _position_names(entries: list[Entry]) -> tuple[str, ...]:
+    return ("rank",) if entries and len(entries[0].position) == 1 else ("group", "verdict")
+
+
+def _verdict(file: File) -> str:
+    return SAME if file.same else ALIKE
 
 
 def _size(file: File) -> str:
@@ -139,34 +160,13 @@ def _figures(file: File) -> tuple[str, int, int, int]:
     return f"{file.similarity:.4f}", file.width, file.height, file.bytes
 
 
-def _values(file: File) -> str:
-    return "\t".join(map(str, _figures(file)))
-
-
-def _cells(file: File) -> tuple[str, str, str]:
-    return f"{file.similarity:.4f}", f"{file.width} x {file.height}", f"{file.bytes / 1000:,.0f}"
-
-
-def _shown(found: Path | str) -> Text:
-    return Text(printable(str(found)))  # names are not rich's markup
-
-
-def _object(file: File, place: Place) -> dict[str, Any]:
+def _object(file: File, file_of: FileOf) -> dict[str, Any]:
     return {
         "path": file.path,
-        "file": str(place(file.path)),
+        "file": str(file_of(file.path)),
         "similarity": round(file.similarity, 6),
         "width": file.width,
         "height": file.height,
         "bytes": file.bytes,
         "same_bytes": file.same,
     }
-
-
-def _write(path: Path, names: tuple[str, ...], found: Iterator[tuple]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(found)
-    with output(path) as file:
-        file.write(text.getvalue().encode())

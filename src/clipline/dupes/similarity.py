@@ -1,4 +1,4 @@
-"""Every image against every other: exact, block by block, so that memory does not grow with their number squared.
+"""Compare every image with every other: exactly, and in blocks, so that memory does not grow with their number squared.
 
 vectors: [n, dim] of float16 or float32, L2-normalised, may be memory-mapped. The similarity is the cosine.
 """
@@ -9,42 +9,41 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-ROWS = 2048  # in a block: 16 MB of scores, and 64 MB of pairs where all are alike
-# Two copies of one vector are not alike to the last bit.
-ROUNDING = 1e-6
+ROWS = 2048  # in a block: 16 MB of scores, and 64 MB of pairs where all are similar
+ROUNDING = 1e-6  # the cosine of two copies of one vector may be less than 1 by this much
 
-Advance = Callable[[int], None]  # told how many pairs are done
+Advance = Callable[[int], None]  # called with a number of pairs done
 
 
 def pairs_in(count: int) -> int:
-    """How many pairs `groups` and `nearest` look at, each with itself too: what `advance` adds up to."""
+    """How many pairs `groups` and `nearest` compare, an image with itself included: the sum of calls of `advance`."""
     return sum((stop - start) * (count - start) for start, stop in _bounds(count))
 
 
 def groups(vectors: np.ndarray, threshold: float, advance: Advance = lambda pairs: None) -> list[np.ndarray]:
-    """Images at least `threshold` alike belong together, and so do those that a chain of such pairs joins.
+    """The rows of each group of two or more images, ascending; groups in the order of their first rows.
 
-    The rows of each group of two or more, ascending; groups in the order of their first rows.
+    Two images are in one group if their similarity is at least `threshold`, or a chain of such pairs connects them.
     """
-    joined = UnionFind(len(vectors))
+    union = UnionFind(len(vectors))
     for (first, second), scores in _blocks(vectors):
         left, right = np.nonzero(scores >= threshold - ROUNDING)
-        joined.join(left + first, right + second)
+        union.join(left + first, right + second)
         advance(scores.size)
-    owner = joined.roots(np.arange(len(vectors)))
-    order = np.argsort(owner, kind="stable")
-    edges = np.flatnonzero(np.diff(owner[order])) + 1
+    roots = union.roots(np.arange(len(vectors)))
+    order = np.argsort(roots, kind="stable")
+    edges = np.flatnonzero(np.diff(roots[order])) + 1
     return [rows for rows in np.split(order, edges) if len(rows) > 1]
 
 
 def nearest(vectors: np.ndarray, neighbours: int, advance: Advance = lambda pairs: None) -> np.ndarray:
-    """The mean similarity of each image to the `neighbours` others that are most like it: float32 [n].
+    """The mean similarity of each image to its `neighbours` most similar others: float32 [n].
 
     Where there are fewer others it is the mean of all. Raises ValueError for fewer than two images.
     """
     count = len(vectors)
     if count < 2:
-        raise ValueError("one image alone is like no other")
+        raise ValueError("one image alone has no neighbours")
     neighbours = min(neighbours, count - 1)
     best = np.full((count, neighbours), -np.inf, np.float32)
 
@@ -64,7 +63,7 @@ def nearest(vectors: np.ndarray, neighbours: int, advance: Advance = lambda pair
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """float32, each row of length 1 again: float16 rounds it off by 1 in 2,000."""
+    """float32, each row normalised again: in float16 its length is wrong by up to 1 in 2,000."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -74,7 +73,7 @@ def _bounds(count: int) -> list[tuple[int, int]]:
 
 
 def _blocks(vectors: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """((first row, first column), scores float32 [r, c]) of every two blocks, each two once."""
+    """((first row, first column), scores float32 [r, c]) of every pair of blocks, each pair once."""
     bounds = _bounds(len(vectors))
     for number, (start, stop) in enumerate(bounds):
         rows = unit(vectors[start:stop])
@@ -84,26 +83,26 @@ def _blocks(vectors: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]
 
 
 class UnionFind:
-    """Which rows belong together. A tree per group: each row points to a smaller one, the root to itself."""
+    """Disjoint sets of rows: a tree for each set, in which a row points to a smaller one and the root to itself."""
 
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count)
 
     def roots(self, rows: np.ndarray) -> np.ndarray:
-        """The smallest row of the group of each of `rows`."""
-        found = self._parent[rows]
-        while not np.array_equal(found, above := self._parent[found]):
-            found = above
-        self._parent[rows] = found  # the next walk is short
-        return found
+        """The smallest row of the set of each of `rows`."""
+        roots = self._parent[rows]
+        while not np.array_equal(roots, parents := self._parent[roots]):
+            roots = parents
+        self._parent[rows] = roots  # path compression
+        return roots
 
     def join(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Each of `left` belongs with the one of `right` at its place."""
+        """Merge the set of each of `left` with that of the element of `right` at the same position."""
         while True:
             left, right = self.roots(left), self.roots(right)
             apart = left != right
             if not apart.any():
                 return
             left, right = left[apart], right[apart]
-            # A root with several partners gets the smallest; the others' turn comes in the next round.
+            # A root with several partners gets the smallest here, and the others in the next rounds.
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipline.classify.images import Images
-from clipline.classify.zeroshot import probabilities, scale_of
+from clipline.classify.zeroshot import logit_scale, probabilities
 from clipline.embed.item import Failure
 from clipline.embed.sources.files import Files
 from clipline.embeddings.paths import to_name
@@ -71,7 +71,7 @@ def ask(model: OnnxModel, data: Captioned, choices: int, seed: int) -> tuple[Qui
     if not asked.size:
         raise UsageError(f"{data.where}: none of its images can be read: {failures[0].path}: {failures[0].reason}")
     drawn, answers, images = drawn[asked], answers[asked], data.caption_image[asked]
-    scale = scale_of(model)
+    scale = logit_scale(model)
     found = [
         probabilities(vectors[image][None], texts[row], scale)[0] for image, row in zip(images, drawn, strict=True)
     ]
