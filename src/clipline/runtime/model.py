@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 T = TypeVar("T", np.ndarray, dict[str, np.ndarray])
-# Images in a batch that suit most models: larger ones gain nothing (docs/benchmarks.md; CUDA's is not measured yet).
+# Images in a batch that suit most models: larger ones gain nothing (docs/log/speed.md; CUDA's is not measured yet).
 USUAL_BATCH = {"cpu": 16, "cuda": 256}
 # Of the calls that share the CPU: each has a batch's activations in memory.
 CALLS = 4

@@ -87,7 +87,7 @@ def strided_in_float(tower: nn.Module) -> None:
     """Let grouped convolutions with strides compute in float32 whatever the precision around them.
 
     Of these alone a CPU has no bf16 gradient but a plain loop: for depthwise ones up to 14 times as slow, a fifth of
-    MobileNet's step (docs/benchmarks.md), for a ResNeXt's groups slower still. Forward a depthwise one is as fast.
+    MobileNet's step (docs/log/speed.md), for a ResNeXt's groups slower still. Forward a depthwise one is as fast.
     """
     for module in tower.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.stride) > 1:

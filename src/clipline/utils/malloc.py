@@ -2,7 +2,7 @@
 
 glibc hands large blocks back to the kernel as soon as they are freed, and the kernel clears every page of the next one:
 training MobileNet on two cores spent 44 % of its time there, and a step takes 0.55 of the time without
-(docs/benchmarks.md). What is kept instead is the largest step's memory, a quarter more than before.
+(docs/log/speed.md). What is kept instead is the largest step's memory, a quarter more than before.
 """
 
 from __future__ import annotations
