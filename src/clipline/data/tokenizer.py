@@ -1,7 +1,10 @@
 """The tokenizer: trained on the training captions, or the text tower's own one from a folder or the hub.
 
 Either way the result is one `tokenizers.Tokenizer` that pads and truncates by itself and marks the end of each text,
-truncated or not, so that one file is all that training, the exported model and search need.
+truncated or not, so that one file (tokenizer.json) is all that training, the exported model and search need.
+
+Another tokenizer is another model: data/prepared gets another fingerprint, the text tower must be trained again, and
+the exported model gets another `model_id`, by which `clipline search` refuses embeddings made before.
 """
 
 from __future__ import annotations
