@@ -1,4 +1,4 @@
-"""The house: few modules at the top of src/clipline, imports that go down only, and no circles."""
+"""The layout of src/clipline: few modules at its top, imports that go down only, and no circles."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "clipline"
 LANDMARKS = {"__init__", "api", "errors", "evaluation", "image", "losses", "retrieval"}
-# From the ground up: a room imports from floors below its own, and from itself.
+# From the ground up: a folder imports from floors below its own, and from itself. docs/architecture.md draws this.
 FLOORS = (
     {"errors"},
     {"utils"},
@@ -20,10 +20,11 @@ FLOORS = (
     {"match", "api", "app"},
     {"cli"},
 )
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 
-def room(module: str) -> str:
+def folder(module: str) -> str:
+    """The folder (or the module) directly below src/clipline that `module` belongs to."""
     return module.split(".")[1]
 
 
@@ -57,14 +58,18 @@ def test_nothing_lies_loose_at_the_top():
     assert {file.stem for file in SOURCE.glob("*.py")} == LANDMARKS
 
 
-def test_every_room_has_a_floor():
+def test_every_folder_has_a_floor():
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
     assert folders | LANDMARKS - {"__init__"} == LEVEL.keys()
 
 
 @pytest.mark.parametrize("module", [name for name in GRAPH if name != "clipline"])
 def test_imports_go_down_only(module):
-    upward = {name for name in GRAPH[module] if room(name) != room(module) and LEVEL[room(name)] >= LEVEL[room(module)]}
+    upward = {
+        name
+        for name in GRAPH[module]
+        if folder(name) != folder(module) and LEVEL[folder(name)] >= LEVEL[folder(module)]
+    }
     assert upward == set()
 
 

@@ -41,3 +41,10 @@ def test_the_readme_fits_and_its_commands_exist():
     assert set(re.findall(r"^clipline (\w+)", text, re.MULTILINE)) <= commands
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"^make (\w[\w-]*)", text, re.MULTILINE)) <= set(targets)
+
+
+def test_the_architecture_page_has_a_line_on_every_folder():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    parts = [path for path in (ROOT / "src" / "clipline").iterdir() if path.name not in ("__init__.py", "py.typed")]
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in parts if path.name != "__pycache__"}
+    assert [name for name in sorted(names) if f"| `{name}` |" not in page] == []
