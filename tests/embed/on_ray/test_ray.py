@@ -208,8 +208,8 @@ def test_several_rounds_of_a_relative_folder(many, model, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     many = many.relative_to(tmp_path)
     run(many, model, tmp_path / "local")
-    monkeypatch.setattr(engine, "ROUND", 1)
-    monkeypatch.setattr(engine, "LEAST", 13)
+    monkeypatch.setattr(engine, "MAX_READY", 1)
+    monkeypatch.setattr(engine, "MIN_BLOCKS", 13)
     run(many, model, tmp_path / "out", TWO)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
@@ -227,7 +227,7 @@ def test_a_model_that_workers_do_not_see(photos, make_bundle, tmp_path):
 
 
 def test_clusters_that_cannot(photos, model, tmp_path, notes):
-    with pytest.raises(UsageError, match=r"no node of the Ray cluster has a GPU.*--provider cpu"):
+    with pytest.raises(UsageError, match=r"no node of the Ray cluster has a GPU\. Fix: --provider cpu"):
         run(photos, model, tmp_path / "out", Cluster(provider="cuda"))
     with pytest.raises(UsageError, match="no node of the Ray cluster has 3 CPUs: they have 2"):
         run(photos, model, tmp_path / "out", Cluster(provider="cpu", threads=3))
@@ -249,7 +249,7 @@ def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, mod
         monkeypatch.setattr(Cluster, "connected", lambda cluster, shape=shape: contextlib.nullcontext(shape))
         with pytest.raises(CliplineError, match="seen"):
             embed(Folder(photos), model, tmp_path / "out", Options(engine=partial(RayEngine, cluster=Cluster())))
-        worker = engine._Embedder(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
+        worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
         done = [pickle.loads(worker(table)["done"][0].as_py()) for table in seen]
         assert [len(each.results) for each in done] == sizes
         seen.clear()

@@ -1,4 +1,4 @@
-"""Where Ray runs: a cluster that is there, or one on this machine that lives as long as the run."""
+"""The Ray cluster: one that exists already, or one on this machine that ends with the run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from clipline.utils import cores
 if TYPE_CHECKING:
     from ray.data import DataContext
 
-# Above that one session gains little from another core, and two sessions gain more.
-THREADS = 4
+# One session gains little from a fifth core; a second session gains more.
+MAX_THREADS = 4
 LOCAL = "local"  # as Ray calls a cluster that it starts here
 
 
 class Shape(NamedTuple):
-    """What every worker gets. gpus: 0 or 1. provider: of its model, never `auto`: all workers must agree."""
+    """The resources of each worker. gpus: 0 or 1. provider: never `auto`, for all workers must use the same."""
 
     workers: int
     threads: int
@@ -39,13 +39,13 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which Ray cluster, and how much of it.
+    """Which Ray cluster to use, and how much of it.
 
-    address: `host:6379`, or `auto` for the one that runs on this machine; None takes RAY_ADDRESS, else starts one
-    here, bound to 127.0.0.1, that ends with the run. A Ray that this process has begun already is used as it is.
-    provider: `auto` takes CUDA where the cluster has GPUs and this onnxruntime knows CUDA. threads: of each worker;
-    None means 4, or as many as a node has; with CUDA, a GPU's share of its node. workers: None fills the cluster.
-    Raises UsageError when made, where Ray is not installed.
+    address: `host:6379`, or `auto` for the one that runs on this machine; None takes RAY_ADDRESS, or else starts one
+    here, bound to 127.0.0.1, that ends with the run. If this process has initialised Ray already, that one is used.
+    provider: `auto` takes CUDA where the cluster has GPUs and this onnxruntime supports CUDA. threads: of each worker;
+    None means 4, or fewer where a node has fewer CPUs; with CUDA, a GPU's share of its node's. workers: None fills the
+    cluster. Raises UsageError where Ray is not installed.
     """
 
     address: str | None = None
@@ -59,7 +59,7 @@ class Cluster:
 
     @contextmanager
     def connected(self) -> Iterator[Shape]:
-        """Be part of the cluster. Raises UsageError where there is none, or none that can do it."""
+        """Connect to the cluster, or start one. Raises UsageError where there is none, or none with these resources."""
         address = self.address or os.environ.get("RAY_ADDRESS") or LOCAL
         prepare(address)
         try:
@@ -70,7 +70,7 @@ class Cluster:
             if ray.is_initialized():
                 yield self.shape(ray.nodes())
                 return
-            # A short name: sockets' paths must fit into 107 bytes. Removed at the end, with Ray's logs.
+            # A short name, as paths of sockets must fit into 107 bytes. The folder also holds Ray's logs.
             with tempfile.TemporaryDirectory(prefix="clipline-ray-", ignore_cleanup_errors=True) as folder:
                 try:
                     _start(address, folder)
@@ -79,12 +79,12 @@ class Cluster:
                     ray.shutdown()
 
     def shape(self, nodes: list[dict]) -> Shape:
-        """How many workers of which kind fit. nodes: as `ray.nodes()` gives them. Raises UsageError."""
+        """How many workers of which kind fit. nodes: what `ray.nodes()` returns. Raises UsageError."""
         resources = [node["Resources"] for node in nodes if node["Alive"]]
-        cpus = [int(each.get("CPU", 0)) for each in resources]
-        gpus = [int(each.get("GPU", 0)) for each in resources]
+        cpus = [int(node.get("CPU", 0)) for node in resources]
+        gpus = [int(node.get("GPU", 0)) for node in resources]
         if self.provider == "cuda" and not any(gpus):
-            raise UsageError("CUDA was asked for, but no node of the Ray cluster has a GPU. Fix: --provider cpu")
+            raise UsageError("--provider cuda: no node of the Ray cluster has a GPU. Fix: --provider cpu")
         cuda = self.provider == "cuda" or (
             self.provider == "auto" and any(gpus) and CUDA in load_onnxruntime().get_available_providers()
         )
@@ -92,7 +92,7 @@ class Cluster:
             share = min(cpu // gpu for cpu, gpu in zip(cpus, gpus, strict=True) if gpu)
             workers, threads = sum(gpus), self.threads or max(1, share)
         else:
-            threads = self.threads or min(THREADS, max(1, min((cpu for cpu in cpus if cpu), default=1)))
+            threads = self.threads or min(MAX_THREADS, max(1, min((cpu for cpu in cpus if cpu), default=1)))
             workers = sum(cpu // threads for cpu in cpus)
         if threads > max(cpus, default=0):
             raise UsageError(
@@ -103,18 +103,17 @@ class Cluster:
 
 
 def prepare(address: str) -> None:
-    """Set what Ray takes from the environment alone, before it is imported; what is set already stays."""
+    """Set what Ray reads from the environment alone. Call it before Ray is imported; variables that are set stay."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
-        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # all that it would print to our standard output
     }
     if address == LOCAL:
-        # Despite its name it also keeps Linux off the network: all that listens does so on 127.0.0.1.
+        # Despite its name it works on Linux too: all of Ray's servers then listen on 127.0.0.1 alone.
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Other users of this machine could else run their code as us. Without a token Ray writes one to the home.
+        # Without a token other users of this machine could run code as this user; Ray itself would store one in $HOME.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        if "ray" not in sys.modules:  # else it has made up its mind
+        if "ray" not in sys.modules:  # it reads the mode when it is imported
             settings["RAY_AUTH_MODE"] = "token"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
@@ -131,7 +130,7 @@ def _start(address: str, folder: str) -> None:
     here = {"num_cpus": cores.available(), "include_dashboard": False, "_temp_dir": folder} if address == LOCAL else {}
     try:
         if address not in (LOCAL, "auto"):
-            _knock(address)
+            _check_listening(address)
         with _signals_kept(), _no_stderr():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -144,8 +143,8 @@ def _start(address: str, folder: str) -> None:
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens: there Ray would wait for minutes, deaf to signals."""
+def _check_listening(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens: Ray would wait for minutes there, and ignore signals."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         raise ValueError("not of the form HOST:PORT")
@@ -154,20 +153,20 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray's start puts its own handler for SIGTERM in the place of ours, and that one exits with another code."""
+    """Restore the handler of SIGTERM: Ray's start replaces it by one that exits with another code."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, ours)
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Ray's C++ part says there which log level it was told, past Python. What goes wrong is raised."""
+    """Silence file descriptor 2: Ray's C++ part prints its log level there. Errors are raised all the same."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -181,19 +180,17 @@ def _no_stderr() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and notices of Ray Data beside ours; rows in the order in which they came."""
+    """Blocks in order, and no progress bars or notices of Ray Data between those of clipline."""
     from ray.data import DataContext
 
     context: DataContext = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = context.print_on_execution_start = False
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)  # what goes wrong is raised as well
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     try:
         with DataContext.current(context):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)

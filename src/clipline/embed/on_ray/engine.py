@@ -1,13 +1,14 @@
-"""The pipeline past one machine: reading, hashing, decoding and the model in Ray Data workers, writing here.
+"""The pipeline on a Ray cluster: workers read, hash, decode and run the model; this process writes.
 
-    items -> (unchanged apart) -> blocks -> Ray Data: the local pipeline of each worker -> rows, in order
+    items -> (unchanged files apart) -> blocks -> Ray Data: the local pipeline in each worker -> results, in order
 
-Ray Data runs rounds: all blocks that the walk has ready make one dataset, whose workers open the model once.
-Meanwhile the walk goes on, so rounds grow until they last long against their start. The blocks of a worker that dies
-run again. What is written, and so what a restart finds, is the business of the caller, as with `Pipeline`.
+A dataset of Ray Data cannot grow, so blocks are processed in rounds: all that are ready become one dataset, whose
+workers open the model once. Meanwhile a thread prepares more, so rounds grow until their start takes little of them.
+The blocks of a worker that dies are processed again. What is written, and what a restart finds, is the same as with
+the local pipeline.
 
-Every node needs clipline with this version, and the model folder and the images under the same paths: on shared
-storage; images may be URLs.
+Every node needs this version of clipline, and sees the model and the images under the same paths: on shared storage;
+images may be URLs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -36,25 +37,31 @@ from clipline.utils.threads import map_ordered
 if TYPE_CHECKING:
     import ray.data
 
-# Batches in a block: few, as a kill costs the blocks in work; but the worker's threads are idle at its ends.
+# Batches in a block. More repeat more work after a worker's death; fewer leave its threads idle more often.
 BATCHES = 4
-# Deaths of workers that a block may see: more, and it is the block that kills them.
+# How often a block is tried again after its worker died. A block that kills each worker must end the run.
 RETRIES = 10
-# Items that the walk may be ahead, some 100 bytes each: what a round has at most.
-ROUND = 1_000_000
-# Blocks of a round at least, but for the last one.
-LEAST = 64
+# Items that are prepared ahead, some 100 bytes each, and so the most of a round.
+MAX_READY = 1_000_000
+# Blocks of a round at least, except for the last one.
+MIN_BLOCKS = 64
+# Unchanged files that may wait for a block to fill up, before they show as progress.
+MAX_SKIPPED = 10_000
 
 
-# Some of the walk: a block of items as a pickled Work, which needs a tenth of its memory; or paths whose row is there.
-Chunk = bytes | list[str]
+class Looked(NamedTuple):
+    """An item whose size and date were compared with its row. sha256: the hash in the row, None without a row."""
+
+    item: Item | Failure
+    unchanged: bool = False
+    sha256: str | None = None
 
 
 @dataclass
 class RayEngine:
     """As `Pipeline`, on a cluster. clock: gets the workers' seconds. running_on: in words, known after `run`.
 
-    batch_size: None means the usual one where the workers run.
+    batch_size: None means the usual one for the workers' provider.
     """
 
     model: OnnxModel
@@ -67,138 +74,104 @@ class RayEngine:
     def run(self, items: Iterable[Item | Failure]) -> Iterator[list[Result]]:
         """Blocks of results in the order of `items`.
 
-        Raises UsageError where the cluster is not there, or its nodes see no model or images, and CliplineError where
-        it breaks down.
+        Raises UsageError where the cluster is not there, or its nodes do not see the model or the images, and
+        CliplineError where it breaks down.
         """
-        size = self.batch_size or USUAL_BATCH["cpu"]  # of the walk, which begins before the cluster is known
-        rows = size * BATCHES
-        works: list[bytes] = []
-        shape: Shape | None = None
-        with ExitStack() as stack, closing(Prefetcher(self._chunks(items, rows), max(1, ROUND // rows))) as chunks:
-            for chunk in chunks:
-                if not isinstance(chunk, bytes):
-                    self._skip(chunk)
-                    continue
-                works.append(chunk)
-                # Not before there is work: a run that finds nothing new needs no cluster.
-                shape = shape or self._connect(stack)
-                joined = self._batch(shape) // size
-                if not len(chunks) and len(works) >= LEAST * joined:
-                    yield from self._round(works, joined, shape)
-            if works:
-                yield from self._round(works, joined, shape)
-
-    def _connect(self, stack: ExitStack) -> Shape:
-        shape = stack.enter_context(self.cluster.connected())
-        threads = shape.workers * shape.threads
-        self.clock.threads.update(read=threads, decode=threads, model=shape.workers)
-        return shape
-
-    def _batch(self, shape: Shape) -> int:
-        return self.batch_size or USUAL_BATCH[shape.provider]
-
-    def _skip(self, paths: list[str]) -> None:
-        for path in paths:
-            self.ledger.skip(path)
-
-    def _chunks(self, items: Iterable[Item | Failure], rows: int) -> Iterator[Chunk]:
-        """Chunks of `rows`."""
         threads = 4 * cores.available()  # they wait for the file system
-        work, skipped = Work([], set()), []
-        with closing(map_ordered(self._look, items, threads=threads, ahead=2 * threads)) as looked:
-            for item, unchanged, sha256 in looked:
-                if unchanged:
-                    skipped.append(item.path)
-                else:
-                    work.items.append(item)
-                if sha256:
-                    work.hashes.add(sha256)
-                if len(work.items) == rows:
-                    yield pickle.dumps(work)
-                    work = Work([], set())
-                if len(skipped) == rows:
-                    yield skipped
-                    skipped = []
-        yield skipped
-        if work.items:
-            yield pickle.dumps(work)
+        looked = map_ordered(self._look, items, threads=threads, ahead=2 * threads)
+        for first in looked:
+            if not first.unchanged:
+                break
+            self.ledger.skip(first.item.path)
+        else:
+            return  # nothing is new, so no cluster is needed
+        with self.cluster.connected() as shape:
+            self.clock.threads.update(
+                read=shape.workers * shape.threads, decode=shape.workers * shape.threads, model=shape.workers
+            )
+            yield from self._run(first, looked, shape)
 
-    def _look(self, item: Item | Failure) -> tuple[Item | Failure, bool, str | None]:
-        """The item, whether it is unchanged, and else the hash that its row has."""
-        if isinstance(item, Failure):
-            return item, False, None
-        try:
-            if self.ledger.is_unchanged(item.path, item.stat()):
-                return item, True, None
-        except OSError as error:
-            return Failure(item.path, "read", error.strerror or str(error)), False, None
-        return absolute(item), False, self.ledger.sha256(item.path)
-
-    def _round(self, works: list[bytes], joined: int, shape: Shape) -> Iterator[list[Result]]:
-        """Takes all `works`, so many of them `joined` in a block."""
-        import ray.data
-
-        blocks = [pa.table({"work": [works[start : start + joined]]}) for start in range(0, len(works), joined)]
-        works.clear()
+    def _run(self, first: Looked, looked: Iterator[Looked], shape: Shape) -> Iterator[list[Result]]:
+        batch_size = self.batch_size or USUAL_BATCH[shape.provider]
         job = Job(
             self.model.bundle.folder.absolute(),
             self.model.model_id,
             self.model.variant,
             shape.provider,
             shape.threads,
-            self._batch(shape),
+            batch_size,
         )
+        rows, works = BATCHES * batch_size, []
+        with closing(Prefetcher(_prepare(first, looked, rows), max(1, MAX_READY // rows))) as prepared:
+            for work, skipped in prepared:
+                for path in skipped:
+                    self.ledger.skip(path)
+                works.append(work)
+                if len(works) >= MIN_BLOCKS and not len(prepared):
+                    yield from self._round(works, job, shape)
+                    works = []
+        if works:
+            yield from self._round(works, job, shape)
+
+    def _look(self, item: Item | Failure) -> Looked:
+        if isinstance(item, Failure):
+            return Looked(item)
+        try:
+            if self.ledger.is_unchanged(item.path, item.stat()):
+                return Looked(item, unchanged=True)
+        except OSError as error:
+            return Looked(Failure(item.path, "read", error.strerror or str(error)))
+        return Looked(absolute(item), sha256=self.ledger.sha256(item.path))
+
+    def _round(self, works: list[bytes], job: Job, shape: Shape) -> Iterator[list[Result]]:
+        import ray.data
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of max_task_retries, for which Ray names no successor
-            dataset = ray.data.from_blocks(blocks).map_batches(
-                _Embedder,
+            dataset = ray.data.from_blocks([pa.table({"work": [work]}) for work in works]).map_batches(
+                Worker,
                 fn_constructor_args=(job,),
                 batch_size=1,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(shape.workers, len(blocks))),
+                compute=ray.data.ActorPoolStrategy(size=min(shape.workers, len(works))),
                 num_cpus=shape.threads,
                 num_gpus=shape.gpus,
                 max_task_retries=RETRIES,
             )
-        del blocks  # now in Ray's store
-        for done in _rows(dataset):
-            yield self._take(done, shape)
+        for done in _done(dataset):
+            self.clock.add(done.seconds)
+            self.running_on = f"Ray, {shape.workers} worker{'s' * (shape.workers > 1)}: {done.running_on}"
+            yield [result for result in map(self._settle, done.results) if result]
 
-    def _take(self, done: Done, shape: Shape) -> list[Result]:
-        self.clock.add(done.seconds)
-        self.running_on = f"Ray, {shape.workers} worker{'s' * (shape.workers > 1)}: {done.running_on}"
-        results = []
-        for result in done.results:
-            if isinstance(result, Duplicate) and self.ledger.is_current(result.path, result.sha256, result.stat):
-                self.ledger.skip(result.path)
-            else:
-                results.append(self._first(result))
-        return results
-
-    def _first(self, result: Result) -> Result:
-        """The result, or a Duplicate where equal bytes came before, maybe from another worker."""
+    def _settle(self, result: Result) -> Result | None:
+        """A worker's result beside those of all others: None for a row that is up to date."""
+        if isinstance(result, Duplicate) and self.ledger.is_current(result.path, result.sha256, result.stat):
+            self.ledger.skip(result.path)
+            return None
         if isinstance(result, Embedded) and self.ledger.is_duplicate(result.image.sha256):
             return Duplicate(result.image.path, result.image.stat, result.image.sha256)
-        if isinstance(result, Failure) and result.sha256:
-            self.ledger.is_duplicate(result.sha256)
         return result
 
 
-class _Embedder(Worker):
-    """A Worker as Ray Data calls it: tables with a block, pickled in pieces. An error is a result: Ray garbles it."""
+def _prepare(first: Looked, looked: Iterator[Looked], rows: int) -> Iterator[tuple[bytes, list[str]]]:
+    """Blocks of `rows` items, each a pickled Work of a tenth of their memory, with the unchanged paths among them."""
+    with closing(looked):
+        work, skipped = Work([first.item], {first.sha256} - {None}), []
+        for item, unchanged, sha256 in looked:
+            if unchanged:
+                skipped.append(item.path)
+            else:
+                work.items.append(item)
+                work.hashes.update([sha256] if sha256 else [])
+            if len(work.items) == rows or len(skipped) == MAX_SKIPPED:
+                yield pickle.dumps(work), skipped
+                work, skipped = Work([], set()), []
+    if work.items or skipped:
+        yield pickle.dumps(work), skipped
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        works = [pickle.loads(work) for work in table["work"][0].as_py()]
-        items = [item for work in works for item in work.items]
-        try:
-            done = self.embed(Work(items, set().union(*(work.hashes for work in works))))
-        except CliplineError as error:
-            done = error
-        return pa.table({"done": [pickle.dumps(done)]})
 
-
-def _rows(dataset: ray.data.Dataset) -> Iterator[Done]:
-    """What became of the blocks, in order, as they are done. Raises CliplineError."""
+def _done(dataset: ray.data.Dataset) -> Iterator[Done]:
+    """What the workers made of the blocks, in order, as they end. Raises CliplineError."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -214,7 +187,7 @@ def _rows(dataset: ray.data.Dataset) -> Iterator[Done]:
                 "on all nodes"
             ) from error
         if isinstance(error, RayTaskError):
-            raise  # a fault of ours, to be seen whole
+            raise  # a bug in clipline: its traceback is needed
         first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise CliplineError(
             f"Ray gave up on a block of images: {type(error).__name__}: {first}. What was written is whole. Fix: see "

@@ -1,18 +1,20 @@
-"""What a Ray worker does: blocks of items through the local pipeline, with a model that is opened once."""
+"""What runs in a Ray worker: the local pipeline on blocks of items, with a model that is opened once."""
 
 from __future__ import annotations
 
+import pickle
 import platform
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item, NullLedger
 from clipline.embed.pipeline import Embedded, Pipeline, Result
-from clipline.errors import UsageError
+from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
 
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -20,7 +22,7 @@ NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told. model: an absolute path. model_id, variant: what must be found there."""
+    """The same for all workers. model: its folder, absolute. model_id, variant: those of the model expected there."""
 
     model: Path
     model_id: str
@@ -30,7 +32,7 @@ class Job:
     batch_size: int
 
     def open(self) -> OnnxModel:
-        """The model, on this worker. Raises UsageError where it is not there, or is another."""
+        """Open the model on this worker. Raises UsageError where it is not there, or is another one."""
         fix = "Fix: put the model folder on storage that all nodes share, under one path"
         try:
             model = OnnxModel(
@@ -48,14 +50,14 @@ class Job:
 
 
 class Work(NamedTuple):
-    """A block of items in order. hashes: of the rows that their paths have."""
+    """A block of items in order. hashes: those in the rows that their paths have."""
 
     items: list[Item | Failure]
     hashes: set[str]
 
 
 class Done(NamedTuple):
-    """What became of a block. seconds: of thread time, by stage."""
+    """The results of a block. seconds: of thread time, by stage. running_on: see `OnnxModel`."""
 
     results: list[Result]
     seconds: dict[str, float]
@@ -75,46 +77,55 @@ class _BlockLedger(NullLedger):
 
 
 class Worker:
-    """Embeds block after block. The model is opened for the first one, so that an error is the answer to it."""
+    """What Ray Data runs in each actor: block after block, with a model that the first block opens.
+
+    Called with a table of one pickled Work, it answers with one pickled Done. A CliplineError is an answer too: raised
+    here, it would reach the driver as text inside an error of Ray's.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._model: OnnxModel | None = None
 
+    def __call__(self, table: pa.Table) -> pa.Table:
+        try:
+            done = self.embed(pickle.loads(table["work"][0].as_py()))
+        except CliplineError as error:
+            done = error
+        return pa.table({"done": [pickle.dumps(done)]})
+
     def embed(self, work: Work) -> Done:
-        """Raises UsageError where this node cannot see model or images, CliplineError where the model fails."""
+        """Raises UsageError where this node does not see the model or images, CliplineError where the model fails."""
         if self._model is None:
             _check_visible(work.items)
             self._model = self._job.open()
         ledger, clock = _BlockLedger(work.hashes), StageTimer({})
         pipeline = Pipeline(self._model, ledger, clock, self._job.batch_size, self._job.threads)
-        results = [_light(each) for block in pipeline.run(work.items) for each in block]
+        results = [_without_pixels(result) for block in pipeline.run(work.items) for result in block]
         return Done(results, clock.seconds, self._model.running_on)
 
 
 def absolute(item: Item) -> Item:
     """The same item for another process, which may have another working folder."""
-    places = {name: place.absolute() for name, place in _places(item).items() if not place.is_absolute()}
-    return replace(item, **places) if places else item
+    return replace(item, **{name: path.absolute() for name, path in _paths(item).items()})
 
 
-def _places(item: Item) -> dict[str, Path]:
-    values = {each.name: getattr(item, each.name) for each in fields(item)}
+def _paths(item: Item) -> dict[str, Path]:
+    """The fields of an item that hold files on this machine."""
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
     return {name: value for name, value in values.items() if isinstance(value, Path)}
 
 
 def _check_visible(items: list[Item | Failure]) -> None:
-    """The driver saw the files; if their folder is not even there, all of them would be listed as errors."""
-    for item in items:
-        for place in [] if isinstance(item, Failure) else _places(item).values():
-            if not place.parent.is_dir():
-                raise UsageError(
-                    f"Ray node {platform.node()}: {place.parent}: no such folder. Fix: put the images on storage that "
-                    "all nodes share, under one path, or give a URL"
-                )
-            return
+    """Raise UsageError where this node lacks the first item's folder: else each image would be listed as an error."""
+    paths = (path for item in items if not isinstance(item, Failure) for path in _paths(item).values())
+    if (first := next(paths, None)) and not first.parent.is_dir():
+        raise UsageError(
+            f"Ray node {platform.node()}: {first.parent}: no such folder. Fix: put the images on storage that all "
+            "nodes share, under one path, or give a URL"
+        )
 
 
-def _light(result: Result) -> Result:
-    """Pixels have done their duty, and would be most of what is sent."""
+def _without_pixels(result: Result) -> Result:
+    """Drop pixels before sending results: the driver does not need them, and they are most of the bytes."""
     return replace(result, image=replace(result.image, pixels=NO_PIXELS)) if isinstance(result, Embedded) else result
