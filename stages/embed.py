@@ -1,7 +1,7 @@
 """Embed the dataset's test images, or the folder that params.yaml names, with models/onnx -> embeddings.
 
-DVC deletes a stage's outputs before it runs: the work is done in .cache, where a run that was killed goes on, and
-published when it is whole.
+DVC deletes a stage's outputs before it runs. So the work is done in .cache, where the next run continues one that was
+killed, and published when it is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OUT = Path("embeddings")
 
 
 def main() -> None:
-    """Embed, publish what there is, then fail where more images failed than params.yaml allows."""
+    """Embed and publish, then fail if more images failed than params.yaml allows."""
     params = load_run().params.embed
     summary = embed(params)
     say(str(summary))
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def embed(params: EmbedParams) -> Summary:
-    """`stable` leaves out the files' dates: each checkout has its own, and DVC would see other embeddings."""
+    """Embed and publish. `stable` leaves out the dates of files, which differ between checkouts, for DVC's hashes."""
     model, root = OnnxModel(ONNX, bulk=True), None
     if params.folder is None:
         table = pq.read_table(PREPARED, columns=["image", "split"]).to_pydict()
@@ -50,7 +50,7 @@ def embed(params: EmbedParams) -> Summary:
         source = Files(RAW_IMAGES, names)
     else:
         source = Folder(resolve(params.folder))
-        # A run in a temporary copy must name the folder as seen from where DVC puts its result.
+        # A run in a temporary copy must name the folder relative to where DVC puts its result.
         root = os.path.relpath(source.root, repository_root().resolve() / OUT)
     options = Options(
         batch_size=params.batch_size, dtype=params.dtype, prune=True, stable=True, published=OUT, root=root

@@ -63,7 +63,7 @@ def test_rows_found_come_back_as_they_were(opened):
     places = fill(parts, range(6))
     parts.flush()
     again = opened()
-    assert again.found == list(zip(map(row, range(6)), places, strict=True))
+    assert again.existing == list(zip(map(row, range(6)), places, strict=True))
     assert all(np.array_equal(again.vector(place), vector(number)) for number, place in enumerate(places))
 
 

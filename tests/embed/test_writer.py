@@ -184,7 +184,7 @@ def test_what_cannot_be_tidied_up_is_one_line(out):
         ({"dim": 4}, f"holds float16, and float16 is asked for. {ANEW}, or --dtype float16"),
         (
             {"root": "../other"},
-            f"holds images of ../Fotos für Oma (seen from there), and these are of ../other. {ANEW}; if the images "
+            f"holds images of ../Fotos für Oma (relative to it), and these are of ../other. {ANEW}; if the images "
             "only moved, set `root` in its manifest.json",
         ),
     ],
@@ -205,12 +205,12 @@ def test_a_model_that_only_moved_goes_on(out):
         assert writer.finish([]).identity == moved
 
 
-def test_parts_of_nobody_are_refused_with_the_way_out(out):
+def test_parts_without_a_manifest_are_refused_with_a_fix(out):
     fill(out, range(5))
     (out / "manifest.json").unlink()
     with pytest.raises(UsageError) as caught:
         Writer(out, IDENTITY, 4)
-    assert str(caught.value) == f"{out}: its manifest.json is missing, so nobody knows what made its parts. {ANEW}"
+    assert str(caught.value) == f"{out}: its manifest.json is missing: the model of its parts is unknown. {ANEW}"
 
 
 def test_a_disk_that_refuses_the_manifest_is_named(out, monkeypatch):

@@ -166,8 +166,8 @@ def test_parts_of_embeddings(tmp_path, fault):
 
     def read() -> tuple[list, list]:
         found = Parts(tmp_path, 16, "float16", 60)
-        places = [place for _, place in found.found]
-        return [row for row, _ in found.found], [found.vector(place).tolist() for place in places]
+        places = [place for _, place in found.existing]
+        return [row for row, _ in found.existing], [found.vector(place).tolist() for place in places]
 
     # What nobody reads may change: who wrote it, limits of columns.
     same_or_told(read, harms(tmp_path / "part-00000.parquet", "embeddings", fault))

@@ -27,7 +27,7 @@ def add(folder, names, dropped=()):
     identity = Identity(model_id="m", variant="fp32-0", dim=DIM, dtype="float16", root="..", model="../onnx")
     folder.mkdir(exist_ok=True)
     with Writer(folder, identity, 3) as writer:
-        writer.parts.found = []
+        writer.parts.existing = []
         for name in names:
             writer.add(Row(name, 1, None, "", 1, 1), vector(name))
         writer.finish(list(dropped))

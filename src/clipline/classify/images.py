@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, FileItem, NullLedger, Source
 from clipline.embed.pipeline import Embedded, Pipeline
 from clipline.embed.sources import open_source
 from clipline.embed.sources.patterns import is_image
+from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import MANIFEST, PARTS
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError

@@ -43,18 +43,20 @@ ImagesArgument = Annotated[
     ),
 ]
 IncludeOption = Annotated[
-    list[str] | None, typer.Option(help="Only these images, such as '*.png' or '2024/**'; may be repeated.")
+    list[str] | None,
+    typer.Option(help="Only these images, such as '*.png' or '2024/**', as in .gitignore; may be repeated."),
 ]
 BatchSizeOption = Annotated[
     str | None,
     typer.Option(
         metavar="N|auto",
-        help="Images in one call of the model; auto finds the fastest.",
+        help="Images in one call of the model; auto measures which is fastest.",
         show_default="16 on the CPU, 256 on CUDA",
     ),
 ]
 EngineOption = Annotated[
-    EngineName, typer.Option(help="local, or Ray Data: nodes see model and images under the same paths, or URLs.")
+    EngineName,
+    typer.Option(help="local, or ray: a cluster whose nodes see model and images under the same paths, or URLs."),
 ]
 RayAddressOption = Annotated[
     str | None,
@@ -67,7 +69,9 @@ RayWorkersOption = Annotated[
 ]
 OverwriteOption = Annotated[
     bool,
-    typer.Option("--overwrite", help="Embed all anew; what is in --out is replaced once the new is whole."),
+    typer.Option(
+        "--overwrite", help="Embed all again; what is in --out is replaced once the new embeddings are complete."
+    ),
 ]
 
 
@@ -89,19 +93,19 @@ def embed(
     max_errors: Annotated[int, typer.Option(min=0, help="More failed images than this end in exit 3.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: what a kill may cost.")] = 1000,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: the most a kill can lose.")] = 1000,
     overwrite: OverwriteOption = False,
     engine: EngineOption = EngineName.local,
     ray_address: RayAddressOption = None,
     ray_workers: RayWorkersOption = None,
 ) -> None:
-    """Embed images into parquet files; run it again to go on, or to bring them up to date.
+    """Embed images into parquet files; run it again to continue, or to bring them up to date.
 
-    Unchanged images are passed over, changed ones embedded anew, images with the same bytes embedded once. Images are
+    Unchanged images are skipped, changed ones embedded again, images with the same bytes embedded once. Images are
     files ending in .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .heic .heif, in any case; names that start with a
-    dot are passed over. errors.parquet lists what could not be embedded, and why.
+    dot are skipped. errors.parquet lists what could not be embedded, and why.
     """
-    from clipline.embed.batch_size import choose
+    from clipline.embed.batch_size import pick_batch_size
     from clipline.embed.on_ray.engine import RayEngine
     from clipline.embed.run import Options
     from clipline.embed.run import embed as embed_source
@@ -113,13 +117,14 @@ def embed(
     source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
     chosen = precision_for(out, precision.value, overwrite=overwrite)
     if cluster and "auto" in (chosen, batch_size):
-        raise UsageError("--engine ray: auto would measure this machine. Fix: name --batch-size and --precision")
-    # With a cluster the provider is its workers': this machine may have no GPU.
-    here = "cpu" if cluster else provider.value
-    opened = OnnxModel(model, provider=here, precision=chosen, threads=threads, bulk=True)
+        raise UsageError("--engine ray: auto would measure this machine. Fix: give --batch-size and --precision")
+    # With a cluster the provider is for its workers: this machine may have no GPU.
+    local_provider = "cpu" if cluster else provider.value
+    opened = OnnxModel(model, provider=local_provider, precision=chosen, threads=threads, bulk=True)
     if chosen == "auto":
         typer.echo(f"--precision auto: {opened.precision_words}", err=True)
-    size = None if batch_size is None else choose(opened, batch_size, lambda line: typer.echo(line, err=True))
+    report = partial(typer.echo, err=True)
+    size = None if batch_size is None else pick_batch_size(opened, batch_size, report)
     options = Options(
         batch_size=size,
         dtype=dtype.value,
@@ -137,10 +142,10 @@ def embed(
 def _cluster(
     engine: EngineName, address: str | None, workers: int | None, provider: ProviderName, threads: int | None
 ) -> Cluster | None:
-    """The Ray cluster that is to do it; None for this machine. Raises UsageError."""
+    """The Ray cluster to use; None for this machine. Raises UsageError."""
     if engine == EngineName.local:
         if address or workers:
-            raise UsageError("--ray-address and --ray-workers do nothing without --engine ray")
+            raise UsageError("--ray-address and --ray-workers do nothing without --engine ray. Fix: add it")
         return None
     from clipline.embed.on_ray.cluster import Cluster
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 import numpy as np
 
 from clipline.embed.batch_size import rate
-from clipline.embed.clock import STAGES
 from clipline.embed.decode import Decoded, Loaded, decode, load
 from clipline.embed.item import Failure, Item, Source
 from clipline.embed.run import Options, embed
+from clipline.embed.stage_timer import STAGES
 from clipline.errors import CliplineError
 from clipline.runtime.model import OnnxModel
 from clipline.utils.threads import map_ordered

@@ -1,4 +1,4 @@
-"""One item -> its bytes -> its pixels, or the reason why not."""
+"""One item -> its bytes -> its pixels, or a Failure with the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipline.image import ImageError, Preprocess
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file that was read. stat: from before it was read, so that a later change is seen by the next run."""
+    """A file that was read. stat: its date is from before the read, so the next run sees a change during it."""
 
     path: str
     stat: Stat
@@ -23,7 +23,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An image ready for the model. pixels: uint8 [S, S, 3]; width and height: of the upright original."""
+    """An image ready for the model. pixels: uint8 [S, S, 3]. width, height: of the upright original."""
 
     path: str
     stat: Stat
@@ -34,13 +34,13 @@ class Decoded:
 
 
 def load(item: Item, stat: Stat) -> Loaded:
-    """Read and hash one file. stat: from before. Raises OSError."""
+    """Read and hash one file. stat: from before the read. Raises OSError."""
     data = item.read()
     return Loaded(item.path, Stat(len(data), stat.mtime_ns), hashlib.sha256(data).hexdigest(), data)
 
 
 def decode(loaded: Loaded, preprocess: Preprocess) -> Decoded | Failure:
-    """Decode and resize one file; whatever is wrong with it becomes a Failure."""
+    """Decode and resize one file; a file that cannot be decoded becomes a Failure."""
     try:
         pixels, (width, height) = preprocess.read(loaded.data)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Where embeddings go: never among other things, and in the place of older ones only when they are whole."""
+"""The output folder: it must hold nothing but embeddings, and older ones are replaced only by complete ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.files import atomic_folder, locked
 
-OURS = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
+ALLOWED = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
 BUSY = "another process is embedding into it. Fix: wait for that one, or choose another --out"
 
 
@@ -23,7 +23,7 @@ def check(out: Path) -> None:
             return
         if not out.is_dir():
             raise UsageError(f"{out}: is a file. Fix: choose another --out")
-        foreign = [each for each in out.iterdir() if each.is_dir() or not any(each.match(name) for name in OURS)]
+        foreign = [path for path in out.iterdir() if path.is_dir() or not any(path.match(name) for name in ALLOWED)]
     except OSError as error:
         raise UsageError(
             f"{out}: cannot be read: {error.strerror or error}. Fix: choose another --out, or fix its permissions"
@@ -37,17 +37,18 @@ def check(out: Path) -> None:
 
 @contextmanager
 def destination(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The folder to write into, after `check`: `out` itself, where what is written stays after an error.
+    """Lock `out`, which passed `check`, and yield the folder to write into.
 
-    overwrite: a hidden folder beside it, which takes its place when the block ends well. Either way `out` is locked.
-    Raises CliplineError where neither can be made, or another process holds the lock.
+    That is `out` itself, which keeps what is written if the block raises; with `overwrite`, and embeddings to replace,
+    a hidden folder beside it that replaces `out` when the block ends without an error. Raises CliplineError where it
+    cannot be made, or another process holds the lock.
     """
     out, replace = out.resolve(), False
     try:
         replace = overwrite and out.is_dir() and any(out.iterdir())
-        place = nullcontext() if replace else _new_folder(out)
+        made = nullcontext() if replace else _new_folder(out)
         target = atomic_folder(out) if replace else nullcontext(out)
-        with place, locked(out, BUSY), target as folder:
+        with made, locked(out, BUSY), target as folder:
             yield folder
     except OSError as error:
         raise CliplineError(
@@ -58,12 +59,12 @@ def destination(out: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[None]:
-    ours = not out.exists()
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        # Not another process's, which may just have begun.
-        if ours and not any(out.iterdir()):
+        # Another process may just have begun to write into it.
+        if is_new and not any(out.iterdir()):
             out.rmdir()
         raise

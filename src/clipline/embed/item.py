@@ -1,4 +1,4 @@
-"""What is to be embedded: one image somewhere, and where many of them come from."""
+"""The interfaces of embedding: an image to embed, a source of many, and a ledger of those that have a row."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-# A 16-bit RGB TIFF of the most pixels that image.py takes. Above it a file is not even read.
+# A 16-bit RGB TIFF with the most pixels that image.py decodes. A larger file is not read.
 MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What tells an unchanged image without reading it. mtime_ns: nanoseconds since 1970, 0 where unknown."""
+    """Size and date of a file: if they are unchanged, so is its image. mtime_ns: nanoseconds since 1970; 0: unknown."""
 
     bytes: int
     mtime_ns: int
@@ -23,7 +23,7 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one input has no embedding. stage: scan, read, decode or infer. sha256: of its bytes, once they are read."""
+    """Why an input has no embedding. stage: scan, read, decode or infer. sha256: of its bytes; None if not read."""
 
     path: str
     stage: str
@@ -32,23 +32,23 @@ class Failure:
 
 
 class Item(Protocol):
-    """One image. path: its name in the tables, valid text, unique in its source."""
+    """One image, which can be pickled. path: its name in the tables: valid text, unique in its source."""
 
     @property
     def path(self) -> str: ...
 
     def stat(self) -> Stat:
-        """Cheap. Raises OSError."""
+        """Size and date, without reading the file. Raises OSError."""
 
     def read(self) -> bytes:
         """The file's bytes, at most MAX_BYTES. Called from several threads at once. Raises OSError."""
 
 
 class Source(Protocol):
-    """Images in a fixed order: two walks over unchanged images give the same items.
+    """Images in a fixed order: iterating again over unchanged images gives the same items.
 
-    root: where `path` starts from, for the manifest: a folder, or a URL. Raises UsageError when made, if there is
-    nothing of that name.
+    root: the folder or URL that each `path` is relative to. Sources raise UsageError when they are made, if what they
+    name does not exist, and CliplineError while they are iterated, if they cannot be listed to their end.
     """
 
     @property
@@ -100,20 +100,20 @@ class NullLedger:
 
 @dataclass(frozen=True, slots=True)
 class FileItem:
-    """An image file on this machine. path: as the tables name it. file: what the system opens."""
+    """An image file on this machine. path: its name in the tables. file: what to open."""
 
     path: str
     file: Path
 
     def stat(self) -> Stat:
-        """Raises OSError, also where it is no regular file: opening a pipe would wait for ever."""
-        facts = self.file.stat()
-        if not stat.S_ISREG(facts.st_mode):
+        """Raises OSError, also where it is not a regular file: opening a pipe would block for ever."""
+        status = self.file.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
-        return Stat(facts.st_size, facts.st_mtime_ns)
+        return Stat(status.st_size, status.st_mtime_ns)
 
     def read(self) -> bytes:
-        """Raises OSError."""
+        """The file's bytes. Raises OSError."""
         self.stat()
         with self.file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size

@@ -1,7 +1,7 @@
 """The parts of an embeddings folder as one growing table, of which only the last part's rows are in memory.
 
-Every part is full but the last, which the next run takes up and fills: where runs were interrupted, the parts
-are in the end those of one run that was not.
+Every part is full but the last, which the next run continues. So runs that were interrupted end with the same parts
+as one run that was not.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ import numpy as np
 import pyarrow as pa
 
 from clipline.embeddings.manifest import PARTS
-from clipline.embeddings.part import FACTS, Dtype, Row, disk, part_path, read_part, read_rows, read_vectors, write_part
+from clipline.embeddings.part import (
+    COLUMNS,
+    Dtype,
+    Row,
+    disk,
+    part_path,
+    read_part,
+    read_rows,
+    read_vectors,
+    write_part,
+)
 
-Place = tuple[int, int]  # (number of the part, row in it)
+RowId = tuple[int, int]  # (number of the part, index of the row in it)
 
 
 class Parts:
-    """A table that grows by `add`. A row's place stays the same until `drop`.
+    """A table that grows by `add`. The ids of its rows stay the same until `drop`.
 
-    found: the rows that were there when the folder was opened, with their places (some 500 bytes of memory each),
-    for the caller to take. Every method raises CliplineError where a part is damaged or the disk refuses.
+    existing: the rows that the folder held when it was opened, with their ids (some 500 bytes of memory each); the
+    caller may clear it. Every method raises CliplineError where a part is damaged or the disk refuses.
     """
 
     def __init__(self, folder: Path, dim: int, dtype: Dtype, part_rows: int) -> None:
@@ -31,15 +41,15 @@ class Parts:
         self._read = lru_cache(maxsize=4)(lambda number: self._embeddings(self._part(number, ["embedding"])))
         self._sizes: dict[int, int] = {}
         self._vectors = np.empty((part_rows, dim), dtype)
-        self.found: list[tuple[Row, Place]] = []
+        self.existing: list[tuple[Row, RowId]] = []
         for path in sorted(folder.glob(PARTS)):
             number = int(path.stem.rpartition("-")[2])
-            rows = read_rows(self._part(number, FACTS))
-            self.found += [(row, (number, index)) for index, row in enumerate(rows)]
+            rows = read_rows(self._part(number, COLUMNS))
+            self.existing += [(row, (number, index)) for index, row in enumerate(rows)]
             self._sizes[number] = len(rows)
         self._begin(max(self._sizes, default=-1) + 1, [])
         if self._sizes and (last := self._sizes[self._number - 1]) < part_rows:
-            self._take_up(self._number - 1, [row for row, _ in self.found[len(self.found) - last :]])
+            self._continue(self._number - 1, [row for row, _ in self.existing[len(self.existing) - last :]])
 
     def _part(self, number: int, columns: list[str] | None = None) -> pa.Table:
         return read_part(part_path(self._folder, number), self._dim, self._dtype, columns)
@@ -50,12 +60,12 @@ class Parts:
 
     def _begin(self, number: int, rows: list[Row]) -> None:
         self._number, self._rows = number, rows
-        self._saved = len(rows)  # so many of them are in the part's file
+        self._saved = len(rows)  # how many of them are in the part's file
 
-    def _take_up(self, number: int, rows: list[Row]) -> None:
-        """Go on with a short part: its file stays until a longer one replaces it."""
+    def _continue(self, number: int, rows: list[Row]) -> None:
+        """Add to a part that is not full: its file stays until a longer one replaces it."""
         self._vectors[: len(rows)] = self._read(number)
-        self._read.cache_clear()  # what it holds of this part will be out of date
+        self._read.cache_clear()  # this part will change
         del self._sizes[number]
         self._begin(number, rows)
 
@@ -64,44 +74,44 @@ class Parts:
 
     @property
     def files(self) -> int:
-        """How many parts there are, once flushed: without any row an empty one."""
+        """How many parts there are, once flushed: a table without rows has an empty one."""
         return max(len(self._sizes) + bool(self._rows), 1)
 
     @property
     def unsaved(self) -> int:
-        """Rows that a kill would lose now."""
+        """Rows that are not in a file yet, which a kill would lose."""
         return len(self._rows) - self._saved
 
-    def add(self, row: Row, vector: np.ndarray) -> Place:
-        """Append a row and give its place. vector: [dim]. A part that is full is written."""
+    def add(self, row: Row, vector: np.ndarray) -> RowId:
+        """Append a row and return its id. vector: [dim]. A part that is full is written."""
         self._vectors[len(self._rows)] = vector
         self._rows.append(row)
-        place = (self._number, len(self._rows) - 1)
+        row_id = (self._number, len(self._rows) - 1)
         if len(self._rows) == self._part_rows:
             self.flush()
             self._sizes[self._number] = self._part_rows
             self._begin(self._number + 1, [])
-        return place
+        return row_id
 
-    def vector(self, place: Place) -> np.ndarray:
-        """The embedding [dim] at `place`, as stored."""
-        number, index = place
+    def vector(self, row_id: RowId) -> np.ndarray:
+        """The embedding [dim] of a row, in the stored dtype."""
+        number, index = row_id
         return (self._vectors if number == self._number else self._read(number))[index]
 
     def flush(self) -> None:
-        """Write the last part as far as it goes. Without any row there is one empty part: readers need one."""
+        """Write the last part's rows. A table without rows gets one empty part, as readers need one."""
         if self.unsaved or len(self) == 0:
             write_part(part_path(self._folder, self._number), self._rows, self._vectors[: len(self._rows)])
             self._saved = len(self._rows)
 
-    def drop(self, places: Collection[Place]) -> None:
-        """Flush, then write the parts of these rows anew without them; a part with no row left is deleted."""
+    def drop(self, row_ids: Collection[RowId]) -> None:
+        """Flush, then rewrite the parts of these rows without them; a part that keeps no row is deleted."""
         self.flush()
-        gone: dict[int, set[int]] = {}
-        for number, index in places:
-            gone.setdefault(number, set()).add(index)
+        dropped: dict[int, set[int]] = {}
+        for number, index in row_ids:
+            dropped.setdefault(number, set()).add(index)
         self._read.cache_clear()
-        for number, indexes in sorted(gone.items()):
+        for number, indexes in sorted(dropped.items()):
             table, path = self._part(number), part_path(self._folder, number)
             kept = np.array([index for index in range(table.num_rows) if index not in indexes], np.int64)
             if len(kept) or self.files == 1:

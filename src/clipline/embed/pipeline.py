@@ -1,9 +1,9 @@
 """Items -> embedded images: reading, decoding and the model each in threads of their own, in order throughout.
 
-    items -> load -> (unchanged files and duplicates apart) -> decode -> batches -> model -> rows
+    items -> load -> (unchanged files and duplicates apart) -> decode -> batches -> model -> results
 
-Each arrow is a bounded queue (`threads.map_ordered`): a slow stage holds back those before it, and closing the
-last one closes all.
+Each arrow is a bounded queue (`threads.map_ordered`): a slow stage holds back those before it, and closing the last
+queue closes all.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 
 import numpy as np
 
-from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded, Loaded, decode, load
 from clipline.embed.item import Failure, Item, Ledger, Stat
+from clipline.embed.stage_timer import StageTimer
 from clipline.runtime.model import OnnxModel
 from clipline.utils.threads import map_ordered
 
-# Duplicates cost little memory, but a batch must not wait for an image behind a million of them.
+# Duplicates take little memory, but a batch must not wait for an image behind a million of them.
 MAX_DUPLICATES = 10_000
 
 
@@ -43,21 +43,21 @@ class Embedded:
 
 
 Result = Embedded | Duplicate | Failure
-UNCHANGED = None  # in the stream: this item's row is there already
+UNCHANGED = None  # takes the place of an item whose row is up to date
 
 
 class Engine(Protocol):
-    """Something that does a Pipeline's work elsewhere. running_on: in words, known after `run`."""
+    """What can take the place of the local Pipeline. running_on: its devices in words, known after `run`."""
 
     running_on: str
 
     def run(self, items: Iterable[Item | Failure]) -> Iterator[list[Result]]:
-        """As `Pipeline.run`."""
+        """See `Pipeline.run`."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What all items go through. threads: that read, and as many that decode."""
+    """The stages that each item passes on this machine. threads: how many read, and as many again that decode."""
 
     model: OnnxModel
     ledger: Ledger
@@ -71,10 +71,10 @@ class Pipeline:
         loaded = map_ordered(self._load, items, threads=self.threads, ahead=2 * self.threads + 2)
         decoded = map_ordered(self._decode, self._new(loaded), threads=self.threads, ahead=ahead)
         at_once = self.model.calls_at_once
-        # One batch behind those in the model.
-        done = map_ordered(self._infer, self._blocks(decoded), threads=at_once, ahead=at_once + 1)
-        with closing(loaded), closing(decoded), closing(done):
-            yield from done
+        # One batch waits behind those in the model.
+        results = map_ordered(self._infer, self._blocks(decoded), threads=at_once, ahead=at_once + 1)
+        with closing(loaded), closing(decoded), closing(results):
+            yield from results
 
     def _load(self, item: Item | Failure) -> tuple[str, Loaded | Failure | None]:
         if isinstance(item, Failure):
@@ -84,34 +84,32 @@ class Pipeline:
                 stat = item.stat()
                 if self.ledger.is_unchanged(item.path, stat):
                     return item.path, UNCHANGED
-                found = load(item, stat)
+                loaded = load(item, stat)
             except OSError as error:
                 return item.path, Failure(item.path, "read", error.strerror or str(error))
-        return item.path, UNCHANGED if self.ledger.is_current(found.path, found.sha256, found.stat) else found
+        return item.path, UNCHANGED if self.ledger.is_current(item.path, loaded.sha256, loaded.stat) else loaded
 
-    def _new(self, loaded: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Duplicate | Failure]:
-        for path, found in loaded:
-            if found is UNCHANGED:
+    def _new(self, items: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Duplicate | Failure]:
+        for path, item in items:
+            if item is UNCHANGED:
                 self.ledger.skip(path)
-            elif isinstance(found, Loaded) and self.ledger.is_duplicate(found.sha256):
-                yield Duplicate(found.path, found.stat, found.sha256)
+            elif isinstance(item, Loaded) and self.ledger.is_duplicate(item.sha256):
+                yield Duplicate(path, item.stat, item.sha256)
             else:
-                yield found
+                yield item
 
-    def _decode(self, found: Loaded | Duplicate | Failure) -> Decoded | Duplicate | Failure:
-        if not isinstance(found, Loaded):
-            return found
+    def _decode(self, item: Loaded | Duplicate | Failure) -> Decoded | Duplicate | Failure:
+        if not isinstance(item, Loaded):
+            return item
         with self.clock.stage("decode"):
-            return decode(found, self.model.preprocess)
+            return decode(item, self.model.preprocess)
 
-    def _blocks(
-        self, results: Iterable[Decoded | Duplicate | Failure]
-    ) -> Iterator[list[Decoded | Duplicate | Failure]]:
-        """As many results as hold one batch of images."""
+    def _blocks(self, items: Iterable[Decoded | Duplicate | Failure]) -> Iterator[list[Decoded | Duplicate | Failure]]:
+        """As many items as hold one batch of images."""
         block, images = [], 0
-        for result in results:
-            block.append(result)
-            images += isinstance(result, Decoded)
+        for item in items:
+            block.append(item)
+            images += isinstance(item, Decoded)
             if images == self.batch_size or len(block) - images >= MAX_DUPLICATES:
                 yield block
                 block, images = [], 0
@@ -119,13 +117,13 @@ class Pipeline:
             yield block
 
     def _infer(self, block: list[Decoded | Duplicate | Failure]) -> list[Result]:
-        images = [each for each in block if isinstance(each, Decoded)]
+        images = [item for item in block if isinstance(item, Decoded)]
         with self.clock.stage("model"):
             vectors = iter(self._embed(images))
-        return [self._checked(each, next(vectors)) if isinstance(each, Decoded) else each for each in block]
+        return [_checked(item, next(vectors)) if isinstance(item, Decoded) else item for item in block]
 
     def _embed(self, images: list[Decoded]) -> np.ndarray:
-        """float32 [n, dim]. Always of a full batch, so that a vector does not depend on how many came with it."""
+        """float32 [n, dim]. The model always gets a full batch, so that a vector does not depend on n."""
         if not images:
             return np.empty((0, self.model.dim), np.float32)
         size = self.model.preprocess.size
@@ -134,11 +132,11 @@ class Pipeline:
             pixels[row] = image.pixels
         return self.model.embed_pixels(pixels)[: len(images)]
 
-    @staticmethod
-    def _checked(image: Decoded, vector: np.ndarray) -> Embedded | Failure:
-        """No search could use NaN or a zero vector."""
-        if not np.isfinite(vector).all():
-            return Failure(image.path, "infer", "the model gave NaN", image.sha256)
-        if not vector.any():
-            return Failure(image.path, "infer", "the model gave a zero vector", image.sha256)
-        return Embedded(image, vector)
+
+def _checked(image: Decoded, vector: np.ndarray) -> Embedded | Failure:
+    """A Failure for NaN or a zero vector, which no search can use."""
+    if not np.isfinite(vector).all():
+        return Failure(image.path, "infer", "the model gave NaN", image.sha256)
+    if not vector.any():
+        return Failure(image.path, "infer", "the model gave a zero vector", image.sha256)
+    return Embedded(image, vector)

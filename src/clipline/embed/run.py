@@ -1,4 +1,4 @@
-"""Embed images into a folder of parquet files, going on with what is there."""
+"""Embed images into a folder of parquet files, or bring such a folder up to date."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from clipline.embed import destination
-from clipline.embed.clock import StageTimer
 from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Ledger, Source
 from clipline.embed.ledger import FolderLedger
 from clipline.embed.lister import listed
 from clipline.embed.pipeline import Duplicate, Embedded, Engine, Pipeline, Result
+from clipline.embed.stage_timer import StageTimer
 from clipline.embed.summary import Summary
 from clipline.embed.writer import Writer
 from clipline.embeddings.manifest import Identity
@@ -26,19 +26,20 @@ from clipline.runtime.model import OnnxModel
 from clipline.utils import cores
 from clipline.utils.progress import Bar
 
-SHOWN = 5
+MAX_SHOWN = 5  # failures in the Summary
 
 
 @dataclass(frozen=True)
 class Options:
     """How to embed.
 
-    batch_size: None means the usual one where the model runs. dtype: of the stored vectors. threads: that read and
-    decode; None means every core that this process may use. part_rows: rows per parquet file, the most that a kill may
-    cost. prune: drop the rows of images that are gone. overwrite: begin anew; what is there stays until the new one is
-    whole. stable: leave out `mtime`, so that equal inputs give equal bytes. published: where `out` will be moved to
-    afterwards. root: what the manifest shall name as the place of the images, seen from there; None works it out.
-    engine: makes what runs in the place of the local pipeline, of the model, the ledger, the clock and the batch size.
+    batch_size: images in one call of the model; None means the usual number for its provider. dtype: of the stored
+    vectors. threads: how many read, and as many again that decode; None means one for each core that this process may
+    use. part_rows: rows in one parquet file, which is also the most that a kill can lose. prune: drop the rows of
+    images that are gone. overwrite: embed all images again; the old embeddings stay until the new ones are complete.
+    stable: leave out `mtime`, so that equal inputs give equal bytes. published: where `out` will be moved afterwards.
+    root: the folder of the images as the manifest names it, relative to `published` or `out`; None computes it.
+    engine: factory (model, ledger, clock, batch_size) -> Engine; None means the local Pipeline.
     """
 
     batch_size: int | None = None
@@ -56,46 +57,48 @@ class Options:
 def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:
     """Embed every image of `source` with `model` into the embeddings folder `out`.
 
-    An `out` with embeddings of the same source by the same model is brought up to date: unchanged files are passed
-    over, changed ones replaced, and an interrupted run goes on. Images that fail are listed in errors.parquet and
+    An `out` with embeddings of the same source by the same model is brought up to date: unchanged files are skipped,
+    changed ones replaced, and an interrupted run is continued. Images that fail are listed in errors.parquet and
     counted in the Summary, whose `enforce` raises.
 
-    Raises UsageError before any work (no images, `out` holds something else) and CliplineError where another process
-    is embedding into `out`, a part of it is damaged, or the disk refuses.
+    Raises UsageError before anything is written (no images, or `out` holds something else), and CliplineError where
+    another process is embedding into `out`, the source cannot be listed to its end, a part is damaged, or the disk
+    refuses.
     """
     destination.check(out)
+    final = options.published or out
     identity = Identity(
         model_id=model.model_id,
         variant=model.variant,
         dim=model.dim,
         dtype=options.dtype,
-        root=to_text(options.root or _seen_from(options.published or out, source.root)),
-        model=to_text(_seen_from(options.published or out, str(model.bundle.folder))),
+        root=to_text(options.root or _relative(source.root, final)),
+        model=to_text(_relative(str(model.bundle.folder), final)),
     )
-    running_on = "" if options.engine else model.running_on
+    running_on = "" if options.engine else model.running_on  # loads the graph, whose errors must come first
     bar = Bar("embedding", None, "images")
     with listed(source, bar.set_total) as items, destination.destination(out, options.overwrite) as folder:
         writer = Writer(folder, identity, options.part_rows)
         with writer, bar:
             run = _Run(model, writer, bar, options)
-            with closing(run.pipeline.run(items)) as blocks:
+            with closing(run.engine.run(items)) as blocks:
                 for block in blocks:
-                    run.take(block)
-            return run.finish(options.published or out, running_on or run.pipeline.running_on)
+                    run.write(block)
+            return run.finish(final, running_on or run.engine.running_on)
 
 
-def _seen_from(start: Path, place: str) -> str:
-    """`place` as seen from the folder `start`, so that both can be moved together; a URL, or another drive, as is."""
-    if "://" in place:
-        return place
+def _relative(path: str, start: Path) -> str:
+    """`path` relative to the folder `start`, so that both can be moved together; a URL, or another drive, as it is."""
+    if "://" in path:
+        return path
     try:
-        return os.path.relpath(Path(place).resolve(), start.resolve())
+        return os.path.relpath(Path(path).resolve(), start.resolve())
     except ValueError:
-        return str(Path(place).resolve())
+        return str(Path(path).resolve())
 
 
 class _Run:
-    """One run: takes blocks of results, keeps the books, and sums up."""
+    """One run: writes results, updates the ledger, builds the Summary."""
 
     def __init__(self, model: OnnxModel, writer: Writer, bar: Bar, options: Options) -> None:
         threads = options.threads or cores.available()
@@ -104,21 +107,20 @@ class _Run:
         self.clock = StageTimer({"read": threads, "decode": threads, "model": at_once})
         self.ledger = FolderLedger(writer.parts, bar.advance)
         if options.engine:
-            self.pipeline = options.engine(model, self.ledger, self.clock, options.batch_size)
+            self.engine = options.engine(model, self.ledger, self.clock, options.batch_size)
         else:
             batch_size = options.batch_size or model.usual_batch
-            self.pipeline = Pipeline(model, self.ledger, self.clock, batch_size, threads)
+            self.engine = Pipeline(model, self.ledger, self.clock, batch_size, threads)
         self.embedded = self.copies = self.touched = 0
         self.failures: list[Failure] = []
         self.unlisted: list[str] = []
 
-    def take(self, block: list[Result]) -> None:
-        """Write a block's rows."""
+    def write(self, block: list[Result]) -> None:
+        """Write the rows of a block of results."""
         with self.clock.stage("write"):
             for result in block:
                 if isinstance(result, Embedded):
-                    image = result.image
-                    self._add(image, (image.width, image.height), result.vector)
+                    self._add(result.image, (result.image.width, result.image.height), result.vector)
                     self.embedded += 1
                 elif isinstance(result, Duplicate):
                     self._add_duplicate(result)
@@ -137,7 +139,7 @@ class _Run:
         if isinstance(original, Failure):
             self._fail(replace(original, path=duplicate.path))
             return
-        self._add(duplicate, original.size, self.writer.parts.vector(original.place))
+        self._add(duplicate, original.size, self.writer.parts.vector(original.row_id))
         if self.ledger.sha256(duplicate.path) == duplicate.sha256:
             self.touched += 1
         else:
@@ -145,13 +147,14 @@ class _Run:
 
     def _fail(self, failure: Failure) -> None:
         self.writer.fail(failure)
-        self.failures += [failure] if len(self.failures) < SHOWN else []
+        if len(self.failures) < MAX_SHOWN:
+            self.failures.append(failure)
         if failure.stage == "scan":
             self.unlisted.append(failure.path)
         self.ledger.failed(failure)
 
     def finish(self, out: Path, running_on: str) -> Summary:
-        """Drop what is out of date, write the rest, and sum up."""
+        """Drop rows that are out of date, and with `prune` those of images that are gone; complete the folder."""
         with self.clock.stage("write"):
             gone = self.ledger.gone(self.unlisted)
             old = self.ledger.out_of_date

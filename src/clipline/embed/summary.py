@@ -1,22 +1,23 @@
-"""What a run did, in words and figures."""
+"""The result of a run: counts, and a summary in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure
+from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import ERRORS
 from clipline.errors import TooManyErrorsError
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of this run: images looked at = embedded + copies + unchanged + errors; rows and parts that there are.
+    """Counts of a run. images = embedded + copies + unchanged + errors.
 
-    unchanged: in their bytes. replaced, dropped: rows of changed files, and of files that are gone. gone: rows of such
-    files that were kept. failures: the first few.
+    copies: images with the bytes of another one, whose vector they share. unchanged: images whose bytes have a row
+    already. replaced: rows of files that changed. dropped: rows of files that are gone; gone: such rows that were kept.
+    rows, parts: what `out` holds now. failures: the first few.
     """
 
     out: Path
@@ -59,18 +60,13 @@ class Summary:
         """Raise TooManyErrorsError that lists the first failures where there are more than `max_errors`."""
         if self.errors <= max_errors:
             return
-        lines = [f"  {each.path}: {each.stage}: {each.reason}" for each in self.failures]
+        lines = [f"  {failure.path}: {failure.stage}: {failure.reason}" for failure in self.failures]
         more = [f"  and {self.errors - len(lines):,} more"] if self.errors > len(lines) else []
-        raise TooManyErrorsError(
-            "\n".join(
-                [
-                    f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "
-                    f"The others are embedded. All failures: {self.out / ERRORS}",
-                    *lines,
-                    *more,
-                ]
-            )
+        message = (
+            f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "
+            f"The others are embedded. All failures: {self.out / ERRORS}"
         )
+        raise TooManyErrorsError("\n".join([message, *lines, *more]))
 
 
 def _number(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The output folder as one thing: parts, errors.parquet and manifest.json, each whole at every moment."""
+"""Writes an embeddings folder: parts, errors.parquet and manifest.json, each of them complete at every moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipline.embed.item import Failure
-from clipline.embed.parts import Parts
+from clipline.embed.parts import Parts, RowId
 from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY, Counts, Identity, Manifest, read
 from clipline.embeddings.part import ERROR_SCHEMA, Row, disk, write_table
 from clipline.errors import UsageError
@@ -18,9 +18,9 @@ from clipline.utils.files import atomic
 
 
 class Writer:
-    """Opens `folder`, new or with embeddings of the same identity; a context manager.
+    """Opens `folder`, which is new or holds embeddings of the same identity. Use as a context manager.
 
-    `finish` completes the folder; where an error ends the block before, the rows added so far are saved. Raises
+    `finish` completes the folder; if an error ends the block before, the rows added so far are saved. Raises
     UsageError where `folder` holds embeddings that must not be mixed with these, and CliplineError where the disk
     refuses or a part is damaged.
     """
@@ -29,14 +29,14 @@ class Writer:
         self._folder, self._identity = folder, identity
         self._manifest = read(folder) if (folder / MANIFEST).exists() else None
         if self._manifest:
-            _may_mix(folder, self._manifest.identity, identity)
+            _check_same(folder, self._manifest.identity, identity)
         elif any(folder.glob(PARTS)):
             raise UsageError(
-                f"{folder}: its manifest.json is missing, so nobody knows what made its parts. "
+                f"{folder}: its manifest.json is missing: the model of its parts is unknown. "
                 "Fix: choose another --out, or embed all anew with --overwrite"
             )
         with disk(folder):
-            for pattern in TEMPORARY:  # of a process that was killed: nobody else holds the lock
+            for pattern in TEMPORARY:  # left by a process that was killed: only this one holds the lock
                 for path in folder.glob(pattern):
                     path.unlink()
         self.parts = Parts(folder, identity.dim, identity.dtype, part_rows)
@@ -57,28 +57,28 @@ class Writer:
         """How many inputs have no row."""
         return len(self._failures)
 
-    def add(self, row: Row, vector: np.ndarray) -> tuple[int, int]:
-        """One row; its place. vector: [dim]."""
+    def add(self, row: Row, vector: np.ndarray) -> RowId:
+        """Add a row and return its id. vector: [dim]."""
         self._begin()
         return self.parts.add(row, vector)
 
     def fail(self, failure: Failure) -> None:
-        """One input that has no row."""
+        """Record an input that gets no row."""
         self._failures.append(failure)
 
-    def finish(self, dropped: list[tuple[int, int]]) -> Manifest:
-        """Drop rows, write what is left, then the manifest."""
+    def finish(self, dropped: list[RowId]) -> Manifest:
+        """Drop rows, then write the last part, errors.parquet and the manifest, which it returns."""
         if dropped:
             self._begin()
         self.parts.drop(dropped)
-        columns = {name: [getattr(each, name) for each in self._failures] for name in ERROR_SCHEMA.names}
+        columns = {name: [getattr(failure, name) for failure in self._failures] for name in ERROR_SCHEMA.names}
         write_table(self._folder / ERRORS, pa.table(columns, schema=ERROR_SCHEMA))
         rows = len(self.parts)
         counts = Counts(images=rows + self.errors, rows=rows, errors=self.errors, parts=self.parts.files)
         return self._write_manifest(counts, complete=True)
 
     def _begin(self) -> None:
-        """Before the first change: say that the folder is not complete, and whose it is."""
+        """Before the first change, write a manifest that says that the folder is not complete."""
         if self._manifest is None or self._manifest.complete:
             old = self._manifest
             self._write_manifest(old.counts if old else Counts(images=0, rows=0, errors=0, parts=0), complete=False)
@@ -91,22 +91,20 @@ class Writer:
         return self._manifest
 
 
-def _may_mix(folder: Path, there: Identity, new: Identity) -> None:
-    """Raise UsageError where embeddings of the two must not stand in one folder."""
+def _check_same(folder: Path, old: Identity, new: Identity) -> None:
+    """Raise UsageError where embeddings of the two must not be in one folder."""
     fix = "Fix: choose another --out, or embed all anew with --overwrite"
-    if there.model_id != new.model_id:
-        raise UsageError(f"{folder}: made by model {there.model_id}, and this is {new.model_id}. {fix}")
-    if there.variant != new.variant:
+    if old.model_id != new.model_id:
+        raise UsageError(f"{folder}: made by model {old.model_id}, and this is {new.model_id}. {fix}")
+    if old.variant != new.variant:
         raise UsageError(
-            f"{folder}: made by variant {there.variant} of this model, and this is {new.variant}: their vectors differ "
+            f"{folder}: made by variant {old.variant} of this model, and this is {new.variant}: their vectors differ "
             f"a little. {fix}, or choose its --precision"
         )
-    if (there.dtype, there.dim) != (new.dtype, new.dim):
+    if (old.dtype, old.dim) != (new.dtype, new.dim):
+        raise UsageError(f"{folder}: holds {old.dtype}, and {new.dtype} is asked for. {fix}, or --dtype {old.dtype}")
+    if old.root != new.root:
         raise UsageError(
-            f"{folder}: holds {there.dtype}, and {new.dtype} is asked for. {fix}, or --dtype {there.dtype}"
-        )
-    if there.root != new.root:
-        raise UsageError(
-            f"{folder}: holds images of {there.root} (seen from there), and these are of {new.root}. {fix}; if the "
+            f"{folder}: holds images of {old.root} (relative to it), and these are of {new.root}. {fix}; if the "
             f"images only moved, set `root` in its manifest.json"
         )

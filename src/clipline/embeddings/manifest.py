@@ -27,10 +27,10 @@ class Counts(BaseModel):
 
 
 class Identity(BaseModel):
-    """What all rows of a folder share. root, model: the places of the images and of the model.
+    """What all rows of a folder have in common. root, model: the folders of the images and of the model.
 
-    Both are relative to the embeddings folder, so that the three may be moved together, and percent-escaped as
-    `path` is; a root may also be a URL.
+    Both are relative to the embeddings folder, so that the three can be moved together, and percent-escaped as `path`
+    is; a root may also be a URL.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -44,7 +44,7 @@ class Identity(BaseModel):
 
 
 class Manifest(Identity):
-    """manifest.json. complete: false while a run is at work, or after one was interrupted."""
+    """manifest.json. complete: false during a run, and after one that was interrupted."""
 
     schema_version: int = SCHEMA_VERSION
     complete: bool = True
@@ -52,27 +52,27 @@ class Manifest(Identity):
 
     @property
     def precision(self) -> str:
-        """Of the image graph that made the vectors: fp32, fp16 or int8."""
+        """The precision of the image graph that made the vectors: fp32, fp16 or int8."""
         return self.variant.partition("-")[0]
 
     @property
     def identity(self) -> Identity:
-        """The part that does not change from run to run."""
+        """The fields that stay the same from run to run."""
         return Identity(**{name: getattr(self, name) for name in Identity.model_fields})
 
     def root_folder(self, folder: Path) -> Path:
-        """Where the images are, for the embeddings in `folder`; not for a URL."""
+        """The folder of the images, for the embeddings in `folder`. Not for a URL."""
         return folder / to_name(self.root)
 
     def model_folder(self, folder: Path) -> Path:
-        """Where the model is, for the embeddings in `folder`."""
+        """The folder of the model, for the embeddings in `folder`."""
         return folder / to_name(self.model)
 
 
 def precision_for(folder: Path, wanted: str, *, overwrite: bool) -> str:
-    """The precision to open a model with, as asked; for `auto`, where `folder` is gone on with, that of its vectors.
+    """The precision to open a model with: `wanted`, or for `auto` that of the vectors which `folder` holds already.
 
-    All of a folder are of one precision. Raises UsageError where its manifest cannot be read.
+    All vectors of a folder have one precision. Raises UsageError where its manifest cannot be read.
     """
     if wanted == "auto" and not overwrite and (folder / MANIFEST).is_file():
         return read(folder).precision
@@ -80,7 +80,7 @@ def precision_for(folder: Path, wanted: str, *, overwrite: bool) -> str:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of an embeddings folder. Raises UsageError where `folder` is none, or is not finished."""
+    """The manifest of an embeddings folder. Raises UsageError where `folder` is none, or a newer clipline wrote it."""
     path = folder / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The parquet files of an embeddings folder: their columns, and how they are written and read."""
+"""Read and write the parts of an embeddings folder, which are parquet files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from clipline.utils.files import atomic
 
 Dtype = Literal["float16", "float32"]
 ERROR_SCHEMA = pa.schema([("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-ROW_GROUP = 20_000  # what a reader must hold at once
-FACTS = ["path", "bytes", "mtime", "sha256", "width", "height"]
+ROW_GROUP = 20_000  # rows that a reader must hold in memory
+COLUMNS = ["path", "bytes", "mtime", "sha256", "width", "height"]
 
 
 class Row(NamedTuple):
-    """All of a row but its vector. bytes: the file's size. mtime: microseconds since 1970, or None.
+    """A row without its vector. bytes: the file's size. mtime: microseconds since 1970, or None.
 
-    width and height: of the upright image, in pixels.
+    width, height: of the upright image, in pixels.
     """
 
     path: str
@@ -36,21 +36,21 @@ class Row(NamedTuple):
 
 
 def part_schema(dim: int, dtype: Dtype) -> pa.Schema:
-    """The columns of a part."""
+    """The columns of a part: those of a Row, then `embedding`, a list of `dim` floats."""
     element = pa.float16() if dtype == "float16" else pa.float32()
     kinds = [pa.string(), pa.int64(), pa.timestamp("us", tz="UTC"), pa.string(), pa.int32(), pa.int32()]
-    return pa.schema([*zip(FACTS, kinds, strict=True), ("embedding", pa.list_(element, dim))])
+    return pa.schema([*zip(COLUMNS, kinds, strict=True), ("embedding", pa.list_(element, dim))])
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where part `number` of a folder is."""
+    """The file of part `number` of a folder."""
     return folder / PARTS.replace("*", f"{number:05d}")
 
 
 def write_part(path: Path, rows: Iterable[Row], vectors: np.ndarray) -> None:
-    """Write a part so that it is there whole or not at all. vectors: [n, dim]. Raises CliplineError."""
+    """Write a part atomically. vectors: [n, dim], float16 or float32. Raises CliplineError."""
     schema = part_schema(vectors.shape[1], vectors.dtype.name)
-    columns = list(zip(*rows, strict=True)) or [()] * len(FACTS)
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=False)]
     flat = pa.array(np.ascontiguousarray(vectors).ravel(), schema.field("embedding").type.value_type)
     arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type))
@@ -58,15 +58,15 @@ def write_part(path: Path, rows: Iterable[Row], vectors: np.ndarray) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write any table of this folder, atomically. Raises CliplineError."""
+    """Write a table of an embeddings folder atomically. Raises CliplineError."""
     with disk(path), atomic(path) as file:
-        # Nothing repeats, so dictionaries would only cost; nor do limits of vector elements help anyone.
+        # No values repeat, so dictionaries would only cost; statistics of vector elements are of no use.
         pq.write_table(
             table,
             file,
             compression="zstd",
             use_dictionary=False,
-            # A byte that the disk changed in a vector would else be an embedding like any other.
+            # Without it a byte of a vector that the disk changed would go unnoticed.
             write_page_checksum=True,
             row_group_size=ROW_GROUP,
             write_statistics=[name for name in ("path", "bytes", "mtime") if name in table.column_names],
@@ -77,9 +77,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 def open_part(
     path: Path, dim: int, dtype: Dtype, fix: str = "embed again with --overwrite"
 ) -> Iterator[pq.ParquetFile]:
-    """A part to read from, while checksums of its pages are compared.
+    """Open a part for reading, which compares the checksums of its pages.
 
-    Raises CliplineError where it is damaged, be it found now or in the block, or has other columns.
+    Raises CliplineError where it has other columns or is damaged, also if the damage is found inside the block.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -91,23 +91,23 @@ def open_part(
 
 
 def read_part(path: Path, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:
-    """A part, or some of its columns. Raises CliplineError where it is damaged, or has other columns."""
-    # Not read_table, which imports pandas where it is installed: half a second.
+    """A part, or some of its columns. Raises CliplineError as `open_part` does."""
+    # read_table would import pandas where it is installed, which takes half a second.
     with open_part(path, dim, dtype, "delete it and run again: only its images are lost") as file:
         return file.read(columns, use_threads=False)
 
 
 def read_rows(table: pa.Table) -> list[Row]:
-    """The rows of a part that was read with all of FACTS."""
-    columns = [table.column(name) for name in FACTS]
+    """The rows of a part, read with all of COLUMNS."""
+    columns = [table.column(name) for name in COLUMNS]
     columns[2] = columns[2].cast(pa.int64())
     return [Row(*values) for values in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 def read_vectors(column: pa.Array) -> np.ndarray:
-    """The column of embeddings -> [n, dim] in the stored type, without a copy.
+    """The column of embeddings -> [n, dim] in the stored dtype, without a copy.
 
-    Through the buffer, as pyarrow's own conversion imports pandas, which takes half a second.
+    It reads the buffer: pyarrow's own conversion imports pandas, which takes half a second.
     """
     dtype = np.dtype("float16" if column.type.value_type == pa.float16() else "float32")
     dim = column.type.list_size
@@ -117,11 +117,11 @@ def read_vectors(column: pa.Array) -> np.ndarray:
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """Give the system's errors words. Raises CliplineError where it refuses to write `path`."""
+    """Turn an OSError while `path` is written into a CliplineError that says what to do."""
     try:
         yield
     except OSError as error:
         raise CliplineError(
-            f"{path}: cannot write: {error.strerror or error}. What was written is whole. Fix: free or choose "
-            "another place for --out, then run again: it goes on from there"
+            f"{path}: cannot write: {error.strerror or error}. What was written is whole. Fix: free space, or "
+            "choose another --out, then run again: it goes on from there"
         ) from error

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item, Ledger
 from clipline.embed.on_ray.cluster import Cluster, Shape
 from clipline.embed.on_ray.worker import Done, Job, Work, Worker, absolute
 from clipline.embed.pipeline import Duplicate, Embedded, Result
 from clipline.embed.prefetch import Prefetcher
+from clipline.embed.stage_timer import StageTimer
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import USUAL_BATCH, OnnxModel
 from clipline.utils import cores

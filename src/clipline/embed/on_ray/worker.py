@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipline.embed.clock import StageTimer
 from clipline.embed.item import Failure, Item, NullLedger
 from clipline.embed.pipeline import Embedded, Pipeline, Result
+from clipline.embed.stage_timer import StageTimer
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
 

@@ -11,17 +11,17 @@ STAGES = ("read", "decode", "model", "write")
 
 
 class StageTimer:
-    """Adds up the seconds that each stage's threads were at work. threads: how many each stage has, 1 if not named."""
+    """Sums the seconds that each stage's threads were at work. threads: how many a stage has; one if not named."""
 
     def __init__(self, threads: dict[str, int]) -> None:
         self.threads = threads
-        self._begun = time.perf_counter()
+        self._start = time.perf_counter()
         self._lock = threading.Lock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the block's time for a stage."""
+        """Count the time of the block for a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -29,20 +29,20 @@ class StageTimer:
             self.add({name: time.perf_counter() - start})
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Count time that was measured elsewhere, by stage."""
+        """Count seconds by stage that were measured elsewhere."""
         with self._lock:
             for name, spent in seconds.items():
                 self.seconds[name] += spent
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._begun
+        """Seconds since the timer was made."""
+        return time.perf_counter() - self._start
 
     def busy(self) -> dict[str, float]:
-        """For each stage, the share of the whole time that its threads were at work, 0 to 1."""
-        whole = max(self.elapsed, 1e-9)
-        return {name: self.seconds[name] / (self.threads.get(name, 1) * whole) for name in STAGES}
+        """For each stage, the fraction of the elapsed time that its threads were at work, 0 to 1."""
+        elapsed = max(self.elapsed, 1e-9)
+        return {name: self.seconds[name] / (self.threads.get(name, 1) * elapsed) for name in STAGES}
 
     def __str__(self) -> str:
         busy = self.busy()
