@@ -121,9 +121,9 @@ def opened(run: Run, data: Prepared, device: torch.device, state: State | None) 
         experiment=run.params.tracking.experiment,
         # Several runs of one recipe stand side by side in MLflow's lists and legends.
         name=os.environ.get("DVC_EXP_NAME") or f"{run.params.recipe} {datetime.now():%m-%d %H:%M}",
-        params=tracking.flatten(settings),
+        params=settings,
         tags=tags,
-        dataset=tracking.DatasetFacts(
+        dataset=tracking.DatasetInfo(
             name=run.params.data,
             digest=data.fingerprint,
             source=str(getattr(run.dataset, "path", None) or run.dataset.kind),

@@ -86,7 +86,7 @@ def _log(two: Two, number: int, rate: float, raw: Path) -> None:
     experiment, name = run.params.tracking.experiment, run.params.recipe
     tags = tracking.base_tags(dataset=run.params.data, fingerprint="f" * 16, recipe=name, device="cpu")
     with tracking.start(
-        receipt, experiment=experiment, name=name, params=tracking.flatten(settings), tags=tags, system_metrics=False
+        receipt, experiment=experiment, name=name, params=settings, tags=tags, system_metrics=False
     ) as tracked:
         for row in rows:
             tracked.log_row(row)

@@ -22,7 +22,7 @@ from clipline.errors import CliplineError
 from clipline.model.clip import build_model
 from clipline.runtime.model import OnnxModel
 from clipline.tracking.receipt import Receipt
-from clipline.tracking.spool import Spool, spools
+from clipline.tracking.record import Record, kept_records
 from clipline.train import checkpoint
 from clipline.train.features import cached_features
 from clipline.train.state import CheckpointManager, State
@@ -194,22 +194,12 @@ def test_embed_into_a_damaged_folder(make_bundle, tmp_path, fault, name):
     same_or_told(run, harms(out / name, "embeddings", fault))
 
 
-def test_what_waits_for_the_tracking_store(tmp_path, fault, capsys, monkeypatch):
+def test_what_is_kept_for_the_tracking_store(tmp_path, fault, capsys, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    receipt, sent = Receipt(run_id="a1", name="x", started=1, params={}, tags={}), []
-    message = ("metrics", {"points": [["loss", 1.5, 1, 2]]})
-    spool = Spool(receipt)
-    for name in ("000000.json", "receipt"):
-        spool.keep([message])
-        for one in harms(spool.folder / name, ".cache/tracking", fault):
-            for waiting in spools():
-                assert waiting.receipt == receipt
-                waiting.send(lambda kind, **arguments: sent.append((kind, arguments)))
-            if sent:
-                assert sent == [message]  # a blank of the JSON was changed
-            else:
-                assert "damaged" in capsys.readouterr().err
-            one.recovered()
-            sent.clear()
-            shutil.rmtree(spool.folder, ignore_errors=True)
-            spool.keep([message])
+    record = Record(receipt=Receipt(run_id="a1", name="x", started=1, params={}, tags={}), points=[("loss", 1.5, 1, 2)])
+    for one in harms(record.keep(), ".cache/tracking", fault):
+        if kept := kept_records():
+            assert list(kept.values()) == [record]  # a blank of the JSON was changed
+        else:
+            assert "damaged" in capsys.readouterr().err
+        one.recovered()

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 
 SETTINGS = {"experiment": "x", "name": "x", "params": {"lr": 1}, "tags": {}, "system_metrics": False}
 RECEIPT = Path("models/run.json")

@@ -16,7 +16,7 @@ from clipline.errors import CliplineError
 from clipline.export import export
 from clipline.model.clip import build_model
 from clipline.registry.promote import Refusal, promote
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 from clipline.train import checkpoint
 from stages import export as stage
 from tests.registry.conftest import EXPERIMENT, RECEIPT

@@ -18,7 +18,7 @@ from clipline.registry import fetch as fetching
 from clipline.registry.fetch import fetch, verify
 from clipline.registry.promote import promote
 from clipline.runtime.model import OnnxModel
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT
 
 CLIPLINE = Path(sys.executable).parent / "clipline"

@@ -13,7 +13,7 @@ from clipline.errors import UsageError
 from clipline.registry.promote import Refusal
 from clipline.registry.promote import promote as promote_run
 from clipline.tracking.environment import use_tracking_uri
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 from tests.registry.conftest import EXPERIMENT, RECEIPT, export
 
 

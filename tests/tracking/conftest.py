@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 from tests.helpers import clean_environment, free_port
 
 BIN = Path(sys.executable).parent

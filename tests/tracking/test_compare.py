@@ -18,7 +18,7 @@ from clipline.cli.runs import table
 from clipline.errors import CliplineError, UsageError
 from clipline.tracking import TrackingError
 from clipline.tracking.compare import Summary, as_json, compare, find_runs, page
-from clipline.tracking.place import tracking_uri
+from clipline.tracking.location import tracking_uri
 
 EXPERIMENT = "test"
 CLIPLINE = Path(sys.executable).parent / "clipline"

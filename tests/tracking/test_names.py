@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipline.tracking import TrackingError, flatten
-from clipline.tracking.names import MAX_PARAM, check_metrics, check_name, check_tags
+from clipline.tracking import TrackingError
+from clipline.tracking.names import MAX_PARAM, check_metrics, check_name, check_tags, flatten
 
 LEGAL = ["train_loss", "val/R1", "lr.image", "a b", "image-tower", "été", "x" * 250]
 ILLEGAL = ["recall@1", "", "a//b", "/a", "../a", "a/../b", "a:b", "loss(x)", ".", "a/", "x" * 251]
@@ -37,8 +37,8 @@ def test_flatten() -> None:
         "split": "official",
     }
     assert flatten(settings) == {
-        "train.lr": 1e-4,
-        "train.epochs": 3,
+        "train.lr": "0.0001",
+        "train.epochs": "3",
         "train.clip": "null",
         "train.normalize": "true",
         "train.betas": "[0.9, 0.999]",

@@ -60,7 +60,7 @@ def test_the_next_stage_sends_what_waits(down, repo, server, monkeypatch, capsys
     assert time.monotonic() - began < 15
     said = capsys.readouterr().err
     assert "start that server, or unset MLFLOW_TRACKING_URI" in said and "the work goes on" in said
-    assert f"wait in {repo / '.cache' / 'tracking' / offline}" in said
+    assert f"kept in {repo / '.cache' / 'tracking' / offline}" in said
     evaluate()  # still down
     PICTURE.write_bytes(b"second")
 
@@ -102,6 +102,72 @@ def test_a_training_that_is_killed_and_goes_on_without_a_server(down, repo, monk
     client = MlflowClient(f"sqlite:///{repo}/mlflow.db")
     assert [(point.step, point.value) for point in client.get_metric_history(whole, "loss")] == [(1, 2.0), (2, 1.0)]
     assert client.get_run(whole).info.status == "FINISHED"
+
+
+def pipeline(number: int) -> str:
+    """Train and evaluate, as `dvc repro` does: what the last one left is gone. Returns the id in models/run.json."""
+    for folder in ("models", "reports"):
+        shutil.rmtree(folder, ignore_errors=True)
+    PICTURE.parent.mkdir(parents=True)
+    dataset = tracking.DatasetInfo(name="scenes", digest="f00d", source="x", profile={"train": {"images": 60}})
+    with tracking.start(
+        RECEIPT,
+        experiment=EXPERIMENT,
+        name=f"run {number}",
+        params={"number": number},
+        tags={"recipe": "x"},
+        dataset=dataset,
+        system_metrics=False,
+    ) as run:
+        for step in (1, 2):
+            run.log_row({"step": step, "loss": number + 1 / step}, when=1000 * number + step)
+    with tracking.resume(RECEIPT, experiment=EXPERIMENT, stage="evaluate") as run:
+        run.log_metrics({"test_t2i_r1": float(number)}, step=0)
+        PICTURE.write_text(f"picture {number}")
+        run.log_artifact(PICTURE)
+    return run.receipt.run_id
+
+
+def test_three_trainings_while_the_store_is_down_are_all_complete_in_the_end(
+    repo, server, monkeypatch, tmp_path
+) -> None:
+    """Two after one another, whose files DVC replaces, and one in a temporary folder, which vanishes."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    if server.process is None:
+        server.start()
+    pipeline(0)  # the experiment exists
+    server.kill()
+    first, second = pipeline(1), pipeline(2)
+    elsewhere = tmp_path / "temporary run"  # DVC_ROOT stays the repository
+    elsewhere.mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(elsewhere)
+        third = pipeline(3)
+    shutil.rmtree(elsewhere)
+
+    server.start()
+    again = evaluate()  # of the second, whose receipt lies there
+    assert sorted(path.name for path in (repo / ".cache" / "tracking").iterdir()) == sorted((first, third))
+    tracking.sync()
+    assert tracking.sync() == [] and list((repo / ".cache" / "tracking").iterdir()) == []
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    runs = {run.data.tags.get("receipt"): run for run in client.search_runs([experiment], "params.number != '0'")}
+    assert set(runs) == {first, second, third} and runs[second].info.run_id == again
+    for number, receipt in enumerate((first, second, third), start=1):
+        run = runs[receipt]
+        assert (run.info.run_name, run.info.status) == (f"run {number}", "FINISHED")
+        assert run.info.start_time <= run.info.end_time < time.time() * 1000
+        assert run.data.params == {"number": str(number)}
+        assert run.data.tags.items() >= {"recipe": "x", "stage.evaluate": "FINISHED"}.items()
+        (learned,) = run.inputs.dataset_inputs
+        assert (learned.dataset.name, learned.dataset.digest) == ("scenes", "f00d")
+        curve = [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, "loss")]
+        assert curve == [(step, number + 1 / step, 1000 * number + step) for step in (1, 2)]
+        results = [point.value for point in client.get_metric_history(run.info.run_id, "test_t2i_r1")]
+        assert results == [number, 20.0] if receipt == second else [number]
+        picture = client.download_artifacts(run.info.run_id, PICTURE.name, str(tmp_path))
+        assert Path(picture).read_text() == f"picture {number}"
 
 
 def test_a_server_that_hangs_costs_seconds(repo: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

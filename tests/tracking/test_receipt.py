@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipline.errors import UsageError
-from clipline.tracking.receipt import DatasetFacts, Receipt
+from clipline.tracking.receipt import DatasetInfo, Receipt
 
 RECEIPT = Receipt(
     run_id="a1-b2_c3",
@@ -17,7 +17,7 @@ RECEIPT = Receipt(
     started=1_700_000_000_123,
     params={"train.seed": "0"},
     tags={"recipe": "tiny"},
-    dataset=DatasetFacts(name="scenes", digest="f00d", source="data/raw", profile={"train": {"images": 60}}),
+    dataset=DatasetInfo(name="scenes", digest="f00d", source="data/raw", profile={"train": {"images": 60}}),
 )
 
 

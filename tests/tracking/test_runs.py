@@ -20,7 +20,7 @@ RECEIPT = Path("models/run.json")
 HISTORY = Path("reports/train.csv")
 PARAMS = {f"train.p{i}": i for i in range(130)}  # more than one batch
 TAGS = {"recipe": "vit_scratch"}
-DATASET = tracking.DatasetFacts(
+DATASET = tracking.DatasetInfo(
     name="flickr8k", digest="ab" * 32, source="data/flickr8k.zip", profile={"train": {"images": 3, "captions": 15}}
 )
 ROWS = [

@@ -126,13 +126,13 @@ def test_a_server_that_dies_in_the_middle(url: str, server, capsys: pytest.Captu
         first, last, other = capsys.readouterr().err.splitlines()
         assert f"cannot write to {url}" in first
         assert "the work goes on" in first
-        assert f"2 log calls did not reach {url}" in last
-        assert "the work goes on" in other  # said once for 198 calls
+        assert f"what was logged did not reach {url}" in last
+        assert "the work goes on" in other  # once for 198 calls
 
         server.start()
         time.sleep(1.1)
         run.log_metrics({"loss": 0.0}, step=200)
-        assert "answers again; the 198 log calls that waited are sent" in capsys.readouterr().err
+        assert f"{url} answers again" in capsys.readouterr().err
     client = MlflowClient(url)
     assert client.get_run(run.id).info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(run.id, "loss")] == list(range(1, 201))

@@ -22,7 +22,7 @@ from tests.helpers import free_port
 
 EXPERIMENT = "test"
 RECEIPT = Path("models/run.json")
-DATASET = tracking.DatasetFacts(name="scenes", digest="f00d", source="data/raw", profile={"train": {"images": 60}})
+DATASET = tracking.DatasetInfo(name="scenes", digest="f00d", source="data/raw", profile={"train": {"images": 60}})
 MONITOR = "SystemMetricsMonitor"  # MLflow's name of its thread
 
 
@@ -159,7 +159,7 @@ def test_a_server_that_is_down_is_said_once_for_a_stage(down: str, repo: Path, c
     assert [down in line for line in lines] == [True, False, True, True]
     assert lines[0].startswith(f"tracking: cannot use the tracking store {down}: ") and lines[1].startswith("Fix: ")
     assert "it did not answer when this stage began): the work goes on" in lines[2]
-    assert "log calls did not reach" in lines[3]
+    assert "what was logged did not reach" in lines[3]
 
 
 def test_a_run_sent_later_ends_when_its_training_did(down: str, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,8 +325,9 @@ def test_sync_says_what_still_waits(down: str, repo: Path, monkeypatch: pytest.M
         patch.setattr(MlflowClient, "log_batch", refuse)
         with pytest.raises(tracking.TrackingError) as caught:
             tracking.sync()
-    waiting = repo / ".cache" / "tracking"
-    assert str(caught.value) == f"1 runs still wait in {waiting}. Fix: clipline sync, later"
+    kept = repo / ".cache" / "tracking"
+    assert str(caught.value) == f"1 runs are not all sent: {kept}. Fix: clipline sync, later"
+    assert [path.parent.name for path in kept.glob("*/*.json")] == [run.id]  # and nothing was added to it
     (sent,) = tracking.sync()
     assert client(repo).get_run(sent).data.tags["receipt"] == run.receipt.run_id
     assert len(runs(repo)) == 1

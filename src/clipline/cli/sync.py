@@ -23,4 +23,4 @@ def sync() -> None:
     for run in sent:
         typer.echo(f"sent: {run}")
     if not sent:
-        typer.echo("nothing waits")
+        typer.echo("nothing to send")

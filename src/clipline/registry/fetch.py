@@ -13,7 +13,7 @@ from clipline.config.base import repository_root
 from clipline.errors import CliplineError, UsageError
 from clipline.registry.find import find
 from clipline.runtime.bundle import Bundle
-from clipline.tracking.environment import patience
+from clipline.tracking.environment import long_timeouts
 from clipline.tracking.messages import cause
 from clipline.tracking.store import reading
 from clipline.utils.files import user_cache
@@ -31,14 +31,14 @@ def fetch(model: str) -> Path:
     keeps under one id never changes. Raises UsageError where there is no such model, and CliplineError where it cannot
     be fetched or kept, or is damaged.
     """
-    with reading() as client:
-        logged, uri = find(client, model), client.tracking_uri
+    with reading() as store:
+        logged, uri = find(store.client, model), store.uri
     if not re.fullmatch(r"[\w-]+", logged.model_id):
         raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")
     folder = cache() / logged.model_id
     if not folder.is_dir():
         try:
-            with patience():
+            with long_timeouts():
                 _download(uri, logged, folder)
         except CliplineError as error:
             raise type(error)(f"{model}: {error}") from error

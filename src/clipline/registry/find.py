@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from clipline.errors import UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
+from clipline.tracking.store import or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +19,6 @@ ADDRESS = re.compile(
     r"models:/(?P<name>[^/:@']+)(@(?P<alias>[^/:@']+)|/(?P<version>[0-9]+))"
     r"|runs:/(?P<run>[A-Za-z0-9_-]+)/(?P<model>[^/:@']+)"
 )
-T = TypeVar("T")
 
 
 def find(client: MlflowClient, text: str) -> LoggedModel:
@@ -33,7 +32,7 @@ def find(client: MlflowClient, text: str) -> LoggedModel:
 
 
 def _version(client: MlflowClient, name: str, alias: str | None, number: str | None) -> ModelVersion:
-    registered = _or_none(client.get_registered_model, name)
+    registered = or_none(client.get_registered_model, name)
     if registered is None:
         known = sorted(model.name for model in client.search_registered_models(max_results=20))
         raise UsageError(
@@ -56,14 +55,14 @@ def _of_version(client: MlflowClient, version: ModelVersion) -> LoggedModel:
     model = logged_id(version)
     if not model:
         raise UsageError(f"{where}: not a model that clipline's export stage logged")
-    logged = _or_none(client.get_logged_model, model)
+    logged = or_none(client.get_logged_model, model)
     if logged is None:
         raise UsageError(f"{where}: its model was deleted from the store. Fix: name another version")
     return logged
 
 
 def _of_run(client: MlflowClient, run: str, name: str) -> LoggedModel:
-    found = _or_none(logged_models, client, run, None)
+    found = or_none(logged_models, client, run, None)
     if found is None:
         experiments = [one.experiment_id for one in client.search_experiments()]
         known = [one.info.run_id for one in client.search_runs(experiments, max_results=5)]
@@ -73,18 +72,6 @@ def _of_run(client: MlflowClient, run: str, name: str) -> LoggedModel:
         if one.name == name:
             return one
     raise UsageError(f"the run {run} has no model {name}; it has {_list(sorted({one.name for one in whole}))}")
-
-
-def _or_none(call: Callable[..., T], *arguments: object) -> T | None:
-    """What MLflow answers; None where it knows no such thing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call(*arguments)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
 
 
 def _list(names: list[str]) -> str:

@@ -13,9 +13,9 @@ from clipline.errors import CliplineError, UsageError
 from clipline.tracking.clip_model import logged_id, logged_models
 from clipline.tracking.compare import find_runs
 from clipline.tracking.environment import use_tracking_uri
-from clipline.tracking.place import existing_store
+from clipline.tracking.location import existing_store
 from clipline.tracking.receipt import Receipt
-from clipline.tracking.store import Store, opened, viewed
+from clipline.tracking.store import Store, opened, or_none, reading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,9 +80,9 @@ def promote(
     if not margin >= 0:
         raise UsageError(f"--margin {margin:g}: should be 0 or more points")
     existing_store()
-    asked = Receipt.read(receipt) if run_id is None else _as_receipt(experiment, run_id)
-    with viewed(experiment) if dry_run else opened(experiment) as store:
-        candidate = _candidate(store, asked)
+    run_id = Receipt.read(receipt).run_id if run_id is None else _full_id(experiment, run_id)
+    with reading(experiment) if dry_run else opened(experiment) as store:
+        candidate = _candidate(store, run_id)
         champion = _champion(store.client, name)
         if champion and champion.logged == candidate.logged:
             return f"{name}: the champion already: {champion}"
@@ -113,19 +113,18 @@ def decide(candidate: Exported, champion: Exported | None, margin: float) -> Non
         )
 
 
-def _as_receipt(experiment: str, run_id: str) -> Receipt:
-    """What `Store.find` takes; it looks at the id alone. Of an id its beginning is enough, as for `clipline runs`."""
+def _full_id(experiment: str, run_id: str) -> str:
+    """The id that begins with `run_id`, as `clipline runs` takes it; a full one may be of another experiment."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", run_id):
         raise UsageError(f"{run_id!r} is not the id of an MLflow run")
-    whole = run_id if len(run_id) >= WHOLE_ID else find_runs(experiment, [run_id])[0].id
-    return Receipt.model_construct(run_id=whole)
+    return run_id if len(run_id) >= WHOLE_ID else find_runs(experiment, [run_id])[0].id
 
 
-def _candidate(store: Store, asked: Receipt) -> Exported:
+def _candidate(store: Store, run_id: str) -> Exported:
     """The run's exported model, which passed its gates."""
-    run = store.find(asked)
+    run = store.find(run_id)
     if run is None:
-        raise UsageError(f"no run {asked.run_id} in {store.uri}. Fix: name one that `clipline runs` shows")
+        raise UsageError(f"no run {run_id} in {store.uri}. Fix: name one that `clipline runs` shows")
     where, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
     if gates not in (None, "passed"):
         raise Refusal(f"not promoted: {where} did not pass its gates: {gates}")
@@ -138,15 +137,9 @@ def _candidate(store: Store, asked: Receipt) -> Exported:
 
 
 def _champion(client: MlflowClient, name: str) -> Exported | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        version = client.get_registered_model(name).aliases.get(ALIAS)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    if version is None:
+    registered = or_none(client.get_registered_model, name)
+    version = registered and registered.aliases.get(ALIAS)
+    if not version:
         return None
     found = client.get_model_version(name, version)
     fix = f"Fix: promote under another --name, or take the alias {ALIAS} away from it"

@@ -1,14 +1,17 @@
-"""One MLflow run per trained model, over all stages. Of ours, only stages and commands import this package.
+"""One MLflow run per trained model, over all stages. Within clipline, only stages and commands import this package.
 
 The train stage calls `start`: it creates the run and writes a receipt (models/run.json, an out of the stage).
 Later stages take the receipt as a dependency and `resume` the run that it names. If that run is gone (deleted
 store, deleted run, another store), they share a new one that carries the tag `receipt=<old id>`, with the
 params and the curves logged again. So restored caches, deleted stores and single stages run again all end in
-one run. A server that does not answer stops no stage: what is logged waits in .cache/tracking, for the next stage of
-that run or for `sync`.
+one run.
+
+What a stage logs is a `Record`, and `publish` brings the run to it, at each row and at the stage's end. A server that
+does not answer stops no stage: the record is kept in .cache/tracking/<run id>, and the next stage of that run, or
+`sync`, publishes it from there.
 
     with tracking.start(Path("models/run.json"), experiment="clipline", name="vit_scratch",
-                        params=tracking.flatten(settings), tags=tracking.base_tags(...)) as run:
+                        params=settings, tags=tracking.base_tags(...)) as run:
         run.log_metrics({"train_loss": 1.2}, step=3)
 
     with tracking.resume(Path("models/run.json"), experiment="clipline", stage="evaluate",
@@ -19,10 +22,9 @@ MLflow is imported when a run opens, never before: the import takes seconds.
 """
 
 from clipline.tracking.messages import TrackingError
-from clipline.tracking.names import flatten
-from clipline.tracking.receipt import DatasetFacts
+from clipline.tracking.receipt import DatasetInfo
 from clipline.tracking.run import Run
 from clipline.tracking.session import resume, start, sync
 from clipline.tracking.tags import base_tags
 
-__all__ = ["DatasetFacts", "Run", "TrackingError", "base_tags", "flatten", "resume", "start", "sync"]
+__all__ = ["DatasetInfo", "Run", "TrackingError", "base_tags", "resume", "start", "sync"]

@@ -10,11 +10,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clipline.errors import UsageError, address
-from clipline.tracking.place import SERVERS, tracking_uri
-from clipline.tracking.store import reading
+from clipline.tracking.location import SERVERS, tracking_uri
+from clipline.tracking.store import Store, reading
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 # Of the tags, those that say what a run was made from; others only tell when and where.
@@ -24,6 +23,7 @@ UI = "http://127.0.0.1:5000"
 # Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
 METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
 RECALL = re.compile(r"_r\d+$")
+RUN_ID = re.compile(r"[A-Za-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,13 @@ def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> li
     Raises UsageError where an id fits no run or several, or there is no run or no store at all, and CliplineError where
     the store does not answer. Nothing is created.
     """
-    with reading() as client:
-        uri, known = tracking_uri(), client.get_experiment_by_name(experiment)
+    with reading(experiment) as store:
         if ids:
-            every = _all(client, known.experiment_id) if known else []
-            return [_summary(_one(every, prefix, uri)) for prefix in ids]
-        latest = {"max_results": count, "order_by": ["start_time DESC"]}
-        found = client.search_runs([known.experiment_id], **latest) if known else []
-        if not found:
-            raise UsageError(f"{uri}: no run in the experiment {experiment} yet. Fix: dvc repro")
-        return [_summary(run) for run in found]
+            return [_summary(_find(store, prefix)) for prefix in ids]
+        runs = store.search(max_results=count, order_by=["start_time DESC"])
+        if not runs:
+            raise UsageError(f"{store.uri}: no run in the experiment {experiment} yet. Fix: dvc repro")
+        return [_summary(run) for run in runs]
 
 
 def compare(runs: Sequence[Summary]) -> list[Row]:
@@ -115,22 +112,13 @@ def _order(name: str) -> tuple[int, str]:
     return next(index for index, start in enumerate(METRICS) if name.startswith(start)), name
 
 
-def _all(client: MlflowClient, experiment: str) -> list[MlflowRun]:
-    found, token = [], None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _one(known: Sequence[MlflowRun], prefix: str, uri: str) -> MlflowRun:
-    fits = [run for run in known if run.info.run_id.startswith(prefix)]
-    if len(fits) != 1:
-        what = f"{len(fits)} runs begin with {prefix}: write more of it" if fits else f"no run begins with {prefix}"
-        raise UsageError(f"{uri}: {what} (clipline runs lists them)")
-    return fits[0]
+def _find(store: Store, prefix: str) -> MlflowRun:
+    """The one run of the experiment whose id begins with `prefix`."""
+    runs = store.search(f"attributes.run_id LIKE '{prefix}%'") if RUN_ID.fullmatch(prefix) else []
+    if len(runs) != 1:
+        what = f"{len(runs)} runs begin with {prefix}: write more of it" if runs else f"no run begins with {prefix}"
+        raise UsageError(f"{store.uri}: {what} (clipline runs lists them)")
+    return runs[0]
 
 
 def _summary(run: MlflowRun) -> Summary:

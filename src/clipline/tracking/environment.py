@@ -36,7 +36,7 @@ def import_mlflow() -> None:
 
 
 @contextmanager
-def patience(seconds: int = 120) -> Iterator[None]:
+def long_timeouts(seconds: int = 120) -> Iterator[None]:
     """Longer request timeouts: a server may pass a large file on to its own storage before it answers."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)

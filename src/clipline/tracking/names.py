@@ -10,12 +10,11 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipline.tracking.messages import TrackingError, say
 
-Value = str | int | float
 MAX_NAME = 250
 MAX_PARAM = 6000
 MAX_TAG = 5000  # older servers hold no more
@@ -35,36 +34,29 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def flatten(settings: Mapping[str, Any]) -> dict[str, Value]:
-    """Nested settings as one level with dotted keys: {"train": {"lr": 1e-4}} -> {"train.lr": 1e-4}.
+def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as one level of text with dotted keys: {"train": {"lr": 1e-4}} -> {"train.lr": "0.0001"}.
 
     None becomes `null` and truth values `true` and `false`, as YAML spells them; lists become JSON. A value
     over MLflow's limit is cut, with a warning, and ends in its length and hash, so that runs still compare.
     Raises TrackingError for an illegal or repeated key.
     """
-    flat: dict[str, Value] = {}
+    flat: dict[str, str] = {}
     for key, value in _leaves(settings, ""):
         if check_name(key, "param") in flat:
             raise TrackingError(f"param {key!r} occurs twice: once nested, once with a dot in its name")
-        flat[key] = cut(f"param {key}", value, MAX_PARAM) if isinstance(value, str) else value
+        flat[key] = cut(f"param {key}", value, MAX_PARAM)
     return flat
 
 
-def _leaves(settings: Mapping[str, Any], prefix: str) -> list[tuple[str, Value]]:
-    leaves: list[tuple[str, Value]] = []
+def _leaves(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
-        key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            leaves += _leaves(value, f"{key}.")
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is None or isinstance(value, bool | Mapping | list | tuple):
+            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False, default=str)
         else:
-            leaves.append((key, _leaf(value)))
-    return leaves
-
-
-def _leaf(value: Any) -> Value:
-    if value is None or isinstance(value, bool | Mapping | list | tuple):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value if isinstance(value, str | int | float) else str(value)
+            yield f"{prefix}{name}", str(value)
 
 
 def cut(what: str, text: str, limit: int) -> str:
@@ -75,11 +67,6 @@ def cut(what: str, text: str, limit: int) -> str:
     end = f"… [{len(text)} characters, sha256 {digest}]"
     say(f"{what} has {len(text):,} characters and is cut to {limit:,}, MLflow's limit")
     return text[: limit - len(end)] + end
-
-
-def check_params(params: Mapping[str, Any]) -> dict[str, str]:
-    """Params as text, cut where too long. Raises TrackingError for an illegal name."""
-    return {check_name(k, "param"): cut(f"param {k}", str(v), MAX_PARAM) for k, v in params.items()}
 
 
 def check_tags(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from clipline.errors import UsageError
 from clipline.utils import checksums
 
 
-class DatasetFacts(BaseModel):
+class DatasetInfo(BaseModel):
     """What a model learned from, as MLflow shows datasets. digest: its fingerprint. profile: counts of each split."""
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -35,7 +35,7 @@ class Receipt(BaseModel):
     started: int
     params: dict[str, str]
     tags: dict[str, str]
-    dataset: DatasetFacts | None = None
+    dataset: DatasetInfo | None = None
 
     def write(self, path: Path) -> None:
         """Write atomically."""

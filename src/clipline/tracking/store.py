@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError
 from clipline.tracking.environment import import_mlflow
+from clipline.tracking.location import (
+    SERVERS,
+    artifacts,
+    check_writable,
+    existing_store,
+    fix,
+    sqlite_path,
+    tracking_uri,
+)
 from clipline.tracking.messages import StoreUnavailableError, TrackingError, cause, is_final
-from clipline.tracking.place import SERVERS, artifacts, check_writable, existing_store, fix, sqlite_path, tracking_uri
 from clipline.tracking.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -23,40 +31,38 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 120
 LOCKED = "database is locked"  # SQLite's words
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store with the experiment in it. client: None where the server did not answer.
+    """A store and one experiment in it.
 
-    experiment_id: empty where it was only `viewed`, and has no such experiment.
+    client: None where the server did not answer. experiment_id: empty where the store is only read and has no such
+    experiment.
     """
 
     uri: str
     client: MlflowClient | None
     experiment_id: str = ""
 
-    def create(self, name: str, tags: dict[str, str], started: int) -> str:
-        """Create a run, status RUNNING. Returns its id."""
-        return _given(self.client.create_run(self.experiment_id, started, tags, name).info.run_id)
+    def create(self, receipt: Receipt, tags: Mapping[str, str]) -> str:
+        """Create a run with the receipt's name and start, and status RUNNING. Returns its id."""
+        return _nonempty(
+            self.client.create_run(self.experiment_id, receipt.started, dict(tags), receipt.name).info.run_id
+        )
 
-    def find(self, receipt: Receipt) -> MlflowRun | None:
-        """The run of a receipt: the one it names, else the one that took its place, else None."""
-        from mlflow.exceptions import MlflowException
+    def find(self, run_id: str) -> MlflowRun | None:
+        """The run of that id, else the one that took its place, else None."""
+        run = or_none(self.client.get_run, run_id)
+        if run and run.info.lifecycle_stage == "active":
+            return run
+        runs = self.search(f"tags.receipt = '{run_id}'", max_results=1)
+        return runs[0] if runs else None
 
-        try:
-            run = self.client.get_run(receipt.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        else:
-            if run.info.lifecycle_stage == "active":
-                return run
-        if not self.experiment_id:
-            return None
-        query = f"tags.receipt = '{receipt.run_id}'"
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
-        return found[0] if found else None
+    def search(self, query: str = "", **options: Any) -> list[MlflowRun]:
+        """The experiment's runs; query and options are those of MLflow's `search_runs`."""
+        return list(self.client.search_runs([self.experiment_id], query, **options)) if self.experiment_id else []
 
 
 @contextmanager
@@ -93,8 +99,8 @@ def opened(experiment: str) -> Iterator[Store]:
 
 
 @contextmanager
-def reading() -> Iterator[MlflowClient]:
-    """A client of the store, to read alone: it creates nothing, and waits for no lock.
+def reading(experiment: str = "") -> Iterator[Store]:
+    """The store, to read from: nothing is created, and no lock is waited for.
 
     Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
     """
@@ -105,17 +111,23 @@ def reading() -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield MlflowClient(uri)
+        client = MlflowClient(uri)
+        known = client.get_experiment_by_name(experiment) if experiment else None
+        yield Store(uri, client, known.experiment_id if known else "")
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
 
 
-@contextmanager
-def viewed(experiment: str) -> Iterator[Store]:
-    """A Store as `reading` has it."""
-    with reading() as client:
-        known = client.get_experiment_by_name(experiment)
-        yield Store(tracking_uri(), client, known.experiment_id if known else "")
+def or_none(call: Callable[..., T], *arguments: object) -> T | None:
+    """What MLflow answers; None where it knows no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*arguments)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def now() -> int:
@@ -126,26 +138,26 @@ def now() -> int:
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
-            return _given(client.create_experiment(name, artifact_location=artifacts))
+            return _nonempty(client.create_experiment(name, artifact_location=artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was faster
                 raise
-            found = client.get_experiment_by_name(name)
-    if _given(found.lifecycle_stage) != "active":
+            experiment = client.get_experiment_by_name(name)
+    if _nonempty(experiment.lifecycle_stage) != "active":
         raise TrackingError(
             f"the experiment {name} was deleted from the tracking store. Fix: mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}, or name another one (params.yaml: tracking.experiment)"
+            f"--experiment-id {experiment.experiment_id}, or name another one (params.yaml: tracking.experiment)"
         )
-    return found.experiment_id
+    return experiment.experiment_id
 
 
-def _given(value: str) -> str:
-    """What a server said, unless that is nothing: a proxy may answer in the place of one that is down.
+def _nonempty(value: str) -> str:
+    """`value` from a server's answer. Raises ConnectionError where it is empty.
 
-    Raises ConnectionError.
+    A proxy may answer in the place of a server that is down, and MLflow's client takes any JSON.
     """
     if not value:
         raise ConnectionError("it answers, but not as an MLflow server does")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from clipline.config.base import repository_root
@@ -30,15 +31,14 @@ def existing_store() -> str:
     uri = tracking_uri()
     path = sqlite_path(uri)
     try:
-        there = not path or _is_set_up(path)
+        if not path or _is_set_up(path):
+            return uri
     except sqlite3.Error as error:
         raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{fix(uri)}") from error
-    if not there:
-        raise UsageError(
-            f"{path}: no MLflow store here. Fix: go to the repository, or dvc repro (the train stage makes one), or "
-            "set MLFLOW_TRACKING_URI"
-        )
-    return uri
+    raise UsageError(
+        f"{path}: no MLflow store here. Fix: go to the repository, or dvc repro (the train stage makes one), or set "
+        "MLFLOW_TRACKING_URI"
+    )
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -67,27 +67,18 @@ def fix(uri: str) -> str:
 
 def check_writable(path: Path) -> None:
     """Raise sqlite3.Error where the file cannot be written: MLflow would try for minutes to open it."""
-    database = sqlite3.connect(path, timeout=20)
-    try:
+    with closing(sqlite3.connect(path, timeout=20)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.rollback()
-    finally:
-        database.close()
 
 
 def _is_set_up(path: Path) -> bool:
     """Whether all migrations of the SQLite file are done: MLflow adds its first experiment after them.
 
-    MLflow would create the file, or run migrations beside the stage that runs them now.
+    Without this check MLflow would create the file, or run migrations beside the stage that runs them now.
     """
     if not path.is_file():
         return False
-    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)
-    try:
-        return database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
-            return False
-        raise
-    finally:
-        database.close()
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall()
+        return bool(tables and database.execute("SELECT 1 FROM experiments LIMIT 1").fetchall())
