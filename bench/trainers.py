@@ -21,7 +21,7 @@ def ours(job: Job) -> dict[str, Any]:
 
     from clipline.model.clip import build_model
     from clipline.train.batches import Batches
-    from clipline.train.flops import Flops
+    from clipline.train.flops import FlopCounter
     from clipline.train.phases import PhaseTimer
     from clipline.train.step import Step
     from clipline.utils.malloc import keep_freed_memory
@@ -38,7 +38,7 @@ def ours(job: Job) -> dict[str, Any]:
         features["image"] = torch.rand(len(split.image_rows), model.image_tower.width, device=device)
     phases = PhaseTimer(device)
     batches = Batches(split, features, device)
-    flops = Flops(model, batches, chosen.train)
+    flops = FlopCounter(model, split, device)
     step = Step(model, chosen, batches, 1000, phases, seed=0)
     step.begin(1)
     rows = _rows(job, len(split.image_rows))
@@ -48,13 +48,13 @@ def ours(job: Job) -> dict[str, Any]:
     seconds = _timed(lambda index: step(rows[index], rows[index]), job)
     spent = phases.row()
     for index in range(WARM_UP, WARM_UP + job.steps):
-        flops.add(1, rows[index], rows[index])
+        flops.add(rows[index], rows[index])
     inside = spent["seconds_forward_backward"] + spent["seconds_optimizer"]
     return {
         "rate": job.batch_size * job.steps / seconds,
         "outside": 1 - inside / sum(spent.values()),
         "phases": spent,
-        **flops.row(seconds),
+        **flops.row(1, seconds),
         **_gpu(job),
     }
 

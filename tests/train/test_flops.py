@@ -1,4 +1,4 @@
-"""Floating-point operations counted once, against what paper and pencil say, and what they come to."""
+"""Counted FLOPs against formulas worked out by hand, and the rates and shares of the peak that follow from them."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,9 @@ from clipline.data.prepared import Prepared
 from clipline.model.clip import build_model
 from clipline.train.batches import Batches
 from clipline.train.features import cached_features
-from clipline.train.flops import Flops, count, peak, peaks
+from clipline.train.flops import PEAKS, FlopCounter, _peak
+from clipline.train.phases import PhaseTimer
+from clipline.train.step import Step
 
 CPU = torch.device("cpu")
 # conftest's tiny recipe: patches of 8 in 32 pixels and a class token; width 32, a layer, an MLP of 48 (image) or 32
@@ -25,11 +27,10 @@ def layer(length, mlp):
     return 2 * (4 * length * WIDTH**2 + 2 * length**2 * WIDTH + 2 * length * WIDTH * mlp)
 
 
-def work(flops, epoch, images, captions):
-    """FLOPs of one step."""
-    flops.done[:] = 0
-    flops.add(epoch, np.array(images, dtype=int), np.array(captions, dtype=int))
-    return flops.done.copy()
+def flops(counter, epoch=1, images=(), captions=()):
+    """FLOPs of one step with these rows."""
+    counter.add(np.array(images, dtype=int), np.array(captions, dtype=int))
+    return counter.row(epoch, seconds=1e-12)["tflops"]
 
 
 @pytest.fixture
@@ -46,35 +47,37 @@ def make(make_recipe, prepared, tmp_path):
     return build
 
 
-def test_a_vit_and_a_bert_cost_what_the_formula_says(make):
-    model, data, _ = make()
-    cost = count(model, data)
+@pytest.fixture
+def make_counter(make):
+    """make_counter(changes) -> FlopCounter, the model and its batches."""
+
+    def build(changes: dict | None = None) -> tuple[FlopCounter, nn.Module, Batches]:
+        model, data, _ = make(changes)
+        return FlopCounter(model, data.split, CPU), model, data
+
+    return build
+
+
+def test_a_vit_and_a_bert_cost_what_the_formula_says(make_counter):
+    counter, _, data = make_counter()
     # Forward, and twice as much backward; but nobody asks for the pixels' gradient.
-    assert cost.image.tolist() == pytest.approx([3 * (layer(TOKENS, 48) + HEAD), 2 * PATCH])
-    longest = int(data.split.lengths.max())
-    assert len(cost.caption) == longest + 1 and longest > 8
-    for length in range(2, longest + 1):
-        assert cost.caption[length].tolist() == pytest.approx([3 * (layer(length, 32) + HEAD), 0])
+    assert flops(counter, images=[0]) == pytest.approx(3 * (layer(TOKENS, 48) + HEAD) + 2 * PATCH)
+    assert len(set(data.split.lengths)) > 2
+    for row, length in enumerate(data.split.lengths[:20]):
+        assert flops(counter, captions=[row]) == pytest.approx(3 * (layer(length, 32) + HEAD))
 
 
-def test_a_linear_model_of_cached_features_costs_its_heads(make):
-    model, data, _ = make({"image.trainable": False, "text.trainable": False})
-    cost = count(model, data)
+def test_cached_features_cost_their_heads(make_counter):
+    counter, _, _ = make_counter({"image.trainable": False, "text.trainable": False})
     # Forward, and the weights' gradient: features are no parameters.
-    assert cost.image.tolist() == [2 * HEAD, 0]
-    assert cost.caption.tolist() == [[2 * HEAD, 0]] * (data.split.lengths.max() + 1)
+    assert flops(counter, images=[0]) == pytest.approx(2 * HEAD)
+    assert flops(counter, captions=[0, 1, 2]) == pytest.approx(3 * 2 * HEAD)
 
 
-def test_views_of_a_frozen_tower_cost_its_head(make):
-    views = {"train.views": 2, "train.augment": {"crop": {"scale": [0.3, 0.6]}}}
-    model, data, _ = make({"image.trainable": False, **views})
-    assert data.features["image"].ndim == 3 and count(model, data).image.tolist() == [2 * HEAD, 0]
-
-
-def test_a_cnn_with_depthwise_convolutions_costs_three_times_its_forward_pass(make):
+def test_a_cnn_with_depthwise_convolutions_costs_three_times_its_forward_pass(make_counter):
     """torch's own count of a depthwise convolution's gradient is too high by its number of channels."""
     tower = {"tower": "timm", "name": "mobilenetv1_100", "weights": "random", "trainable": True}
-    model, data, _ = make({"image": tower})
+    counter, model, data = make_counter({"image": tower})
     seen, first = [], []
 
     def hook(module, inputs, output):
@@ -89,70 +92,70 @@ def test_a_cnn_with_depthwise_convolutions_costs_three_times_its_forward_pass(ma
     assert max(groups) == 1024
     with torch.no_grad():
         model.image_tower(data.images(np.arange(2)))
-    expected = 3 * sum(seen) - sum(first)
     assert len(first) == 1
-    assert count(model, data).image[1] == pytest.approx(expected)
+    head = 3 * 2 * model.image_tower.width * DIM
+    assert flops(counter, images=[0]) == pytest.approx(3 * sum(seen) - sum(first) + head)
 
 
-def test_what_is_computed_twice_or_compiled_counts_once(make):
-    one, other = (make({"train.grad_checkpointing": on, "train.compile": on, "train.chunk": 2}) for on in (False, True))
-    one, other = (work(Flops(model, data, recipe.train), 1, range(4), range(4)) for model, data, recipe in (one, other))
-    assert np.array_equal(one, other) and one.min() > 0
+@pytest.mark.parametrize("changes", [{"train.chunk": 2}, {"train.grad_checkpointing": True}, {"train.compile": True}])
+def test_what_is_computed_twice_or_compiled_counts_once(make, changes):
+    counted = []
+    for more in ({}, changes):
+        model, data, recipe = make(more)
+        counter = FlopCounter(model, data.split, CPU)
+        Step(model, recipe, data, 1, PhaseTimer(CPU), seed=0)
+        counted.append(flops(counter, 1, range(4), range(4)))
+    assert counted[0] == counted[1] > 0
 
 
-def test_layers_that_wait_cost_no_backward_until_they_learn(make):
-    model, data, recipe = make({"train.epochs": 3, "train.freeze": {"text": [{"share": 0.99, "epochs": 2}]}})
-    learns = [each.requires_grad for each in model.parameters()]
-    flops = Flops(model, data, recipe.train)
+def test_layers_that_wait_cost_no_backward_until_they_learn(make_counter):
+    changes = {"train.epochs": 3, "train.freeze": {"text": [{"share": 0.99, "epochs": 2}]}}
+    counter, model, data = make_counter(changes)
     forward = sum(layer(length, 32) for length in data.split.lengths[:5])
     for epoch in (1, 2):
-        assert work(flops, epoch, [], range(5))[0] == pytest.approx(forward + 5 * 2 * HEAD)
-    assert work(flops, 3, [], range(5))[0] == pytest.approx(3 * (forward + 5 * HEAD))
-    assert [each.requires_grad for each in model.parameters()] == learns
+        assert flops(counter, epoch, captions=range(5)) == pytest.approx(forward + 5 * 2 * HEAD)
+    assert flops(counter, 3, captions=range(5)) == pytest.approx(3 * (forward + 5 * HEAD))
+    assert all(param.requires_grad for param in model.parameters())
 
 
-def test_a_tower_that_rests_costs_nothing_until_it_wakes(make):
-    model, data, recipe = make({"train.epochs": 3, "train.freeze": {"text": [{"share": 1.0, "epochs": 2}]}})
-    flops = Flops(model, data, recipe.train)
+def test_a_frozen_tower_costs_nothing_until_it_learns(make_counter):
+    counter, _, data = make_counter({"train.epochs": 3, "train.freeze": {"text": [{"share": 1.0, "epochs": 2}]}})
     forward = sum(layer(length, 32) for length in data.split.lengths[:5])
-    assert work(flops, 2, [], range(5))[0] == pytest.approx(5 * 2 * HEAD)
-    assert work(flops, 3, [], range(5))[0] == pytest.approx(3 * (forward + 5 * HEAD))
+    assert flops(counter, 2, captions=range(5)) == pytest.approx(5 * 2 * HEAD)
+    assert flops(counter, 3, captions=range(5)) == pytest.approx(3 * (forward + 5 * HEAD))
 
 
-def test_a_step_costs_its_images_and_its_real_tokens(make):
-    model, data, recipe = make()
-    flops, cost = Flops(model, data, recipe.train), count(model, data)
-    captions = [3, 0, 7, 7]
-    expected = 2 * cost.image + sum(cost.caption[data.split.lengths[row]] for row in captions)
+def test_steps_add_up(make_counter):
+    counter, _, _ = make_counter()
+    image, texts = flops(counter, images=[0]), [flops(counter, captions=[row]) for row in (3, 0, 7, 7)]
     for _ in range(3):
-        flops.add(1, np.array([1, 2]), np.array(captions))
-    assert flops.done.tolist() == pytest.approx((3 * expected).tolist())
+        counter.add(np.array([1, 2]), np.array([3, 0, 7, 7]))
     # The CPU's peak is not known.
-    assert flops.row(0.5) == {"tflops": pytest.approx(3 * expected.sum() / 0.5e12)}
-    assert flops.row(0.5) == {"tflops": 0}
+    assert counter.row(1, 0.5) == {"tflops": pytest.approx(3 * (2 * image + sum(texts)) / 0.5e12)}
+    assert counter.row(1, 0.5) == {"tflops": 0}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_counting_changes_nothing(make, frozen):
     image = {"tower": "timm", "name": "test_resnet", "weights": "random", "trainable": not frozen}
     views = {"train.views": 2, "train.augment": {"crop": {"scale": [0.3, 0.6]}}} if frozen else {}
-    model, data, recipe = make({"image": image, "head.dropout": 0.5, **views})
+    model, data, _ = make({"image": image, "head.dropout": 0.5, **views})
     model.text_head.eval()
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.full_like(parameter, number) if number % 2 else None
 
     def everything():
-        tensors = {name: each.clone() for name, each in model.state_dict().items()}
-        grads = [each.grad if each.grad is None else each.grad.clone() for each in model.parameters()]
+        tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        grads = [None if param.grad is None else param.grad.clone() for param in model.parameters()]
         modes = [(module.training, module.__dict__.keys()) for module in model.modules()]
         return tensors, grads, modes, torch.get_rng_state()
 
     before = everything()
     assert any("running_mean" in name for name in before[0]) and any("num_batches" in name for name in before[0])
-    Flops(model, data, recipe.train)
+    assert flops(FlopCounter(model, data.split, CPU), 1, range(4), range(4)) > 0
     after = everything()
     assert all(torch.equal(before[0][name], value) for name, value in after[0].items())
-    assert [each is None for each in before[1]] == [each is None for each in after[1]]
+    assert [grad is None for grad in before[1]] == [grad is None for grad in after[1]]
     assert all(one is None or torch.equal(one, other) for one, other in zip(before[1], after[1], strict=True))
     assert before[2] == after[2] and torch.equal(before[3], after[3])
 
@@ -160,94 +163,50 @@ def test_counting_changes_nothing(make, frozen):
 # ---------------------------------------------------------------- peaks
 
 
-@pytest.mark.parametrize(
-    ("name", "bf16", "fp32"),
-    [
-        ("NVIDIA H200", 989.4, 66.9),
-        ("NVIDIA H200 NVL", 835.5, 60.0),
-        ("NVIDIA H100 80GB HBM3", 989.4, 66.9),
-        ("NVIDIA H100 NVL", 835.5, 60.0),
-        ("NVIDIA H100 PCIe", 756.0, 51.2),
-        ("NVIDIA A100-SXM4-80GB", 312.0, 19.5),
-        ("A100-SXM4-40GB", 312.0, 19.5),
-        ("NVIDIA A100-PCIE-40GB", 312.0, 19.5),
-        ("NVIDIA A100 80GB PCIe", 312.0, 19.5),
-        ("NVIDIA L40S", 362.0, 91.6),
-        ("NVIDIA L4", 121.0, 30.3),
-        ("NVIDIA A10G", 70.0, 35.0),
-        ("Tesla V100-SXM2-16GB", None, 15.7),
-        ("Tesla V100-PCIE-32GB", None, 14.0),
-        ("Tesla T4", None, 8.1),
-        ("NVIDIA GeForce RTX 4090", 165.2, 82.6),
-        ("NVIDIA GeForce RTX 3090", 71.0, 35.6),
-    ],
-)
-def test_peaks_of_known_devices(name, bf16, fp32):
-    found = peak(name)
-    assert (found.bf16, found.fp32) == (bf16, fp32)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
-        "NVIDIA A100-SXM-64GB",
-        "NVIDIA H20",
-        "NVIDIA GH200 480GB",
-        "NVIDIA L40",
-        "NVIDIA A10",
-        "NVIDIA GeForce RTX 4090 Laptop GPU",
-        "NVIDIA GeForce RTX 4090 D",
-        "NVIDIA GeForce RTX 3090 Ti",
-        "AMD Instinct MI300X",
-        "",
-    ],
-)
-def test_kin_and_parts_of_known_devices_have_no_known_peak(name):
-    assert peak(name) is None
-
-
 def test_the_peak_is_that_of_the_precision_in_use(monkeypatch):
     name = ["NVIDIA A100-SXM4-80GB"]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name[0])
     cuda = torch.device("cuda")
-    assert peaks(cuda, "auto").tolist() == peaks(cuda, "bf16").tolist() == [312, 312]
+    assert _peak(cuda, "auto").tolist() == _peak(cuda, "bf16").tolist() == [312, 312]
     # torch's defaults: matrix products as they are, convolutions in TF32.
-    assert peaks(cuda, "fp32").tolist() == [19.5, 156]
+    assert _peak(cuda, "fp32").tolist() == [19.5, 156]
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert peaks(cuda, "fp32").tolist() == [156, 156]
+    assert _peak(cuda, "fp32").tolist() == [156, 156]
     name[0] = "Tesla T4"
-    assert peaks(cuda, "auto") is None and peaks(cuda, "fp32").tolist() == [8.1, 8.1]
-    name[0] = "Another GPU"
-    assert peaks(cuda, "auto") is None and peaks(CPU, "auto") is None
+    assert _peak(cuda, "auto") is None and _peak(cuda, "fp32").tolist() == [8.1, 8.1]
+    # A part of a GPU, and a relative with other figures.
+    for name[0] in ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""):
+        assert _peak(cuda, "auto") is None
+    assert _peak(CPU, "auto") is None
+    assert all(fp32 <= (tf32 or fp32) <= (bf16 or fp32) for bf16, tf32, fp32 in PEAKS.values())
 
 
-def test_mfu_is_the_share_of_the_peak(make, monkeypatch):
-    model, data, recipe = make()
-    monkeypatch.setattr("clipline.train.flops.peaks", lambda device, precision: np.array([100.0, 50.0]))
-    flops = Flops(model, data, recipe.train)
-    # 20 TFLOP of products take 0.2 s at best, 30 of convolutions 0.6 s.
-    flops.done += np.array([20e12, 30e12])
-    assert flops.row(2.0) == {"tflops": pytest.approx(25), "mfu": pytest.approx(0.4)}
+def test_mfu_is_the_share_of_the_peak(make_counter, monkeypatch):
+    counter, _, _ = make_counter()
+    image = flops(counter, images=[0])
+    monkeypatch.setattr("clipline.train.flops._peak", lambda device, precision: np.array([100.0, 50.0]))
+    counter.add(np.array([0]), np.array([], dtype=int))
+    # Convolutions are 2 * PATCH of it.
+    at_peak = (image - 2 * PATCH) / 100e12 + 2 * PATCH / 50e12
+    assert counter.row(1, 2.0) == {"tflops": pytest.approx(image / 2e12), "mfu": pytest.approx(at_peak / 2)}
 
 
 @pytest.mark.parametrize(("frozen", "precision"), [((), "auto"), (("text",), "auto"), (("image", "text"), "fp32")])
-def test_heads_alone_compute_in_float32(make, monkeypatch, frozen, precision):
+def test_heads_alone_compute_in_float32(make_counter, monkeypatch, frozen, precision):
     asked = []
-    monkeypatch.setattr("clipline.train.flops.peaks", lambda device, precision: asked.append(precision))
-    model, data, recipe = make({f"{tower}.trainable": False for tower in frozen})
-    Flops(model, data, recipe.train)
+    monkeypatch.setattr("clipline.train.flops._peak", lambda device, precision: asked.append(precision))
+    counter, _, _ = make_counter({f"{tower}.trainable": False for tower in frozen})
+    counter.row(1, 1.0)
     assert asked == [precision]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_counts_alike_and_stays_as_it_was(make):
     model, data, _ = make({"head.dropout": 0.5})
-    expected = count(model, data)
+    expected = flops(FlopCounter(model, data.split, CPU), 1, range(4), range(4))
     device = torch.device("cuda")
     model.to(device)
-    there = Batches(data.split, {}, device)
-    state = torch.cuda.get_rng_state()
-    found = count(model, there)
-    assert np.allclose(found.image, expected.image) and np.allclose(found.caption, expected.caption)
+    state, memory = torch.cuda.get_rng_state(), torch.cuda.memory_allocated()
+    assert flops(FlopCounter(model, data.split, device), 1, range(4), range(4)) == pytest.approx(expected)
     assert torch.equal(state, torch.cuda.get_rng_state())
+    assert torch.cuda.memory_allocated() == memory

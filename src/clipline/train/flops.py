@@ -1,207 +1,151 @@
-"""How much arithmetic training does a second, and what share that is of what the GPU could.
+"""Model FLOPs of training per second (TFLOP/s), and their share of the GPU's peak (MFU).
 
-Model FLOPs (PaLM, arXiv 2204.02311, appendix B): what forward and backward of towers and heads must compute for the
-images and the real tokens seen, a multiplication and an addition being two. What is computed twice to save memory
-(gradient caching, gradient checkpointing), padding, the loss and the optimiser do not count. Tokens count as the
-captions have them, also those that word dropout leaves out.
+Counted as in PaLM (arXiv 2204.02311, appendix B): the forward and backward products of towers and heads for the images
+and the real tokens of a batch; a multiplication and an addition are two FLOPs. Padding, the loss, the optimiser, and
+what gradient caching or gradient checkpointing computes a second time do not count. Captions count at their full
+length, also where word dropout shortens them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipline.config.training import Train
+from clipline.data.prepared import Split
 from clipline.model.clip import CLIP
-from clipline.train.batches import Batches
 from clipline.train.distributed.gather import world_size
 from clipline.train.features import resting
-from clipline.train.grad_cache import frozen_statistics
 from clipline.train.optim import set_frozen
-from clipline.train.state import random_state, set_random_state
 
-# Samples that are counted at once: batch norm wants two.
+# Samples in each counted forward pass: batch norm in training mode needs two.
 SAMPLES = 2
-# Lengths at which captions are counted. Attention makes a caption's FLOPs a polynomial of degree 2 in its length.
-LENGTHS = 3
-
-
-class Cost(NamedTuple):
-    """FLOPs of matrix products and of convolutions: float64 [2] of an image, [L + 1, 2] of a caption by its length."""
-
-    image: np.ndarray
-    caption: np.ndarray
-
-
-class Flops:
-    """Counts once what a sample costs, and then adds up what steps cost without asking the device.
-
-    Make it before Step: gradient checkpointing, which that turns on, would be counted. The model, its gradients and
-    all random states stay as they were. done: FLOPs since the last `row`, float64 [2], as Cost.
-    """
-
-    def __init__(self, model: CLIP, data: Batches, config: Train) -> None:
-        self._split = data.split
-        self._costs: dict[int, Cost] = {}
-        self._peaks: dict[int, np.ndarray | None] = {}
-        for epoch in _stages(model, config):
-            data.use(kinds := resting(model, epoch))
-            self._costs[epoch] = count(model, data)
-            self._peaks[epoch] = peaks(data.device, config.precision if len(kinds) < 2 else "fp32")
-        self.done, self._stage = np.zeros(2), 1
-
-    def add(self, epoch: int, images: np.ndarray, captions: np.ndarray) -> None:
-        """A step of `epoch` is done with these rows of all processes together, int64 [b] and [t]."""
-        self._stage = max(first for first in self._costs if first <= epoch)
-        cost = self._costs[self._stage]
-        self.done += cost.image * len(images) + cost.caption[self._split.lengths[captions]].sum(axis=0)
-
-    def row(self, seconds: float) -> dict[str, float]:
-        """What the steps since the last `row` come to: tflops, TFLOP/s of all devices; mfu, the share of their peak.
-
-        No mfu where the peak is not known. seconds: that they took.
-        """
-        found = {"tflops": float(self.done.sum()) / seconds / 1e12}
-        if (most := self._peaks[self._stage]) is not None:
-            # The time that it takes at the peak, by the time that it took.
-            found["mfu"] = float((self.done / most).sum()) / 1e12 / world_size() / seconds
-        self.done = np.zeros(2)
-        return found
-
-
-# ---------------------------------------------------------------- counting
-
-
-def count(model: CLIP, data: Batches) -> Cost:
-    """What a sample of `data` costs in training `model` as it is, by counting a few. Changes nothing."""
-    rows = np.arange(SAMPLES) % len(data.split.image_rows)
-    longest = int(data.split.lengths.argmax())
-    with _nothing_changed(model):
-        model.train()
-        pixels, texts = data.images(rows), data.texts(np.full(SAMPLES, longest))
-        image = _flops(model, _tower(model.image_tower, model.image_head), pixels)
-        # Each length from 0, so that a caption's is its row.
-        lengths = np.arange(int(data.split.lengths[longest]) + 1)
-        text = _tower(model.text_tower, model.text_head)
-        if not isinstance(texts, tuple):
-            return Cost(image, np.tile(_flops(model, text, texts), (len(lengths), 1)))
-        measured = np.unique(np.linspace(min(lengths[-1], 2), lengths[-1], LENGTHS).round().astype(int))
-        found = np.stack([_flops(model, text, *(each[:, :length] for each in texts)) for length in measured])
-        return Cost(image, _polynomial(measured, found, lengths))
-
-
-def _tower(tower: torch.nn.Module, head: torch.nn.Module) -> Callable[..., Tensor]:
-    """The tower and its head, or its head alone on cached features [b, F]."""
-    return lambda *inputs: head(inputs[0] if inputs[0].is_floating_point() else tower(*inputs))
-
-
-def _polynomial(at: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The polynomial through `values` [n, 2] at n places `at`: [m, 2] at `where` [m]."""
-    powers = np.linalg.solve(np.vander(at.astype(float)), values)
-    return np.vander(where.astype(float), len(at)) @ powers
-
-
-def _flops(model: CLIP, encode: Callable[..., Tensor], *inputs: Tensor) -> np.ndarray:
-    """FLOPs a sample of forward and backward of `encode`: float64 [2], as Cost."""
-    learn = [each for each in model.parameters() if each.requires_grad]
-    # Attention as plain products: its fused kernels compute some again on the way back, and count that.
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
-    )
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        found = encode(*inputs)
-        if found.requires_grad:
-            # Not `backward`: gradients that are there stay as they are.
-            torch.autograd.grad(found.sum(), learn, allow_unused=True)
-    counts = {str(name): value for name, value in counter.get_flop_counts().get("Global", {}).items()}
-    convolutions = sum(value for name, value in counts.items() if "conv" in name)
-    return np.array([sum(counts.values()) - convolutions, convolutions], dtype=np.float64) / len(inputs[0])
-
-
-def _convolution_backward(grad_shape: Any, x_shape: Any, weight_shape: Any, *rest: Any, **_: Any) -> int:
-    """Either gradient of a convolution costs what the convolution did. torch's own count forgets groups."""
-    _, _, _, _, transposed, _, _, wanted = rest[:8]
-    places = x_shape[2:] if transposed else grad_shape[2:]
-    return 2 * x_shape[0] * prod(places) * prod(weight_shape) * sum(wanted[:2])
-
-
-def _stages(model: CLIP, config: Train) -> Iterator[int]:
-    """The epochs from which on another part of the towers learns, with the model as it is from then on."""
-    learns = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    limits = [each.epochs for each in (*config.freeze.image, *config.freeze.text) if each.epochs]
-    try:
-        for epoch in sorted({1, *(limit + 1 for limit in limits if limit < config.epochs)}):
-            set_frozen(model, config.freeze, epoch)
-            yield epoch
-    finally:
-        for parameter, value in learns.items():
-            parameter.requires_grad_(value)
-
-
-@contextmanager
-def _nothing_changed(model: CLIP) -> Iterator[None]:
-    """Whatever runs in the block, random states, modes and buffers are afterwards what they were before."""
-    modes, random = {module: module.training for module in model.modules()}, random_state()
-    try:
-        with frozen_statistics(model):
-            yield
-    finally:
-        set_random_state(random)
-        for module, mode in modes.items():
-            module.training = mode
-
-
-# ---------------------------------------------------------------- peaks
-
-
-class Peak(NamedTuple):
-    """TFLOP/s of dense products; None where the device has no such arithmetic."""
-
-    bf16: float | None
-    tf32: float | None
-    fp32: float
-
-
-# By what CUDA calls the device, less its makers' names. From NVIDIA's data sheets and white papers; where these give
-# tensor cores' figures with sparsity, half of them. Parts of a device (MIG) and kin with other figures match nothing.
-PEAKS = {
-    r"H200|H100 \d+GB HBM\w+": Peak(989.4, 494.7, 66.9),
-    r"H[12]00 NVL": Peak(835.5, 417.5, 60.0),
-    r"H100 PCIe": Peak(756.0, 378.0, 51.2),
-    r"A100-(?:SXM4|PCIE)-\d+GB|A100 80GB PCIe": Peak(312.0, 156.0, 19.5),
-    r"L40S": Peak(362.0, 183.0, 91.6),
-    r"L4": Peak(121.0, 60.0, 30.3),
-    r"A10G": Peak(70.0, 35.0, 35.0),
-    r"V100-SXM2-\d+GB": Peak(None, None, 15.7),
-    r"V100-PCIE-\d+GB": Peak(None, None, 14.0),
-    r"T4": Peak(None, None, 8.1),
-    r"RTX 4090": Peak(165.2, 82.6, 82.6),
-    r"RTX 3090": Peak(71.0, 35.6, 35.6),
+# Peak TFLOP/s of dense matrix products in bf16, TF32 and float32, by torch.cuda.get_device_name; None where the GPU
+# lacks the format. From NVIDIA's data sheets; figures given with sparsity are halved.
+PEAKS: dict[str, tuple[float | None, float | None, float]] = {
+    "NVIDIA H200": (989.4, 494.7, 66.9),
+    "NVIDIA H100 80GB HBM3": (989.4, 494.7, 66.9),
+    "NVIDIA H200 NVL": (835.5, 417.5, 60.0),
+    "NVIDIA H100 NVL": (835.5, 417.5, 60.0),
+    "NVIDIA H100 PCIe": (756.0, 378.0, 51.2),
+    "NVIDIA A100-SXM4-80GB": (312.0, 156.0, 19.5),
+    "NVIDIA A100-SXM4-40GB": (312.0, 156.0, 19.5),
+    "NVIDIA A100 80GB PCIe": (312.0, 156.0, 19.5),
+    "NVIDIA A100-PCIE-40GB": (312.0, 156.0, 19.5),
+    "NVIDIA L40S": (362.0, 183.0, 91.6),
+    "NVIDIA L4": (121.0, 60.0, 30.3),
+    "NVIDIA A10G": (70.0, 35.0, 35.0),
+    "NVIDIA GeForce RTX 4090": (165.2, 82.6, 82.6),
+    "NVIDIA GeForce RTX 3090": (71.0, 35.6, 35.6),
+    "Tesla V100-SXM2-16GB": (None, None, 15.7),
+    "Tesla V100-SXM2-32GB": (None, None, 15.7),
+    "Tesla T4": (None, None, 8.1),
 }
 
 
-def peak(name: str) -> Peak | None:
-    """The peak of the device that CUDA calls `name`, such as "NVIDIA A100-SXM4-80GB"; None where it is not known."""
-    short = re.sub(r"^(?:(?:NVIDIA|Tesla|GeForce)\s+)+", "", name)
-    return next((found for pattern, found in PEAKS.items() if re.fullmatch(pattern, short)), None)
+class FlopCounter:
+    """Adds up the FLOPs of training steps without running anything on the device.
+
+    FLOPs are counted on a copy of the model on the meta device, which has shapes but neither memory nor random numbers.
+    Make it before Step: gradient checkpointing, which Step turns on, would count twice.
+    """
+
+    def __init__(self, model: CLIP, split: Split, device: torch.device) -> None:
+        """split: the training split, whose caption lengths count. device: where training runs, for its peak."""
+        # deepcopy takes these in the place of the parameters, so that no weight is copied.
+        parameters = {id(param): _meta_parameter(param) for param in model.parameters()}
+        self._model = copy.deepcopy(model, parameters).to("meta").train()
+        self._lengths, self._device = split.lengths, device
+        self._costs: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        # Sums over captions of their length to the power of 2, 1 and 0.
+        self._images, self._length_powers = 0, np.zeros(3)
+
+    def add(self, images: np.ndarray, captions: np.ndarray) -> None:
+        """Count a step with these rows of the split, int64 [b] and int64 [t], of all processes together."""
+        self._images += len(images)
+        self._length_powers += np.vander(self._lengths[captions], 3).sum(axis=0)
+
+    def row(self, epoch: int, seconds: float) -> dict[str, float]:
+        """The figures of all steps since the last call, which belong to `epoch` (from 1) and took `seconds`.
+
+        tflops: TFLOP/s of all devices together. mfu: their share of the devices' peak; absent where that is unknown.
+        """
+        image, caption = self._cost(epoch)
+        done = self._images * image + np.array([caption @ self._length_powers, 0])
+        self._reset()
+        figures = {"tflops": float(done.sum()) / seconds / 1e12}
+        heads_only = len(resting(self._model, epoch)) == 2  # heads compute in float32 whatever the precision
+        peak = _peak(self._device, "fp32" if heads_only else self._model.recipe.train.precision)
+        if peak is not None:
+            figures["mfu"] = float((done / peak).sum()) / 1e12 / world_size() / seconds
+        return figures
+
+    def _cost(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """FLOPs of an image, float64 [2] (see `_count`); of a caption, the polynomial in its length, float64 [3]."""
+        freeze = self._model.recipe.train.freeze
+        stage = freeze.share("image", epoch), freeze.share("text", epoch)
+        if stage not in self._costs:
+            set_frozen(self._model, freeze, epoch)
+            # Attention makes the FLOPs a polynomial of degree 2, which three lengths determine.
+            lengths = np.linspace(2, self._model.recipe.inputs.max_length, 3).astype(int)
+            captions = [self._count("text", epoch, int(length))[0] for length in lengths]
+            self._costs[stage] = self._count("image", epoch), np.polyfit(lengths, captions, 2)
+        return self._costs[stage]
+
+    def _features(self, kind: str, epoch: int, length: int) -> Tensor:
+        """What goes into the head: float32 [SAMPLES, F] on the meta device. length: tokens of a caption."""
+        tower = self._model.image_tower if kind == "image" else self._model.text_tower
+        if kind in resting(self._model, epoch):
+            return torch.empty(SAMPLES, tower.width, device="meta")
+        if kind == "image":
+            size = self._model.recipe.inputs.image_size
+            return tower(torch.empty(SAMPLES, size, size, 3, dtype=torch.uint8, device="meta"))
+        # Without a mask, whose values transformers would read. Pooling has no products: a mean stands for any kind.
+        hidden_BLF = tower.net(torch.empty(SAMPLES, length, dtype=torch.int64, device="meta")).last_hidden_state
+        return hidden_BLF.mean(dim=1).repeat(1, tower.width // hidden_BLF.shape[-1])
+
+    def _count(self, kind: str, epoch: int, length: int = 0) -> np.ndarray:
+        """FLOPs of a sample's forward and backward pass, float64 [2]: of matrix products, and of convolutions."""
+        head = self._model.image_head if kind == "image" else self._model.text_head
+        learned = [param for param in self._model.parameters() if param.requires_grad]
+        counter = FlopCounterMode(
+            display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+        )
+        # Attention as plain products: its fused kernels compute some a second time on the way back.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            torch.autograd.grad(head(self._features(kind, epoch, length)).sum(), learned, allow_unused=True)
+        convolutions = sum(count for op, count in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
+        return np.array([counter.get_total_flops() - convolutions, convolutions]) / SAMPLES
 
 
-def peaks(device: torch.device, precision: str) -> np.ndarray | None:
-    """TFLOP/s at most of matrix products and of convolutions in a recipe's precision: float64 [2], or None."""
-    found = peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if found is None:
+def _meta_parameter(param: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(param, device="meta"), param.requires_grad)
+
+
+def _convolution_backward(grad_shape: Any, x_shape: Any, weight_shape: Any, *rest: Any, **_: Any) -> int:
+    """Each gradient of a convolution costs what its forward pass did; torch's own count of it ignores groups."""
+    _, _, _, _, transposed, _, _, output_mask = rest[:8]
+    positions = x_shape[2:] if transposed else grad_shape[2:]
+    return 2 * x_shape[0] * prod(positions) * prod(weight_shape) * sum(output_mask[:2])
+
+
+def _peak(device: torch.device, precision: str) -> np.ndarray | None:
+    """Peak TFLOP/s of matrix products and of convolutions in a recipe's precision: float64 [2], or None if unknown."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if name not in PEAKS:
         return None
+    bf16, tf32, fp32 = PEAKS[name]
     if precision != "fp32":
-        return np.full(2, found.bf16) if found.bf16 else None
-    # torch may round what tensor cores multiply in float32; by default of convolutions only.
-    rounds = torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
-    return np.array([(found.tf32 if each else None) or found.fp32 for each in rounds])
+        return np.full(2, bf16) if bf16 else None
+    # PyTorch may round float32 inputs to TF32; by default in convolutions only.
+    allowed = torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
+    return np.array([(tf32 if tf32 and may_round else fp32) for may_round in allowed])

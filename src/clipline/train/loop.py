@@ -21,7 +21,7 @@ from clipline.train.best import Best
 from clipline.train.distributed.gather import rank, world_size
 from clipline.train.distributed.processes import all_values, first_alone, of_first, total
 from clipline.train.features import cached_features, resting
-from clipline.train.flops import Flops
+from clipline.train.flops import FlopCounter
 from clipline.train.phases import PhaseTimer
 from clipline.train.samples import Sampler
 from clipline.train.state import CheckpointManager, State, random_state, set_random_state
@@ -72,8 +72,8 @@ class Trainer:
         config = self.config
         self.sampler = Sampler(splits["train"], config.captions, config.batch_size, seed, config.captions_per_image)
         self.phases = PhaseTimer(device)
-        # Before Step, which wraps towers and lets them compute things twice.
-        self.flops = Flops(self.model, self.train, config)
+        # Before Step, which may let towers compute things twice.
+        self.flops = FlopCounter(self.model, splits["train"], device)
         steps = self.sampler.steps * config.epochs
         self.step = Step(self.model, recipe, self.train, steps, self.phases, seed, tokenizer=data.tokenizer)
         self._weights = Best(self.step, config.wise_ft)
@@ -120,7 +120,7 @@ class Trainer:
         begun, first = time.perf_counter(), self.position
         for images, captions in self.sampler.epoch(skip=self.position):
             self._losses.append(self.step(images, captions))
-            self.flops.add(self.epoch, images, captions)
+            self.flops.add(images, captions)
             self.position += 1
             if len(self._losses) % CHECK_EVERY == 0:
                 self._check_finite(self._losses[-CHECK_EVERY:])
@@ -134,7 +134,7 @@ class Trainer:
         self._check_finite(self._losses[-CHECK_EVERY:])
         samples = (self.position - first) * min(config.batch_size, self.sampler.samples)
         seconds = time.perf_counter() - begun
-        self._finish_epoch({"images_per_second": samples / seconds, **self.flops.row(seconds)})
+        self._finish_epoch({"images_per_second": samples / seconds, **self.flops.row(self.epoch, seconds)})
         self._save(on_row)
 
     def _finish_epoch(self, speed: Row) -> None:
