@@ -11,8 +11,9 @@ from clipline.utils.checksums import write_json
 from clipline.utils.files import atomic_folder
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
+EXPORT = ("export", "fold", "graph", "fp16", "int8", "int8_layers")
 # What the graphs depend on: where one of these changes, they are made anew.
-MAKERS = ("model.image_tower", "model.clip", "onnx.fold", "onnx.graph", "onnx.half", "onnx.int8", "onnx.layers")
+MAKERS = ("model.image_tower", "model.clip", *(f"export.{name}" for name in EXPORT))
 OPSET, CALIBRATION, PROBE, BATCH = 20, 64, 16, 8
 
 
@@ -29,6 +30,7 @@ def make(out: Path, photos: Path) -> None:
 
     from clipline.config.base import read_yaml, validate
     from clipline.config.recipe import Recipe
+    from clipline.export.export import write_graphs
     from clipline.export.manifest import manifest, preprocess_spec
     from clipline.model.clip import build_model
     from clipline.train.checkpoint import Checkpoint
@@ -43,26 +45,12 @@ def make(out: Path, photos: Path) -> None:
     info = {"recipe": "ViT-B/32, random weights", "dataset": "none", "dataset_fingerprint": "none"}
     checkpoint = Checkpoint(model, recipe, info)
     with atomic_folder(out) as new:
-        _graphs(model, new, recipe.inputs.image_size)
+        write_graphs(model, new, recipe.inputs.image_size, OPSET)
         spec = preprocess_spec(checkpoint)
         write_json(new / "preprocess.json", spec)
         _tokenizer().save(str(new / "tokenizer.json"))
         write_json(new / "precisions.json", _precisions(new, photos, spec.make()))
         write_json(new / "manifest.json", manifest("random", checkpoint, new, OPSET, {}, {}))
-
-
-def _graphs(model, out: Path, size: int) -> None:
-    import torch
-
-    from clipline.export.fold import fold_scaling
-    from clipline.export.graph import export_graph
-    from clipline.model.clip import ImageEmbedder, TextEmbedder
-
-    pixels = {"pixels": torch.zeros(2, size, size, 3, dtype=torch.uint8)}
-    export_graph(ImageEmbedder(model), pixels, ["batch"], out / "image.onnx", OPSET)
-    fold_scaling(out / "image.onnx")
-    tokens = {name: torch.ones(2, 5, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    export_graph(TextEmbedder(model), tokens, ["batch", "length"], out / "text.onnx", OPSET)
 
 
 def _precisions(out: Path, photos: Path, preprocess) -> dict:

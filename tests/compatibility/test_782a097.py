@@ -4,7 +4,8 @@
 are gone. `resnet` has batch norm to fold and features of mirrored images. Both are random, and small.
 
 Sums of floats depend on a CPU's instructions, so numbers that were recorded are compared to the last bit where this
-CPU is the recording one, and within 1e-5 elsewhere. What old and new graphs compute here is always equal to the bit.
+CPU is the recording one, and within 1e-5 elsewhere. Graphs that are exported now agree with those of then within 1e-6:
+the scaling of pixels is folded before batch norm is, where it was folded behind it.
 """
 
 import hashlib
@@ -113,14 +114,13 @@ def test_an_int8_bundle_embeds(folder, expected):
 
 
 def test_a_checkpoint_exports_to_graphs_that_compute_the_same(folder, raw, prepared, tmp_path, expected):
-    """The graph written now and the one written then, side by side: the same weights and the same embeddings."""
+    """The graph written now and the one written then, side by side."""
     source = folder / "checkpoint"
     export_model(source, checkpoint.load(source), Prepared(prepared), raw / "images", tmp_path / "onnx", PARAMS)
     then, now = (onnxruntime.InferenceSession(path / "image.onnx") for path in (folder / "onnx", tmp_path / "onnx"))
     feed = {"pixels": expected["pixels"]}
-    np.testing.assert_array_equal(now.run(None, feed)[0], then.run(None, feed)[0])
-    for name in ("image.onnx", "text.onnx"):
-        assert weights(tmp_path / "onnx" / name) == weights(folder / "onnx" / name)
+    np.testing.assert_allclose(now.run(None, feed)[0], then.run(None, feed)[0], atol=1e-6, rtol=0)
+    assert weights(tmp_path / "onnx/text.onnx") == weights(folder / "onnx/text.onnx")
     manifests = [json.loads((path / "manifest.json").read_text()) for path in (folder / "onnx", tmp_path / "onnx")]
     assert manifests[0]["model_id"] == manifests[1]["model_id"], "embeddings of both may be mixed"
 

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from timm.layers import StdConv2d
 
 from clipline.export.fold import fold_scaling
 from clipline.export.graph import export_graph
@@ -30,17 +31,20 @@ def kinds(path):
 
 
 @pytest.fixture
-def exported(make_recipe, tmp_path):
-    def export(image):
+def make_model(make_recipe):
+    def make(image=None):
         torch.manual_seed(0)
-        model = build_model(make_recipe({"image": image} if image else {}), 100).eval()
-        path = tmp_path / "image.onnx"
-        export_graph(
-            ImageEmbedder(model), {"pixels": torch.zeros(2, 32, 32, 3, dtype=torch.uint8)}, ["batch"], path, 20
-        )
-        return path
+        return build_model(make_recipe({"image": image} if image else {}), 100).eval()
 
-    return export
+    return make
+
+
+@pytest.fixture
+def pixels():
+    values = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    # Corners in black and white: padding must still stand for the mean's colour.
+    values[1], values[2] = 0, 255
+    return values
 
 
 @pytest.mark.parametrize(
@@ -52,34 +56,32 @@ def exported(make_recipe, tmp_path):
         ({**SAME, "mirror": True}, ["Div", "Div"]),
     ],
 )
-def test_the_same_embeddings_from_fewer_nodes(exported, image, removed):
-    path = exported(image)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    # Corners in black and white: padding must still stand for the mean's colour.
-    pixels[1], pixels[2] = 0, 255
-    before, nodes = run(path, pixels), kinds(path)
-    assert fold_scaling(path)
-    after = kinds(path)
-    assert sorted(nodes) == sorted(after + removed)
-    assert np.abs(run(path, pixels) - before).max() < 2e-6
+def test_the_same_embeddings_from_fewer_nodes(make_model, pixels, tmp_path, image, removed):
+    model, plain, folded = make_model(image), tmp_path / "plain.onnx", tmp_path / "folded.onnx"
+    export_graph(ImageEmbedder(model), {"pixels": pixels}, ["batch"], plain, 20)
+    tower, weights = model.image_tower, {name: value.clone() for name, value in model.state_dict().items()}
+    model.image_tower = fold_scaling(tower, pixels)
+    assert model.image_tower is not tower
+    export_graph(ImageEmbedder(model), {"pixels": pixels}, ["batch"], folded, 20)
+    assert sorted(kinds(plain)) == sorted(kinds(folded) + removed)
+    assert np.abs(run(folded, pixels.numpy()) - run(plain, pixels.numpy())).max() < 2e-6
+    model.image_tower = tower
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items()), "a copy was folded"
 
 
-def test_weights_that_are_computed_stay_as_they_are(exported):
-    """As the exporter leaves those of some standardised convolutions (timm's resnetv2 BiT)."""
-    path = exported(RESNET)
-    model = onnx.load(path)
-    conv = next(node for node in model.graph.node if node.op_type == "Conv")
-    model.graph.node.insert(0, onnx.helper.make_node("Identity", [conv.input[1]], ["computed"]))
-    conv.input[1] = "computed"
-    onnx.save(model, path)
-    bytes_before = path.read_bytes()
-    assert not fold_scaling(path)
-    assert path.read_bytes() == bytes_before
+def standardised(net):
+    """Its weights are computed from others at each call."""
+    net.conv1 = StdConv2d(3, 16, 3, padding=1)
 
 
-def test_a_graph_that_begins_otherwise_stays_as_it_is(exported):
-    path = exported(None)
-    assert fold_scaling(path)
-    bytes_before = path.read_bytes()
-    assert not fold_scaling(path)
-    assert path.read_bytes() == bytes_before
+def reads_pixels_twice(net):
+    """The first convolution is not all that sees the pixels."""
+    features = net.forward_features
+    net.forward_features = lambda x: features(x) + x.mean()
+
+
+@pytest.mark.parametrize("change", [standardised, reads_pixels_twice])
+def test_another_network_stays_as_it_is(make_model, pixels, change):
+    tower = make_model(RESNET).image_tower
+    change(tower.net)
+    assert fold_scaling(tower, pixels) is tower

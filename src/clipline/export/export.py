@@ -38,7 +38,7 @@ def export_model(
     gate; `out` then does not appear.
     """
     with atomic_folder(out) as folder:
-        _write_graphs(checkpoint.model, folder, checkpoint.recipe.inputs.image_size, params.opset)
+        write_graphs(checkpoint.model, folder, checkpoint.recipe.inputs.image_size, params.opset)
         data.tokenizer.save(str(folder / "tokenizer.json"))
         spec = preprocess_spec(checkpoint)
         write_json(folder / "preprocess.json", spec)
@@ -62,11 +62,14 @@ def export_model(
     return report
 
 
-def _write_graphs(model: CLIP, folder: Path, size: int, opset: int) -> None:
+def write_graphs(model: CLIP, folder: Path, size: int, opset: int) -> None:
+    """Write image.onnx and text.onnx in fp32. size: side of the images, in pixels."""
     model = model.cpu().eval()
-    pixels = torch.zeros(EXAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    pixels = torch.randint(256, (EXAMPLE_BATCH, size, size, 3), dtype=torch.uint8)
+    tower = model.image_tower
+    model.image_tower = fold_scaling(tower, pixels)
     export_graph(ImageEmbedder(model), {"pixels": pixels}, ["batch"], folder / "image.onnx", opset)
-    fold_scaling(folder / "image.onnx")
+    model.image_tower = tower
     ids = torch.ones(EXAMPLE_BATCH, EXAMPLE_LENGTH, dtype=torch.int64)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     export_graph(TextEmbedder(model), inputs, ["batch", "length"], folder / "text.onnx", opset)

@@ -50,6 +50,10 @@ class ImageTower(nn.Module):
             return both.unflatten(0, (2, -1)).mean(dim=0)
         return self._features(pixels_BHWC)
 
+    def scale(self, pixels_BHWC: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], normalised by `mean` and `std`."""
+        return ((pixels_BHWC.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
     @contextmanager
     def one_side(self) -> Iterator[None]:
         """Inside it, features are of the image alone in evaluation mode too."""
@@ -60,8 +64,7 @@ class ImageTower(nn.Module):
             self.mirror = mirror
 
     def _features(self, pixels_BHWC: Tensor) -> Tensor:
-        x_BHWC = (pixels_BHWC.float() / 255 - self.mean) / self.std
-        x = self.net.forward_features(x_BHWC.permute(0, 3, 1, 2))
+        x = self.net.forward_features(self.scale(pixels_BHWC))
         if self.pool == "tower":
             return self.net.forward_head(x, pre_logits=True)
         if self.pool in {"cls", "last"}:
