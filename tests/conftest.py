@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 import hashlib
 import importlib.util
 import os
@@ -26,6 +27,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # of signals would then wait for what never comes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Python's default, after 700 new objects, takes a fifth of the time of every torch export.
+gc.set_threshold(100_000, 20, 20)
 
 TINY = {
     "inputs": {
