@@ -1,5 +1,11 @@
-from clipline.errors import UsageError
+from clipline.errors import UsageError, shorten
 
 
 def test_a_terminal_obeys_no_name_of_a_file():
     assert str(UsageError("a\x1b[2Jb\x07\x9b c\n\td")) == "a\\x1b[2Jb\\x07\\x9b c\n\td"
+
+
+def test_data_is_quoted_on_one_line_and_no_longer_than_a_line():
+    assert shorten("a\tb\nc\x1b") == "a\\x09b\\x0ac\\x1b"
+    assert shorten("x" * 216_717) == "x" * 100 + "… (216,717 characters)"
+    assert shorten("x" * 100) == "x" * 100

@@ -18,6 +18,10 @@ _NO_MEMORY += ("can't start new thread", "bad allocation")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def _escaped(character: re.Match[str]) -> str:
+    return f"\\x{ord(character[0]):02x}"
+
+
 class CliplineError(Exception):
     """The work could not be done: exit code 1.
 
@@ -28,7 +32,7 @@ class CliplineError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redact(str(message))))
+        super().__init__(_CONTROL.sub(_escaped, redact(str(message))))
 
 
 class UsageError(CliplineError):
@@ -46,6 +50,17 @@ class TooManyErrorsError(CliplineError):
 def first_line(error: BaseException) -> str:
     """What a library says, at most 200 letters without the pages that may follow; the error's kind where nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# The most characters of someone's data (a cell, a name, a caption) that a message quotes.
+QUOTED = 100
+
+
+def shorten(data: object) -> str:
+    """Data as a message quotes it: on one line, at most QUOTED characters, then how many there are."""
+    text = str(data)
+    more = f"… ({len(text):,} characters)" if len(text) > QUOTED else ""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", _escaped, text[:QUOTED]) + more
 
 
 def out_of_memory(error: BaseException) -> bool:
