@@ -21,6 +21,9 @@ def main() -> None:
     source = fetch(dataset, Path("data/raw"), repository_root() / ".cache" / "download" / fingerprint)
     left_out = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in source["skipped"].items() if count]
     more = f"; left out: {', '.join(left_out)}" if left_out else ""
+    joined = source.get("captions_with_unquoted_delimiters")
+    if joined:
+        more += f"; {joined['count']:,} captions hold unquoted delimiters, the first in line {joined['first_lines'][0]}"
     say(f"data/raw: {source['images']:,} images with {source['captions']:,} captions{more}")
 
 

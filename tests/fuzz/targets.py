@@ -101,11 +101,11 @@ def captions(data: bytes) -> None:
         for source in (TableSource(captions="x"), TableSource(captions="x", delimiter="|", split_column="split")):
             table = _allowed(lambda source=source: read_table(path, source), path)
             if table:
-                _round_trip(table[0], path.with_name("copy.csv"))
+                _round_trip(table.rows, path.with_name("copy.csv"))
         for name in ("captions.txt", "Flickr8k.token.txt"):
             text = data.decode("utf-8", errors="replace")
-            rows = _allowed(lambda name=name, text=text: archives._TABLES[name.casefold()](text, str(path)), path)
-            _round_trip(rows, path.with_name("copy.csv"))
+            table = _allowed(lambda name=name, text=text: archives._TABLES[name.casefold()](text, str(path)), path)
+            _round_trip(table and table.rows, path.with_name("copy.csv"))
         for caption in _allowed(lambda: read_captions(path), path) or []:
             text = clean(caption.text)
             assert text == " ".join(text.split())

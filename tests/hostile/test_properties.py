@@ -112,9 +112,10 @@ def test_records_are_csvs_own_without_blank_rows(text, delimiter):
             list(records(text, "x.csv", delimiter))
         return
     found = list(records(text, "x.csv", delimiter))
-    assert [fields for _, fields in found] == [row for row in expected if any(field.strip() for field in row)]
+    assert [record.fields for record in found] == [row for row in expected if any(field.strip() for field in row)]
     ends = len(re.findall(r"\r\n|\r|\n", text)) + 1
-    assert all(1 <= line <= ends for line, _ in found)
+    assert all(1 <= record.line <= ends for record in found)
+    assert all(record.text in text for record in found)
 
 
 @given(st.binary(max_size=40))
@@ -153,9 +154,9 @@ def test_a_table_in_any_dialect_gives_its_rows(tmp_path, rows, delimiter, ending
         [dict(zip(("image", "caption", "extra"), row, strict=True))[name] for name in order] for row in rows
     )
     (tmp_path / "t.csv").write_bytes(("\ufeff" * mark + file.getvalue()).encode())
-    found, short = read_table(tmp_path / "t.csv", TableSource(captions="t.csv"))
-    assert [(row.image, row.caption) for row in found] == [(row[0], row[1]) for row in rows]
-    assert short == []
+    found = read_table(tmp_path / "t.csv", TableSource(captions="t.csv"))
+    assert [(row.image, row.caption) for row in found.rows] == [(row[0], row[1]) for row in rows]
+    assert found.short == found.joined == []
 
 
 @given(
@@ -167,7 +168,7 @@ def test_any_table_is_rows_or_an_error_that_names_it(tmp_path, data, header):
     path.write_bytes(header + data)
     for source in (TableSource(captions="t.csv"), TableSource(captions="t.csv", delimiter="|", split_column="split")):
         try:
-            rows, _ = read_table(path, source)
+            rows = read_table(path, source).rows
         except CliplineError as error:
             assert "t.csv" in str(error)
         else:

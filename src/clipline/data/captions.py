@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clipline.config.dataset import CaptionRules
-from clipline.data.records import decode, records
-from clipline.errors import CliplineError
+from clipline.data.records import Record, decode, records
+from clipline.errors import CliplineError, shorten
 
 EXAMPLES = 5
 # Only closed entities: `AT&T` and `cats &notes` are text, `AT&amp;T` is not.
@@ -71,25 +71,28 @@ def read_captions(path: Path) -> list[Caption]:
     except OSError as error:
         raise CliplineError(f"{path}: cannot be read: {error.strerror}") from None
     rows = records(text, str(path), keep_blank=True)
-    header = next(rows, (1, []))[1]
+    first = next(rows, None)
+    header = first.fields if first else []
     for name in ("image", "caption"):
         if name not in header:
-            names = ", ".join(header) or "nothing"
+            names = shorten(", ".join(header)) or "nothing"
             raise CliplineError(f"{path}: line 1: no column `{name}`; needed: image, caption; found: {names}")
     columns = {name: header.index(name) for name in ("image", "caption", "split") if name in header}
-    captions = [_caption(row, columns, len(header), f"{path}: line {line}", line) for line, row in rows]
+    captions = [_caption(row, columns, len(header), f"{path}: line {row.line}") for row in rows]
     if not captions:
         raise CliplineError(f"{path}: no captions below the header")
     return captions
 
 
-def _caption(row: list[str], columns: dict[str, int], width: int, where: str, line: int) -> Caption:
-    if len(row) != width:
-        raise CliplineError(f"{where}: {len(row)} columns where the header has {width}: {','.join(row)[:80]!r}")
-    if not row[columns["image"]]:
+def _caption(row: Record, columns: dict[str, int], width: int, where: str) -> Caption:
+    fields = row.fields
+    if len(fields) != width:
+        found = shorten(row.text.strip())
+        raise CliplineError(f"{where}: {len(fields)} columns where the header has {width}: '{found}'")
+    if not fields[columns["image"]]:
         raise CliplineError(f"{where}: the image name is empty")
-    split = row[columns["split"]] if "split" in columns else None
-    return Caption(row[columns["image"]], row[columns["caption"]], split, line)
+    split = fields[columns["split"]] if "split" in columns else None
+    return Caption(fields[columns["image"]], fields[columns["caption"]], split, row.line)
 
 
 def clean(text: str, lowercase: bool = False) -> str:

@@ -44,9 +44,10 @@ def test_relative_paths_start_at_the_repository_root(data, fetch, tmp_path, monk
 
 
 def test_unquoted_commas_belong_to_the_caption(data, fetch, tmp_path):
-    files = data.kaggle_layout() | {"captions.txt": b"image,caption\r\n1_a.jpg,A dog, wet, and 1,000 fleas\r\n"}
-    found = fetch("archive", data.write_zip(tmp_path / "a.zip", files))
-    assert found.rows[1:] == [("1_a.jpg", "A dog, wet, and 1,000 fleas")]
+    text = b"image,caption\r\n1_a.jpg,A dog, wet, and 1,000 fleas\r\n1_a.jpg,A dog\r\n"
+    found = fetch("archive", data.write_zip(tmp_path / "a.zip", data.kaggle_layout() | {"captions.txt": text}))
+    assert found.rows[1:] == [("1_a.jpg", "A dog, wet, and 1,000 fleas"), ("1_a.jpg", "A dog")]
+    assert found.source["captions_with_unquoted_delimiters"] == {"count": 1, "first_lines": [2]}
     assert found.source["skipped"]["images_without_caption"] == 2
     assert set(found.images) == {"1_a.jpg"}
 
@@ -55,6 +56,7 @@ UNREADABLE = [
     ("captions.txt", b"image,caption\n1_a.jpg,fine\n2_b.jpg,caf\xe9\n", "line 3: not UTF-8"),
     ("captions.txt", b"image,caption\n1_a.jpg,fine\n2_b.jpg\n", "line 3: expected `image,caption`"),
     ("captions.txt", b'image,caption\n1_a.jpg,fine\n2_b.jpg,"no end\n3_c.jpg,x\n', "line 3: unreadable"),
+    ("captions.txt", b"image,caption\n1_a.jpg,fine,\n2_b.jpg,fine,\n", "line 2 and all others have more fields"),
     ("captions.txt", b"name;text\n1_a.jpg;fine\n", "line 1: expected the header `image,caption`"),
     ("captions.txt", b"", "line 1: expected the header"),
     ("Flickr8k.token.txt", b"1_a.jpg#0\tfine\n2_b.jpg a dog\n", "line 2: expected `name.jpg#0<tab>caption`"),

@@ -121,12 +121,13 @@ def test_two_downloads_of_one_dataset_take_turns(data, places, capsys):
 
 def test_the_stage_makes_data_raw_and_says_what_it_left_out(data, tmp_path):
     files = data.kaggle_layout() | {"Images/extra.jpg": data.photo(9)}
+    files["captions.txt"] += b"1_a.jpg,A dog, wet\n"
     data.write_zip(tmp_path / "mine.zip", files)
     for name in ("configs", "params.yaml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     (tmp_path / "configs/data/mine.yaml").write_text(
-        "kind: archive\npath: mine.zip\nsource: {}\nexpect: {images: 3, captions: 6}\n"
+        "kind: archive\npath: mine.zip\nsource: {}\nexpect: {images: 3, captions: 7}\n"
         "captions: {}\nsplit: {kind: hash}\n"
     )
     params = (tmp_path / "params.yaml").read_text().replace("data: scenes", "data: mine")
@@ -135,7 +136,10 @@ def test_the_stage_makes_data_raw_and_says_what_it_left_out(data, tmp_path):
     options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": PYTHONPATH}, "capture_output": True}
     done = subprocess.run(command, **options, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "data/raw: 3 images with 6 captions; left out: 1 images without caption\n"
+    assert done.stdout == (
+        "data/raw: 3 images with 7 captions; left out: 1 images without caption; "
+        "1 captions hold unquoted delimiters, the first in line 8\n"
+    )
     assert {path.name for path in (tmp_path / "data/raw/images").iterdir()} == set(data.CAPTIONS)
     again = subprocess.run(command, **options, text=True, check=False)
     assert again.returncode == 1

@@ -62,6 +62,36 @@ def test_flickr30k_as_it_is_published(read):
     assert found.source["skipped"]["images_without_caption"] == 2
 
 
+def test_unquoted_delimiters_of_some_captions_are_kept_and_counted(read):
+    text = 'image,caption\na.jpg,a cat, asleep\nb.jpg,a dog\nb.jpg,wet, and happy,\na.jpg, a "so called" cat, here\n'
+    found = read(text)
+    assert [row[1] for row in found.rows[1:]] == ["a cat, asleep", "a dog", "wet, and happy", 'a "so called" cat, here']
+    assert found.source["captions_with_unquoted_delimiters"] == {"count": 3, "first_lines": [2, 4, 5]}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["a.jpg,a cat,\nb.jpg,a dog,\n", "a.jpg,a cat,7\nb.jpg,a dog,8\n", "a.jpg,0,a cat, asleep\nb.jpg,1,a dog\n"],
+)
+def test_a_field_too_many_in_every_row_is_no_part_of_the_caption(rows, read):
+    with pytest.raises(
+        CliplineError, match=r"line 2 and all others have more .* Fix: name every column .*, remove `,`"
+    ):
+        read(f"image,caption\n{rows}")
+
+
+@pytest.mark.parametrize("caption", ['"Help," she says', '"Help", she says', '"Help" she says'])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_a_caption_that_begins_with_a_quotation_mark(caption, delimiter, data, read):
+    """As it stands it would lose its marks; written as the error says it keeps them."""
+    text = f"image{delimiter}caption\na.jpg{delimiter}a cat\nb.jpg{delimiter}{caption}\n"
+    with pytest.raises(CliplineError, match=r"line 3: .* Fix: a text that begins with a quotation mark") as caught:
+        read(text)
+    assert len(str(caught.value).splitlines()) == 1
+    doubled = caption.replace('"', '""')
+    assert read(text.replace(caption, f'"{doubled}"')).rows[2] == ("b.jpg", caption)
+
+
 def test_splits_and_other_columns(read):
     text = "id,part,caption,image\n1,train,one,a.jpg\n2,test,two,b.jpg\n"
     found = read(text, split_column="part")

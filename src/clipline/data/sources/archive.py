@@ -13,10 +13,10 @@ from clipline.config.base import resolve
 from clipline.config.dataset import Archive, Expect
 from clipline.data.archives.extract import copy, read
 from clipline.data.archives.readers import Reader, open_reader
-from clipline.data.records import decode, records
+from clipline.data.records import SurplusFields, decode, records
 from clipline.data.sources import raw
-from clipline.data.sources.raw import CaptionRow, Collected, first_few, flat_name
-from clipline.errors import CliplineError
+from clipline.data.sources.raw import CaptionRow, CaptionTable, Collected, first_few, flat_name
+from clipline.errors import CliplineError, shorten
 from clipline.utils.checksums import file_hash
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
@@ -37,18 +37,18 @@ def unpack(path: Path, expect: Expect, cache: Path) -> Collected:
     """
     reader = open_reader(path)
     digest = None if path.is_dir() else file_hash(path)
-    rows = _captions(reader)
-    images = _images(reader, {row.image for row in rows})
-    rows, skipped = raw.reconcile(rows, images, expect, str(path), KNOWN_ABSENT)
+    table = _captions(reader)
+    images = _images(reader, {row.image for row in table.rows})
+    rows, skipped = raw.reconcile(table.rows, images, expect, str(path), KNOWN_ABSENT)
     wanted = {row.image: images[row.image] for row in rows}
     # Named by its hash: another archive of the same name must not go on where this one stopped.
     folder = cache / f"raw-{(digest or 'folder')[:16]}"
     copy(reader, wanted, folder / "images", f"unpacking {path.name}" if digest else f"copying {path.name}")
     raw.prune(folder / "images", wanted)
-    return Collected(folder, rows, digest, skipped)
+    return Collected(folder, rows, digest, skipped, table.notes())
 
 
-def _captions(reader: Reader) -> list[CaptionRow]:
+def _captions(reader: Reader) -> CaptionTable:
     tables = [name for name in reader.members if PurePosixPath(name).name.casefold() in _TABLES]
     if len(tables) != 1:
         content = f"found several: {first_few(tables)}" if tables else f"it holds: {_content(reader)}"
@@ -58,25 +58,30 @@ def _captions(reader: Reader) -> list[CaptionRow]:
         )
     where = f"{reader.path}: {tables[0]}"
     parse = _TABLES[PurePosixPath(tables[0]).name.casefold()]
-    rows = parse(decode(read(reader, tables[0]), where), where)
-    return [row._replace(image=flat_name(row.image)) for row in rows]
+    table = parse(decode(read(reader, tables[0]), where), where)
+    return table._replace(rows=[row._replace(image=flat_name(row.image)) for row in table.rows])
 
 
-def _kaggle(text: str, where: str) -> list[CaptionRow]:
-    """Parse CSV with the header `image,caption`; further unquoted commas belong to the caption."""
+def _kaggle(text: str, where: str) -> CaptionTable:
+    """Parse CSV with the header `image,caption`; unquoted commas of some rows belong to the caption."""
     table = records(text, where)
-    _, header = next(table, (1, []))
-    if [name.strip().casefold() for name in header] != ["image", "caption"]:
-        raise CliplineError(f"{where}: line 1: expected the header `image,caption`, found `{','.join(header)[:80]}`")
-    rows = []
-    for line, fields in table:
+    header = next(table, None)
+    columns = header.fields if header else []
+    if [name.strip().casefold() for name in columns] != ["image", "caption"]:
+        found = shorten(",".join(columns))
+        raise CliplineError(f"{where}: line 1: expected the header `image,caption`, found `{found}`")
+    surplus, rows = SurplusFields(columns, 1, ",", where), []
+    for record in table:
+        fields = surplus.join(record)
         if len(fields) < 2 or not fields[0].strip():
-            raise CliplineError(f"{where}: line {line}: expected `image,caption`, found `{','.join(fields)[:80]}`")
-        rows.append(CaptionRow(fields[0].strip(), ",".join(fields[1:]).strip()))
-    return rows
+            found = shorten(record.text.strip())
+            raise CliplineError(f"{where}: line {record.line}: expected `image,caption`, found `{found}`")
+        rows.append(CaptionRow(fields[0].strip(), fields[1].strip()))
+    surplus.check()
+    return CaptionTable(rows, joined=surplus.lines)
 
 
-def _original(text: str, where: str) -> list[CaptionRow]:
+def _original(text: str, where: str) -> CaptionTable:
     """Parse lines of the form `name.jpg#0<tab>caption`."""
     rows = []
     for line, content in enumerate(text.split("\n"), start=1):
@@ -85,11 +90,12 @@ def _original(text: str, where: str) -> list[CaptionRow]:
         if tab and mark and image and number.isdecimal():
             rows.append(CaptionRow(image, caption.strip()))
         elif content.strip():
-            raise CliplineError(f"{where}: line {line}: expected `name.jpg#0<tab>caption`, found `{content[:80]}`")
-    return rows
+            found = shorten(content.strip())
+            raise CliplineError(f"{where}: line {line}: expected `name.jpg#0<tab>caption`, found `{found}`")
+    return CaptionTable(rows)
 
 
-_TABLES: dict[str, Callable[[str, str], list[CaptionRow]]] = {
+_TABLES: dict[str, Callable[[str, str], CaptionTable]] = {
     "captions.txt": _kaggle,
     "flickr8k.token.txt": _original,
 }

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
 )
 
+LINES = 20  # line numbers in source.json
+
 
 class CaptionRow(NamedTuple):
     """One caption. image: the image's name as the source spells it, or (in captions.csv) the name of its raw file."""
@@ -33,6 +35,25 @@ class CaptionRow(NamedTuple):
     image: str
     caption: str
     split: str | None = None
+
+
+class CaptionTable(NamedTuple):
+    """A caption table that was read.
+
+    short: the lines that end before their caption. joined: those whose caption holds unquoted delimiters.
+    """
+
+    rows: list[CaptionRow]
+    short: Sequence[int] = ()
+    joined: Sequence[int] = ()
+
+    def notes(self) -> dict[str, Any]:
+        """What source.json says of these lines."""
+        notes: dict[str, Any] = {"lines_without_caption": self.short[:LINES]} if self.short else {}
+        if self.joined:
+            joined = {"count": len(self.joined), "first_lines": self.joined[:LINES]}
+            notes["captions_with_unquoted_delimiters"] = joined
+        return notes
 
 
 @dataclass(frozen=True)

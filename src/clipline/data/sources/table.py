@@ -11,8 +11,17 @@ from clipline.config.base import resolve
 from clipline.config.dataset import Table, TableSource
 from clipline.data.archives.extract import copy
 from clipline.data.archives.readers import Folder
-from clipline.data.records import decode, records
-from clipline.data.sources.raw import IMAGE_SUFFIXES, CaptionRow, Collected, first_few, flat_names, prune, reconcile
+from clipline.data.records import SurplusFields, decode, records
+from clipline.data.sources.raw import (
+    IMAGE_SUFFIXES,
+    CaptionRow,
+    CaptionTable,
+    Collected,
+    first_few,
+    flat_names,
+    prune,
+    reconcile,
+)
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.checksums import file_hash
 
@@ -26,9 +35,9 @@ def collect(dataset: Table, cache: Path) -> Collected:
         raise UsageError(f"{path}: no such folder. Fix: set `path` in the dataset's settings to your image folder")
     if not table.is_file():
         raise UsageError(f"{table}: no such file. Fix: set `source.captions` in the dataset's settings to your table")
-    rows, short = read_table(table, dataset.source)
+    read = read_table(table, dataset.source)
     reader = Folder(path)
-    rows = _match(rows, list(reader.members), path)
+    rows = _match(read.rows, list(reader.members), path)
     named = {row.image for row in rows}
     # A file that a caption names counts as an image whatever its suffix is; other files only if their suffix is known.
     images = [name for name in reader.members if name in named or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
@@ -39,37 +48,37 @@ def collect(dataset: Table, cache: Path) -> Collected:
     copy(reader, names, folder / "images", f"copying {path.name}")
     prune(folder / "images", names)
     rows = [row._replace(image=raw_of[row.image]) for row in rows]
-    skipped |= {"rows_without_caption": len(short)}
-    return Collected(folder, rows, file_hash(table), skipped, {"lines_without_caption": short[:20]} if short else {})
+    skipped |= {"rows_without_caption": len(read.short)}
+    return Collected(folder, rows, file_hash(table), skipped, read.notes())
 
 
-def read_table(path: Path, source: TableSource) -> tuple[list[CaptionRow], list[int]]:
-    """Read a caption table; returns its rows, and the numbers of the lines that end before their caption.
+def read_table(path: Path, source: TableSource) -> CaptionTable:
+    """Read a caption table.
 
-    Unquoted delimiters in a caption are kept if the caption column is the last one. Raises CliplineError with the
-    line, or UsageError with the columns that there are.
+    Unquoted delimiters in a caption are kept if the caption column is the last one and other rows have none. Raises
+    CliplineError with the line, or UsageError with the columns that there are.
     """
     where = str(path)
     text = decode(path.read_bytes(), where)
     delimiter = source.delimiter or _sniff(text, source, where)
     table = records(text, where, delimiter)
-    columns = [name.strip() for name in next(table, (1, []))[1]]
+    header = next(table, None)
+    columns = [name.strip() for name in header.fields] if header else []
     needed = [source.image_column, source.caption_column, source.split_column]
     image, caption, split = (None if name is None else _column(name, columns, where) for name in needed)
+    surplus = SurplusFields(columns, caption, delimiter, where)
     rows, short = [], []
-    for line, fields in table:
-        if len(fields) > len(columns):
-            if caption != len(columns) - 1:
-                raise CliplineError(f"{where}: line {line}: {len(fields)} fields, but the header has {len(columns)}")
-            fields[caption:] = [delimiter.join(fields[caption:])]
+    for record in table:
+        fields = surplus.join(record)
         if len(fields) <= max(image, caption, split or 0):
-            short.append(line)
+            short.append(record.line)
             continue
         if not fields[image].strip():
-            raise CliplineError(f"{where}: line {line}: no image is named")
+            raise CliplineError(f"{where}: line {record.line}: no image is named")
         named_split = None if split is None else fields[split].strip()
         rows.append(CaptionRow(fields[image].strip(), fields[caption].strip(), named_split))
-    return rows, short
+    surplus.check()
+    return CaptionTable(rows, short, surplus.lines)
 
 
 def _sniff(text: str, source: TableSource, where: str) -> str:
