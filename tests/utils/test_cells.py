@@ -1,12 +1,15 @@
-"""Cells of tables that hold an image, or name one."""
+"""Cells of tables that hold an image or name one, and cells that hold several texts."""
 
 import base64
 import io
+import json
+import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from clipline.utils.cells import image_or_path
+from clipline.utils.cells import image_or_path, texts
 
 
 def encoded(kind, **options):
@@ -70,3 +73,49 @@ def test_names_that_are_no_utf8_and_empty_cells():
 @pytest.mark.parametrize("cell", ["data:image/png;base64,!!", "data:;base64,A", "{'bytes': [", "b'" + "(" * 9999])
 def test_damaged_cells_are_no_traceback(cell):
     assert isinstance(image_or_path(cell), bytes | str | None)
+
+
+TEXTS = ["a cat, asleep", 'it says "stop"', "it's", "\U0001f600 é", "back\\slash"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        json.dumps(TEXTS),
+        json.dumps(TEXTS, ensure_ascii=False, indent=1),
+        str(TEXTS),
+        str(np.array(TEXTS)),
+        f" {TEXTS} ",
+    ],
+)
+def test_a_list_of_texts_as_text(cell):
+    assert texts(cell) == TEXTS
+
+
+@pytest.mark.parametrize(
+    "cell", ["a cat", "[a, b]", "[1, 2]", '["a", 1]', '"a"', "['a'", "['a']]", "a ['b']", '[["a"]]', '{"a": "b"}', ""]
+)
+def test_other_cells_are_one_text(cell):
+    assert texts(cell) == [cell]
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("[]", []),
+        ('["a", null]', ["a"]),
+        ("[None, 'a', nan]", ["a"]),
+        (r"['C:\Users', 'a\'b']", [r"C:\Users", "a'b"]),
+        ("['two\nlines']", ["two\nlines"]),
+        (r'["\ud800"]', ["\ufffd"]),
+        ("[' a ', '']", ["a", ""]),
+    ],
+)
+def test_odd_lists(cell, found):
+    assert texts(cell) == found
+
+
+def test_a_hostile_list_takes_no_time():
+    start = time.monotonic()
+    assert len(texts("[" + "'a'    " * 20_000)) == 1
+    assert time.monotonic() - start < 1

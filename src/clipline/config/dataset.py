@@ -96,25 +96,42 @@ def _one_mark(text: str) -> str:
     return text
 
 
-class TableSource(Settings):
+def _some_columns(names: str | list[str]) -> str | list[str]:
+    if isinstance(names, list) and (not names or len(set(names)) < len(names)):
+        raise PydanticCustomError("combination", "should name one column or more, each once")
+    return names
+
+
+# One column, or several with a caption each.
+CaptionColumns = Annotated[str | list[str], AfterValidator(_some_columns)]
+
+
+class _Captioned(Settings):
+    @property
+    def caption_columns(self) -> list[str]:
+        """The columns that hold captions."""
+        return [self.caption_column] if isinstance(self.caption_column, str) else self.caption_column
+
+
+class TableSource(_Captioned):
     """A caption table beside a folder of images.
 
     captions: the table's path, relative to the repository (CSV, TSV or Flickr30k's `|`).
-    delimiter: null means: find out.
+    delimiter: null means: find out. caption_column: one name or a list; a cell may hold a list of captions as text.
     """
 
     captions: str
     delimiter: Annotated[str, AfterValidator(_one_mark)] | None = None
     image_column: str = "image"
-    caption_column: str = "caption"
+    caption_column: CaptionColumns = "caption"
     split_column: str | None = None
 
 
-class HubSource(Settings):
-    """Columns of a Hugging Face dataset; a caption column may hold one text or a list of texts."""
+class HubSource(_Captioned):
+    """Columns of a Hugging Face dataset; a caption column (one name or a list) may hold one text or a list of texts."""
 
     image_column: str
-    caption_column: str
+    caption_column: CaptionColumns
     split_column: str | None = None
     hub_split: str = "train"
     revision: str | None = None

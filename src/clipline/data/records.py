@@ -64,12 +64,12 @@ class SurplusFields:
     Only if other rows fit the header: where each row has a field too many, that is a column without a name, or a
     delimiter at the end of each line.
 
-    columns: the header. wanted: the index of the column that the text belongs to. lines: those of the repaired rows.
+    columns: the header. captions: the indices of the columns of captions. lines: those of the repaired rows.
     """
 
-    def __init__(self, columns: Sequence[str], wanted: int, delimiter: str, where: str) -> None:
+    def __init__(self, columns: Sequence[str], captions: list[int], delimiter: str, where: str) -> None:
         self.lines: list[int] = []
-        self._width, self._wanted, self._delimiter, self._where = len(columns), wanted, delimiter, where
+        self._width, self._captions, self._delimiter, self._where = len(columns), captions, delimiter, where
         self._some_fit = False
 
     def join(self, record: Record) -> list[str]:
@@ -79,7 +79,7 @@ class SurplusFields:
             self._some_fit |= len(fields) == self._width
             return fields
         fault = f"{self._where}: line {record.line}: {len(fields)} fields, but the header has {self._width}. "
-        if self._wanted != last:
+        if self._captions != [last]:
             raise CliplineError(f"{fault}Fix: put texts that hold `{self._delimiter}` in quotation marks")
         text = self._delimiter.join(fields[last:])
         if not record.text.rstrip("\r\n").endswith(text):  # some were quoted, as if the caption ended there

@@ -1,9 +1,10 @@
-"""What a cell of a table says about an image: the path of its file, or the file itself in one of several writings."""
+"""What a cell of a table holds: an image's path, or its file in some writing; one text, or a list of them."""
 
 from __future__ import annotations
 
 import ast
 import base64
+import json
 import os
 import re
 from typing import Any
@@ -21,6 +22,9 @@ _URL_SAFE = str.maketrans("-_", "+/")
 # How Python, and so pandas, writes bytes and the hub's structs as text.
 _PYTHON = ("b'", 'b"', "{'bytes': ")
 _LONGEST_PATH = 4096
+# A list of texts as JSON, Python and NumPy (without commas) write it.
+_STRING = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
+_LIST = re.compile(rf"\[\s*+(?:(?:{_STRING}|None|null|nan)\s*+(?:,\s*+)?+)*+\]", re.DOTALL)
 
 
 def image_or_path(cell: Any) -> bytes | str | None:
@@ -61,3 +65,23 @@ def _from_base64(text: str) -> bytes:
     letters = re.sub(r"[^A-Za-z0-9+/]", "", text.translate(_URL_SAFE))
     letters = letters[: len(letters) - (len(letters) % 4 == 1)]
     return base64.b64decode(letters + "=" * (-len(letters) % 4))
+
+
+def texts(cell: str) -> list[str]:
+    """The texts of a cell: each one of a list that is written as text, such as ["a", "b"], else the cell itself."""
+    cell = cell.strip()
+    if not _LIST.fullmatch(cell):
+        return [cell]
+    try:
+        found = [text for text in json.loads(cell) if text is not None]
+    except ValueError:
+        found = [_literal(text) for text in re.findall(_STRING, cell, re.DOTALL)]
+    # An escape may name half of a character, which no file can hold.
+    return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() for text in found]
+
+
+def _literal(text: str) -> str:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a line break, or an escape that is none
+        return text[1:-1]

@@ -50,6 +50,13 @@ def test_parquet_keeps_the_original_bytes_and_their_names(data, fetch, parquet):
     assert found.rows[1:] == [("a.jpg", "one"), ("a.jpg", "uno"), ("00000001.png", "two"), ("b.webp", "three")]
 
 
+def test_several_caption_columns_and_lists_as_text(data, fetch, parquet):
+    more = ['["uno", "ein"]', "zwei", None]
+    folder = parquet(structs([data.photo(n) for n in range(3)]), more=more)
+    found = fetch("hf", folder, COLUMNS | {"caption_column": ["text", "more"]})
+    assert [row[1] for row in found.rows[1:]] == ["one", "uno", "uno", "ein", "two", "zwei", "three"]
+
+
 def test_an_image_in_several_rows_is_one_image(data, fetch, parquet):
     """As two raw images it could be in train and in test."""
     photos = [data.photo(1), data.photo(2), data.photo(1)]

@@ -92,6 +92,25 @@ def test_a_caption_that_begins_with_a_quotation_mark(caption, delimiter, data, r
     assert read(text.replace(caption, f'"{doubled}"')).rows[2] == ("b.jpg", caption)
 
 
+def test_several_caption_columns_give_several_captions(read):
+    """The five columns of other Flickr8k tables; a row that ends early has those before its end."""
+    text = "image,caption_0,n,caption_1\na.jpg,a cat,1,asleep\nb.jpg,a dog,2\nsub/c.png\n"
+    found = read(text, caption_column=["caption_0", "caption_1"])
+    assert found.rows[1:] == [("a.jpg", "a cat"), ("a.jpg", "asleep"), ("b.jpg", "a dog")]
+    assert found.source["lines_without_caption"] == [4]
+
+
+def test_delimiters_of_several_caption_columns_are_no_guess(read):
+    with pytest.raises(CliplineError, match=r"line 3: 4 fields, but .* Fix: put texts that hold `,` in quot"):
+        read("image,x,y\na.jpg,one,two\nb.jpg,a, b,two\n", caption_column=["x", "y"])
+
+
+@pytest.mark.parametrize("cell", ["""["a cat, asleep", "cat"]""", """['a cat, asleep', 'cat']"""])
+def test_a_list_in_a_cell_is_several_captions(cell, data, read):
+    found = read(data.csv_text([("a.jpg", cell), ("b.jpg", "[]")]))
+    assert found.rows[1:] == [("a.jpg", "a cat, asleep"), ("a.jpg", "cat")]
+
+
 def test_splits_and_other_columns(read):
     text = "id,part,caption,image\n1,train,one,a.jpg\n2,test,two,b.jpg\n"
     found = read(text, split_column="part")
@@ -106,6 +125,7 @@ def test_splits_and_other_columns(read):
         ("image,caption\na.jpg,x\n", {"delimiter": ";"}, "its first line has: `image,caption`"),
         ("image,caption\na.jpg,x\n", {"split_column": "fold"}, "no column `fold`"),
         ("", {}, "its first line has: nothing"),
+        ("image,x\na.jpg,x\n", {"caption_column": ["x", "y"]}, "no column `y`"),
     ],
 )
 def test_missing_columns_name_those_found(text, options, message, read):

@@ -17,6 +17,7 @@ from clipline.data.records import SurplusFields, decode, records
 from clipline.data.sources import raw
 from clipline.data.sources.raw import CaptionRow, CaptionTable, Collected, first_few, flat_name
 from clipline.errors import CliplineError, shorten
+from clipline.utils.cells import texts
 from clipline.utils.checksums import file_hash
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
@@ -70,13 +71,13 @@ def _kaggle(text: str, where: str) -> CaptionTable:
     if [name.strip().casefold() for name in columns] != ["image", "caption"]:
         found = shorten(",".join(columns))
         raise CliplineError(f"{where}: line 1: expected the header `image,caption`, found `{found}`")
-    surplus, rows = SurplusFields(columns, 1, ",", where), []
+    surplus, rows = SurplusFields(columns, [1], ",", where), []
     for record in table:
         fields = surplus.join(record)
         if len(fields) < 2 or not fields[0].strip():
             found = shorten(record.text.strip())
             raise CliplineError(f"{where}: line {record.line}: expected `image,caption`, found `{found}`")
-        rows.append(CaptionRow(fields[0].strip(), fields[1].strip()))
+        rows += [CaptionRow(fields[0].strip(), text) for text in texts(fields[1])]
     surplus.check()
     return CaptionTable(rows, joined=surplus.lines)
 

@@ -20,6 +20,7 @@ from clipline.config.dataset import Hub, HubSource
 from clipline.data.sources.hub_load import open_hub
 from clipline.data.sources.raw import IMAGE_SUFFIXES, CaptionRow, Collected, prune, reconcile
 from clipline.errors import CliplineError, UsageError
+from clipline.utils.cells import texts
 from clipline.utils.progress import Bar
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _records(table: Dataset, source: HubSource, where: str) -> Iterator[tuple[An
     """Yield (undecoded image, captions, split) of each row. Raises UsageError where a column is missing or wrong."""
     import datasets
 
-    columns = [name for name in (source.image_column, source.caption_column, source.split_column) if name]
+    columns = [name for name in (source.image_column, *source.caption_columns, source.split_column) if name]
     for name in columns:
         if name not in table.column_names:
             raise UsageError(f"{where}: no column `{name}`; it has: {', '.join(table.column_names)}")
@@ -60,14 +61,20 @@ def _records(table: Dataset, source: HubSource, where: str) -> Iterator[tuple[An
         kind = table.features[source.image_column]
         raise UsageError(f"{where}: column `{source.image_column}` holds no images but {kind}") from None
     for index, record in enumerate(table):
-        captions = record[source.caption_column]
-        captions = [captions] if isinstance(captions, str) else captions or []
-        if not isinstance(captions, list) or not all(isinstance(text, str | None) for text in captions):
-            raise UsageError(f"{where}: row {index}: column `{source.caption_column}` holds no text nor list of texts")
+        captions = [
+            text for name in source.caption_columns for text in _texts(record[name], name, f"{where}: row {index}")
+        ]
         split = record[source.split_column] if source.split_column else None
         if labels and split is not None:
             split = labels[split]  # a ClassLabel column holds numbers
-        yield record[source.image_column], [text.strip() for text in captions if text], split and str(split)
+        yield record[source.image_column], captions, split and str(split)
+
+
+def _texts(cell: Any, column: str, where: str) -> list[str]:
+    listed = [cell] if isinstance(cell, str) else cell or []
+    if not isinstance(listed, list) or not all(isinstance(text, str | None) for text in listed):
+        raise UsageError(f"{where}: column `{column}` holds no text nor list of texts")
+    return [text for item in listed if item for text in texts(item)]
 
 
 class _Files:

@@ -23,6 +23,7 @@ from clipline.data.sources.raw import (
     reconcile,
 )
 from clipline.errors import CliplineError, UsageError
+from clipline.utils.cells import texts
 from clipline.utils.checksums import file_hash
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -64,19 +65,21 @@ def read_table(path: Path, source: TableSource) -> CaptionTable:
     table = records(text, where, delimiter)
     header = next(table, None)
     columns = [name.strip() for name in header.fields] if header else []
-    needed = [source.image_column, source.caption_column, source.split_column]
-    image, caption, split = (None if name is None else _column(name, columns, where) for name in needed)
-    surplus = SurplusFields(columns, caption, delimiter, where)
+    image = _column(source.image_column, columns, where)
+    captions = [_column(name, columns, where) for name in source.caption_columns]
+    split = None if source.split_column is None else _column(source.split_column, columns, where)
+    surplus = SurplusFields(columns, captions, delimiter, where)
     rows, short = [], []
     for record in table:
         fields = surplus.join(record)
-        if len(fields) <= max(image, caption, split or 0):
+        if len(fields) <= max(image, min(captions), split or 0):
             short.append(record.line)
             continue
-        if not fields[image].strip():
+        name, named_split = fields[image].strip(), None if split is None else fields[split].strip()
+        if not name:
             raise CliplineError(f"{where}: line {record.line}: no image is named")
-        named_split = None if split is None else fields[split].strip()
-        rows.append(CaptionRow(fields[image].strip(), fields[caption].strip(), named_split))
+        cells = [fields[caption] for caption in captions if caption < len(fields)]
+        rows += [CaptionRow(name, text, named_split) for cell in cells for text in texts(cell)]
     surplus.check()
     return CaptionTable(rows, short, surplus.lines)
 
@@ -84,7 +87,7 @@ def read_table(path: Path, source: TableSource) -> CaptionTable:
 def _sniff(text: str, source: TableSource, where: str) -> str:
     """The delimiter that splits the header into the columns that the settings name."""
     header = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    wanted = (source.image_column, source.caption_column)
+    wanted = [source.image_column, *source.caption_columns]
     columns = {delimiter: [name.strip().strip('"') for name in header.split(delimiter)] for delimiter in DELIMITERS}
     best = max(columns, key=lambda delimiter: (len(set(wanted) & set(columns[delimiter])), len(columns[delimiter])))
     for name in wanted:
