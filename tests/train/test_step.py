@@ -170,29 +170,6 @@ def test_moments_come_back_in_the_memory_format_of_their_weights(trainer):
     assert not states[1]["exp_avg"].is_contiguous()
 
 
-def test_the_text_tower_sees_synonyms_until_augmentation_is_off(trainer, prepared):
-    synonyms = {"groups": [["left", "right", "top"], ["green", "blue"]], "probability": 1.0}
-    made = trainer({"train.augment": {"synonyms": synonyms, "off_last": 1}})
-    seen, real, tokenizer = {1: [], 2: []}, made.step.towers.text, Prepared(prepared).tokenizer
-
-    def spy(inputs):
-        if made.model.training:
-            seen[made.epoch] += [tuple(row[row > 0].tolist()) for row in inputs[0]]
-        return real(inputs)
-
-    made.step.towers.text = spy
-    fitted(made)
-    known = {tuple(row[row > 0].tolist()) for row in made.train.split.tokens}
-    assert all(row in known for row in seen[2])
-    changed = [row for row in seen[1] if row not in known]
-    assert len(seen[1]) == 60 and len(changed) > 30
-    # With one word for each group they are captions again.
-    tokens = [[tokenizer.token_to_id(word) for word in group] for group in synonyms["groups"]]
-    one = {token: group[0] for group in tokens for token in group}
-    plain = {tuple(one.get(token, token) for token in row) for row in known}
-    assert all(tuple(one.get(token, token) for token in row) in plain for row in changed)
-
-
 def test_rows_tell_the_arithmetic_done(trainer):
     made = trainer({"train.captions_per_image": 2, "loss": {"kind": "multi_positive"}})
     counter = FlopCounter(made.model, made.train.split, CPU)

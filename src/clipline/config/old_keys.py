@@ -17,6 +17,9 @@ class Removed(NamedTuple):
 
 # "Class.key" of the settings class that had the key -> its new name, or Removed.
 OLD_KEYS: dict[str, str | Removed] = {
+    "Augment.erase": Removed(None, "Fix: leave it out; crop and colour change images too"),
+    "Augment.grey": Removed(0.0, "Fix: leave it out; colour.saturation weakens colours"),
+    "Augment.synonyms": Removed(None, "Fix: leave it out; word_dropout changes captions too"),
     "TrainParams.shard": Removed(
         False,
         "Each process now holds the whole model. Fix: leave it out; less memory takes train.grad_checkpointing: true "

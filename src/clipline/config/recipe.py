@@ -151,7 +151,7 @@ class Recipe(Settings):
     def _check_augment(self) -> None:
         augment, views = self.train.augment, self.train.views
         self.require(
-            not views or not (augment is None or not augment.images),
+            not views or (augment is not None and augment.changes_images),
             "train.views: needs changes to images in train.augment",
         )
         self.require(
@@ -161,15 +161,14 @@ class Recipe(Settings):
         if augment is None:
             return
         self.require(
-            not augment.images or self.image.trainable or views > 0,
+            not augment.changes_images or self.image.trainable or views > 0,
             "train.augment: the features of a frozen image tower are computed once, so its images cannot change; "
             "set train.views, the number of changed copies of each",
         )
-        for name in ("word_dropout", "synonyms"):
-            self.require(
-                not getattr(augment, name) or self.text.trainable,
-                f"train.augment.{name}: the features of a frozen text tower are computed once; leave it out",
-            )
+        self.require(
+            not augment.word_dropout or self.text.trainable,
+            "train.augment.word_dropout: the features of a frozen text tower are computed once; leave it out",
+        )
         self.require(
             augment.off_last < self.train.epochs,
             f"train.augment.off_last ({augment.off_last}) must be under train.epochs ({self.train.epochs})",

@@ -122,7 +122,7 @@ def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> d
         rows = iter([np.arange(len(split.image_rows))[start : start + BATCH] for start in starts])
         return lambda pixels: encode(changed.images(pixels, next(rows)))
 
-    settings = augment.model_dump_json(include={"crop", "flip", "colour", "grey", "erase"})
+    settings = augment.model_dump_json(include={"crop", "flip", "colour"})
     sides = hashlib.sha256(names_a_side(split)).hexdigest()
     return {f"{seed}/{settings}/{sides}": view(seed) for seed in range(config.views)}
 

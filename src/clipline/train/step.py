@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -36,8 +35,8 @@ class LocalBatch:
 class Step:
     """Call it with a batch's image and caption indices. number: steps done. parameters: all that may learn, by name.
 
-    In several processes each takes its share of the batch, and all take the same step. tokenizer: what synonyms in the
-    recipe need. Raises UsageError for settings that do not go together with the device.
+    In several processes each takes its share of the batch, and all take the same step. Raises UsageError for settings
+    that do not go together with the device.
     """
 
     def __init__(
@@ -48,8 +47,6 @@ class Step:
         steps: int,
         phases: PhaseTimer,
         seed: int,
-        *,
-        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.model, self.config, self.data, self.phases = model, recipe.train, data, phases
         self.number = 0
@@ -62,7 +59,7 @@ class Step:
         if world_size() == 1:
             self._loss_of = compiled(self._loss_of, self.config, data.device)
         augment = self.config.augment
-        self.augment = Augmentation(augment, data.split, seed, tokenizer) if augment else None
+        self.augment = Augmentation(augment, data.split, seed) if augment else None
         self.optimizer = build_optimizer(model, self.config.optimizer, data.device)
         self.scheduler = Scheduler(self.optimizer, self.config, steps)
         self.average = Average(self.parameters, self.config.ema) if self.config.ema else None
