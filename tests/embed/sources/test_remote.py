@@ -230,7 +230,7 @@ def test_http_links_in_a_circle_end(web):
     (folder / "a" / "round").symlink_to(folder / "a")
     found = [item.path for item in Remote(f"{url}/a")]
     assert found == ["round/" * depth + "z.png" for depth in reversed(range(len(found)))]
-    assert 2 <= len(found) <= remote.DEEPEST + 2
+    assert 2 <= len(found) <= remote.MAX_DEPTH + 2
 
 
 def test_memory():
@@ -302,4 +302,4 @@ def test_a_password_stays_out_of_the_manifest(secret):
     ],
 )
 def test_times(time, nanoseconds):
-    assert remote._facts({"size": 3, "mtime": time}) == Stat(3, nanoseconds)
+    assert remote._stat({"size": 3, "mtime": time}) == Stat(3, nanoseconds)

@@ -151,7 +151,7 @@ def test_one_name_twice(tmp_path):
         add(tar, "b.jpg", b"b")
     items, failures = walk(tmp_path / "s.tar")
     assert [(item.path, item.read()) for item in items] == [("s.tar/a.jpg", b"first"), ("s.tar/b.jpg", b"b")]
-    reason = "has members of one name, such as s.tar/a.jpg: only the first of them counts"
+    reason = "has two members of one name, such as s.tar/a.jpg: only the first is taken"
     assert failures == [Failure("s.tar", "scan", reason)]
 
 

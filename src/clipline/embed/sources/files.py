@@ -1,4 +1,4 @@
-"""Files of one folder, named one by one."""
+"""Named files of one folder."""
 
 from __future__ import annotations
 
