@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -38,7 +39,7 @@ class Bar:
     ) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._before = done
-        self._note = ""
+        self._note, self._lock = "", threading.Lock()
         console = console or Console(stderr=True)
         self._live = Progress(*self._columns(), console=console) if console.is_terminal else None
         self._task = self._live.add_task(title, total=total, completed=done, note="") if self._live else None
@@ -66,13 +67,14 @@ class Bar:
             self._live.update(self._task, total=total)
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
-        """`amount` more units are done; `note` (a loss, say) stands at the end of the line."""
-        self.done += amount
-        self._note = self._note if note is None else note
-        if self._live:
-            self._live.update(self._task, advance=amount, note=self._note)
-        elif time.monotonic() - self._last >= LOG_EVERY_SECONDS:
-            self._log()
+        """`amount` more units are done; `note` (a loss, say) stands at the end of the line. Any thread may call it."""
+        with self._lock:
+            self.done += amount
+            self._note = self._note if note is None else note
+            if self._live:
+                self._live.update(self._task, advance=amount, note=self._note)
+            elif time.monotonic() - self._last >= LOG_EVERY_SECONDS:
+                self._log()
 
     def _log(self) -> None:
         self._last = time.monotonic()

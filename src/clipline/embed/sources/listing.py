@@ -102,7 +102,7 @@ def _spool(file: Path) -> IO[bytes]:
 
 
 class Paths:
-    """Turns paths into items: relative to a root, each once, if the patterns take it. label: of the list, for errors."""
+    """Turns paths into items: relative to a root, each once, if the patterns take it. label: the list, for errors."""
 
     def __init__(self, label: str, root: Path, patterns: Patterns) -> None:
         if not root.is_dir():
