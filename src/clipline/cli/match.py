@@ -12,6 +12,7 @@ from clipline.cli.options import JsonOption, ProviderName, ProviderOption, Threa
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipline.embed.item import Failure
     from clipline.match.captions import Captioned
     from clipline.runtime.model import OnnxModel
 
@@ -64,6 +65,7 @@ def match(
     and the cosine tells.
     """
     from clipline.classify.images import open_for_images
+    from clipline.cli.output import print_notes
     from clipline.pictures.gallery import check_path
 
     if (image is None) == (quiz is None):
@@ -78,11 +80,12 @@ def match(
         texts = _captions(caption or [], captions)
         _match(image, texts, open_for_images(model, provider.value, threads), as_json)
         return
+    from clipline.classify.predict import Errors
     from clipline.match.captions import read
 
     data = read(quiz, split, root)
-    opened = open_for_images(model, provider.value, threads)
-    _quiz(data, opened, choices=choices, seed=seed, out=out, drawn=n, as_json=as_json, max_errors=max_errors)
+    failures = _quiz(data, open_for_images(model, provider.value, threads), choices, seed, n, out, as_json)
+    print_notes([Errors(failures).enforce(len(data.names), max_errors)])
 
 
 def _captions(given: list[str], file: Path | None) -> list[str]:
@@ -109,20 +112,11 @@ def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) ->
 
 
 def _quiz(
-    data: Captioned,
-    model: OnnxModel,
-    *,
-    choices: int,
-    seed: int,
-    out: Path | None,
-    drawn: int,
-    as_json: bool,
-    max_errors: int,
-) -> None:
-    """Ask about all captions and print the accuracy. drawn: the number of questions in the picture `out`."""
+    data: Captioned, model: OnnxModel, choices: int, seed: int, n: int, out: Path | None, as_json: bool
+) -> list[Failure]:
+    """Ask about all captions, print the accuracy, and draw `n` questions into `out`; returns unusable images."""
     import json
 
-    from clipline.classify.predict import Errors
     from clipline.classify.zeroshot import notes
     from clipline.cli.output import print_notes
     from clipline.match import picture, show
@@ -131,7 +125,7 @@ def _quiz(
     quiz, failures = ask(model, data, choices, seed)
     typer.echo(json.dumps(show.figures(quiz), indent=2) if as_json else show.summary(quiz, data))
     if out:
-        picture.draw(quiz, data, drawn, seed, out)
+        picture.draw(quiz, data, n, seed, out)
         typer.echo(f"drawn: {out}", err=True)
     print_notes(notes(model))
-    print_notes([Errors(failures).enforce(len(data.names), max_errors)])
+    return failures
