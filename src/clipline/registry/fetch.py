@@ -59,7 +59,7 @@ def verify(folder: Path) -> None:
         bundle = Bundle(folder)
         bundle.read_tokenizer()
         for graph in [*bundle.manifest.image.values(), *bundle.manifest.text.values()]:
-            bundle.graph(graph)
+            bundle.graph_path(graph)
     except UsageError as error:
         what = str(error).replace(f"{folder}{os.sep}", "").partition(". Fix: ")[0]
         raise CliplineError(
