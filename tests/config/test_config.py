@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from clipline.config.augment import Augment
 from clipline.config.base import read_yaml, repository_root, resolve, validate
 from clipline.config.dataset import Dataset
-from clipline.config.recipe import Recipe
-from clipline.config.run import Params, load_run
+from clipline.config.old_keys import OLD_KEYS, Removed
+from clipline.config.recipe import Head, Recipe
+from clipline.config.run import Params, TrainParams, load_run
+from clipline.config.training import Train
 from clipline.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -180,11 +183,11 @@ TIMM = {"tower": "timm", "name": "vit_base_patch32_224", "weights": "random", "t
         ({"text.weights": "hub", "text.name": "a/b"}, "text: args need weights: random"),
         ({"text.weights": "some/folder", "text.args": {}}, "a trained tokenizer (wordpiece, bpe) fits only"),
         ({"train.batch_norm": "synchronized"}, "should be 'batch', 'frozen' or 'synchronised', found 'synchronized'"),
-        ({"train.batch_norm": "synchronised", "train.chunk": 8}, "they may have different numbers of chunks"),
+        ({"train.batch_norm": "synchronised", "train.micro_batch_size": 8}, "batch_norm: synchronised waits for all"),
         ({"train.captions_per_image": 2}, "train: captions_per_image: 2 goes with captions: random"),
         ({"train.captions_per_image": 2, "train.captions": "random"}, "needs loss.kind multi_positive or siglip"),
-        ({"head.copies": 3}, "head: copies (3) must divide dim (16)"),
-        ({"train.augment": {"flip": 0.5, "off_last": 1}}, "train.augment.off_last (1) must be under train.epochs (1)"),
+        ({"head.num_heads": 3}, "head: num_heads (3) must divide dim (16)"),
+        ({"train.augment": {"flip": 0.5, "disable_last_epochs": 1}}, "disable_last_epochs (1) must be under train.epochs (1)"),
         ({"train.views": 2}, "train.views: needs changes to images"),
         ({"train.views": 2, "train.augment": {"flip": 0.5}}, "train.views: needs an image tower that is"),
         ({"image.trainable": False, "train.views": 2}, "train.views: needs changes to images"),
@@ -216,6 +219,53 @@ def test_positions_of_a_local_tower(make_recipe: Callable, tmp_path: Path, conte
     changes = {"text.weights": str(tmp_path), "text.args": {}, "inputs.tokenizer": {"kind": "tower"}}
     with pytest.raises(UsageError, match=wanted):
         make_recipe(changes)
+
+
+# ---------------------------------------------------------------- keys of earlier versions
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ("train.augment", "off_last", "disable_last_epochs"),
+        ("train", "chunk", "micro_batch_size"),
+        ("head", "copies", "num_heads"),
+    ],
+)
+def test_a_renamed_key_is_an_error_in_a_file_and_read_from_a_checkpoint(
+    make_recipe: Callable, section: str, old: str, new: str
+) -> None:
+    changes = {"train.epochs": 3, "train.augment": {"flip": 0.5, "disable_last_epochs": 2}}
+    changes |= {"train.micro_batch_size": 2, "head.num_heads": 2}
+    recipe = make_recipe(changes)
+    values = recipe.model_dump(mode="json")
+    place = values
+    for part in section.split("."):
+        place = place[part]
+    place[old] = place.pop(new)
+    assert fault(Recipe, values) == f"configs/x.yaml: {section}: `{old}` was renamed. Fix: write `{new}`"
+    assert validate(Recipe, values, "config.json", from_earlier_version=True) == recipe
+
+
+@pytest.mark.parametrize("from_earlier_version", [False, True])
+def test_a_removed_key_is_accepted_at_its_default_only(make_recipe: Callable, from_earlier_version: bool) -> None:
+    recipe = make_recipe({"train.augment": {"flip": 0.5}})
+    values = recipe.model_dump(mode="json")
+    values["train"]["augment"] |= {"synonyms": None, "erase": None, "grey": 0.0}
+    assert validate(Recipe, values, "x", from_earlier_version=from_earlier_version) == recipe
+    values["train"]["augment"]["grey"] = 0.2
+    with pytest.raises(
+        UsageError, match=r"train\.augment: `grey` was removed: only 0\.0 is still accepted\. Fix: leave"
+    ):
+        validate(Recipe, values, "x", from_earlier_version=from_earlier_version)
+
+
+def test_old_keys_name_classes_and_keys_that_exist() -> None:
+    for key, new in OLD_KEYS.items():
+        section, _, old = key.partition(".")
+        (kind,) = (kind for kind in (Augment, Head, Train, TrainParams) if kind.__name__ == section)
+        assert old not in kind.model_fields
+        assert isinstance(new, Removed) or new in kind.model_fields
 
 
 # ---------------------------------------------------------------- files

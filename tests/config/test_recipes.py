@@ -49,7 +49,7 @@ def offline(path: Path) -> Recipe:
     for entry in waiting:
         entry["epochs"] = 1
     if values["train"].get("augment"):
-        values["train"]["augment"]["off_last"] = 0
+        values["train"]["augment"]["disable_last_epochs"] = 0
     values["train"] |= {"epochs": 2 if waiting else 1, "batch_size": BATCH, "captions": "random", "early_stop": None}
     return validate(Recipe, values, str(path))
 

@@ -32,7 +32,7 @@ def fitted(made):
 @pytest.mark.parametrize("chunk", [1, 7, 50])
 def test_chunks_train_as_the_whole_batch_does(trainer, no_dropout, loss, chunk):
     whole, chunked = (
-        fitted(trainer(no_dropout | {"loss": {"kind": loss}, "train.chunk": size})) for size in (None, chunk)
+        fitted(trainer(no_dropout | {"loss": {"kind": loss}, "train.micro_batch_size": size})) for size in (None, chunk)
     )
     for name in ("train_loss", "val_loss", "temperature"):
         assert [row[name] for row in chunked] == pytest.approx([row[name] for row in whole], rel=1e-3)
@@ -149,7 +149,7 @@ def test_wise_ft_lies_between_the_first_weights_and_the_last(trainer):
 
 
 def test_augmentation_is_off_at_the_end(trainer, monkeypatch):
-    made = trainer({"train.epochs": 3, "train.augment": {"flip": 0.5, "off_last": 1}})
+    made = trainer({"train.epochs": 3, "train.augment": {"flip": 0.5, "disable_last_epochs": 1}})
     epochs, real = [], made.step.augment.images
     made.step.augment.images = lambda *arguments: (epochs.append(made.epoch), real(*arguments))[1]
     fitted(made)
@@ -213,7 +213,7 @@ def test_cached_views_stay_as_they_are_in_the_last_epochs(trainer):
     made = trainer(
         {
             "image.trainable": False, "train.views": 2, "train.epochs": 3,
-            "train.augment": {"crop": {"scale": [0.3, 0.6]}, "off_last": 1},
+            "train.augment": {"crop": {"scale": [0.3, 0.6]}, "disable_last_epochs": 1},
         }
     )  # fmt: skip
     rows, plain = np.arange(60), made.train.features["image"][:, 0]
@@ -223,7 +223,7 @@ def test_cached_views_stay_as_they_are_in_the_last_epochs(trainer):
 
 
 def test_copies_of_the_head_are_an_ensemble(trainer):
-    made = trainer({"head.copies": 2, "head.kind": "residual", "train.epochs": 4})
+    made = trainer({"head.num_heads": 2, "head.kind": "residual", "train.epochs": 4})
     rows = fitted(made)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     images = made.step.towers.image(made.val.images(np.arange(10)))

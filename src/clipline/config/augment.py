@@ -76,7 +76,7 @@ class Augment(Settings):
     flip: the share of images that are mirrored. Images with a caption that says left or right never are.
     word_dropout: the probability with which each token of a caption is left out (word dropout, Iyyer et al., ACL 2015,
     who use 0.3), so that a model cannot rely on a caption's exact words. The first and the last token stay.
-    off_last: the number of epochs at the end without any augmentation, on images and captions as they are,
+    disable_last_epochs: the number of epochs at the end without any augmentation, on images and captions as they are,
     which is what the finished model sees (arXiv 1909.09148).
     """
 
@@ -84,7 +84,7 @@ class Augment(Settings):
     flip: Chance = 0.0
     colour: Colour = Colour()
     word_dropout: Probability = 0.0
-    off_last: Annotated[int, Field(ge=0)] = 0
+    disable_last_epochs: Annotated[int, Field(ge=0)] = 0
 
     @property
     def warps(self) -> bool:

@@ -61,20 +61,20 @@ class Head(Settings):
     residual: the same without the LayerNorm, which suits features that are trained no further.
     norm_linear, linear_norm, linear: what they say.
     tower: the tower's own projection (CLIP's), of its own dimension, which must be `dim`.
-    copies: so many heads side by side, each for its share of `dim` and with a loss of its own: an ensemble in one
-    model, whose similarity is the mean of theirs (their errors differ; arXiv 1612.01474).
+    num_heads: the number of heads side by side, each with dim / num_heads of the dimensions and its own loss: an ensemble
+    in one model, whose similarity is the mean of theirs (their errors differ; arXiv 1612.01474).
     """
 
     kind: Literal["mlp", "residual", "norm_linear", "linear_norm", "linear", "tower"]
     dim: Positive
-    copies: Positive = 1
+    num_heads: Positive = 1
     dropout: Probability = 0.0
     input_dropout: Probability = 0.0  # of the tower's features: what augmentation is to a frozen tower
 
     @model_validator(mode="after")
-    def _copies(self) -> Head:
-        self.require(self.dim % self.copies == 0, f"copies ({self.copies}) must divide dim ({self.dim})")
-        self.require(self.copies == 1 or self.kind != "tower", "a tower has one projection: copies must be 1")
+    def _heads(self) -> Head:
+        self.require(self.dim % self.num_heads == 0, f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
+        self.require(self.num_heads == 1 or self.kind != "tower", "a tower has one projection: num_heads must be 1")
         return self
 
 
@@ -170,8 +170,9 @@ class Recipe(Settings):
             "train.augment.word_dropout: the features of a frozen text tower are computed once; leave it out",
         )
         self.require(
-            augment.off_last < self.train.epochs,
-            f"train.augment.off_last ({augment.off_last}) must be under train.epochs ({self.train.epochs})",
+            augment.disable_last_epochs < self.train.epochs,
+            f"train.augment.disable_last_epochs ({augment.disable_last_epochs}) must be under train.epochs "
+            f"({self.train.epochs})",
         )
 
     def _check_patch(self) -> None:

@@ -106,13 +106,13 @@ class Train(Settings):
     (arXiv 1806.05594 has why averages generalise); its warm-up is (1 + step) / (10 + step).
     wise_ft: the model is this share of the trained weights and the rest of those it began with (arXiv 2109.01903):
     keeps what a pretrained CLIP knew beyond this dataset.
-    chunk: images, and captions, that are in memory at once: a batch beyond it still has the whole batch's gradient
-    (GradCache, arXiv 2101.06983), for one more forward pass.
-    batch_norm: of trainable towers. `batch` normalises by what is computed at once: the batch, a chunk of it, or the
-    share of one of several processes, whose first one's running statistics are kept. `frozen` keeps the running
-    statistics that the tower came with: neither chunks nor processes change anything, and small batches do no harm;
-    for pretrained towers (its weight and bias still learn). `synchronised` normalises by the whole batch of several
-    GPUs (arXiv 1711.07240).
+    micro_batch_size: the most images, and captions, that are in memory at once. The gradient is still that of the whole
+    batch (GradCache, arXiv 2101.06983), for one more forward pass.
+    batch_norm: of trainable towers. `batch` normalises by what is computed at once: the batch, a micro-batch, or the
+    part of one of several processes, whose first one's running statistics are kept. `frozen` keeps the running
+    statistics that the tower came with: neither micro-batches nor processes change anything, and small batches do no
+    harm; for pretrained towers (its weight and bias still learn). `synchronised` normalises by the whole batch of
+    several GPUs (arXiv 1711.07240).
     grad_checkpointing: towers keep no inner activations and compute them again going back (arXiv 1604.06174).
     precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are float32 always.
     compile: torch.compile what a step computes, towers, heads and loss; its minutes pay off in long runs.
@@ -136,7 +136,7 @@ class Train(Settings):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     wise_ft: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip: Annotated[float, Field(gt=0)] | None = None
-    chunk: Positive | None = None
+    micro_batch_size: Positive | None = None
     batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     grad_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -157,9 +157,9 @@ class Train(Settings):
     @model_validator(mode="after")
     def _batch_norm(self) -> Train:
         self.require(
-            self.batch_norm != "synchronised" or self.chunk is None,
-            "batch_norm: synchronised waits for every process in each chunk, and they may have different numbers of "
-            "chunks; leave out chunk, or take batch_norm: frozen",
+            self.batch_norm != "synchronised" or self.micro_batch_size is None,
+            "batch_norm: synchronised waits for all processes in each micro-batch, and they may have different numbers "
+            "of them. Fix: leave out micro_batch_size, or batch_norm: frozen",
         )
         return self
 

@@ -69,7 +69,9 @@ class Step:
         """Make ready for an epoch (from 1): training mode, frozen layers, augmentation off at the end."""
         batch_norm.set_training(self.model, self.config)
         set_frozen(self.model, self.config.freeze, epoch)
-        self._augments = self.augment is not None and epoch <= self.config.epochs - self.config.augment.off_last
+        self._augments = (
+            self.augment is not None and epoch <= self.config.epochs - self.config.augment.disable_last_epochs
+        )
         self.data.changes = self._augments
 
     def __call__(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
@@ -128,7 +130,7 @@ class Step:
             return self._loss_of(image_BD, text_TD, *ids, own.start)
 
         towers = self.towers
-        if size := self.config.chunk:
+        if size := self.config.micro_batch_size:
             pixels, texts = (chunks(each, size) for each in inputs)
             return grad_cache.backward(pixels, texts, towers.image, towers.text, loss_of, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))
