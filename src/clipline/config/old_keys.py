@@ -1,4 +1,4 @@
-"""Settings keys of earlier versions: what each is called now, or the value at which a removed one is still accepted."""
+"""Settings keys of earlier versions: the new name of a renamed key, the one accepted value of a removed key."""
 
 from __future__ import annotations
 
