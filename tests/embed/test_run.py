@@ -229,7 +229,7 @@ def test_a_folder_with_anything_else_is_never_touched(photos, model, tmp_path, o
     assert (out / "gallery.png").read_bytes() == b"mine"
 
 
-def test_overwrite_embeds_all_anew(photos, model, tmp_path, tools):
+def test_overwrite_embeds_all_images_again(photos, model, tmp_path, tools):
     out = tmp_path / "out"
     embed_folder(photos, model, out, part_rows=2)
     tools.save(photos / "new.png", (1, 2, 3))

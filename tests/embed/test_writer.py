@@ -17,7 +17,7 @@ from clipline.errors import CliplineError, UsageError
 IDENTITY = Identity(
     model_id="colours", variant="fp32-0a1b", dim=3, dtype="float16", root="../Fotos für Oma", model="../models/onnx"
 )
-ANEW = "Fix: choose another --out, or embed all anew with --overwrite"
+AGAIN = "Fix: choose another --out, or embed all images again with --overwrite"
 
 
 def row(number: int) -> Row:
@@ -174,17 +174,17 @@ def test_what_cannot_be_tidied_up_is_one_line(out):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_id": "shapes"}, f"made by model colours, and this is shapes. {ANEW}"),
+        ({"model_id": "shapes"}, f"made by model colours, and this is shapes. {AGAIN}"),
         (
             {"variant": "int8-0a1b"},
             "made by variant fp32-0a1b of this model, and this is int8-0a1b: their vectors differ a little. "
-            f"{ANEW}, or choose its --precision",
+            f"{AGAIN}, or choose its --precision",
         ),
-        ({"dtype": "float32"}, f"holds float16, and float32 is asked for. {ANEW}, or --dtype float16"),
-        ({"dim": 4}, f"holds float16, and float16 is asked for. {ANEW}, or --dtype float16"),
+        ({"dtype": "float32"}, f"holds float16, and float32 is asked for. {AGAIN}, or --dtype float16"),
+        ({"dim": 4}, f"holds float16, and float16 is asked for. {AGAIN}, or --dtype float16"),
         (
             {"root": "../other"},
-            f"holds images of ../Fotos für Oma (relative to it), and these are of ../other. {ANEW}; if the images "
+            f"holds images of ../Fotos für Oma (relative to it), and these are of ../other. {AGAIN}; if the images "
             "only moved, set `root` in its manifest.json",
         ),
     ],
@@ -210,7 +210,7 @@ def test_parts_without_a_manifest_are_refused_with_a_fix(out):
     (out / "manifest.json").unlink()
     with pytest.raises(UsageError) as caught:
         Writer(out, IDENTITY, 4)
-    assert str(caught.value) == f"{out}: its manifest.json is missing: the model of its parts is unknown. {ANEW}"
+    assert str(caught.value) == f"{out}: its manifest.json is missing: the model of its parts is unknown. {AGAIN}"
 
 
 def test_a_disk_that_refuses_the_manifest_is_named(out, monkeypatch):

@@ -51,8 +51,7 @@ class Source(Protocol):
     name does not exist, and CliplineError while they are iterated, if they cannot be listed to their end.
     """
 
-    @property
-    def root(self) -> str: ...
+    root: str
 
     def __iter__(self) -> Iterator[Item | Failure]: ...
 

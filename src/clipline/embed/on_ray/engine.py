@@ -166,5 +166,5 @@ def _done(dataset: ray.data.Dataset) -> Iterator[Done]:
         raise CliplineError(
             f"Ray gave up on a block of images: {type(error).__name__}: {first}. What was written is whole. Fix: see "
             "whether nodes or their workers die, for lack of memory say (fewer --threads, smaller --batch-size); run "
-            "again: it goes on from there"
+            "again: it continues from there"
         ) from error

@@ -33,18 +33,13 @@ class Folder:
     ) -> None:
         if not folder.is_dir():
             raise UsageError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
-        self._folder = str(folder)
+        self.root = str(folder)
         self._skip = skip
         self._patterns = Patterns(include, exclude)
 
-    @property
-    def root(self) -> str:
-        """The folder."""
-        return self._folder
-
     def __iter__(self) -> Iterator[FileItem | Failure]:
         # A stack, not recursion: folders may be nested deeper than Python's calls.
-        walked = [self._level("", self._folder, ())]
+        walked = [self._level("", self.root, ())]
         while walked:
             level = walked[-1]
             name = next(level.names, None)

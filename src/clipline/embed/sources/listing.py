@@ -49,15 +49,12 @@ class Listing:
         self._file = Path(self._spooled.name) if self._spooled else file
         top = root or (Path() if piped else file.parent)
         self._paths = Paths(self._label, top, Patterns(include, exclude))
+        self.root = self._paths.root
         with self._file.open("rb") as stream:
             head = stream.read(MAX_LINE)
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UsageError(f"{self._label}: is UTF-16. Fix: save the list as UTF-8")
         self._end = b"\0" if b"\0" in head else b"\n"
-
-    @property
-    def root(self) -> str:
-        return self._paths.root
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
         return self._paths.items(self._lines())

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from operator import itemgetter
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
@@ -84,17 +85,10 @@ class Remote:
         self._patterns = Patterns(include, exclude)
         self._files, top = _connect(url, self._protocol, self.root)
         self._top = top.rstrip("/")
-        self._listed: list[tuple[str, Stat | None]] | None = None
         self._check()
 
     def __iter__(self) -> Iterator[RemoteItem | Failure]:
-        entries = self._store() if self._protocol in STORES else self._walk("", 0)
-        for entry in entries:
-            if isinstance(entry, Failure):
-                yield entry
-            else:
-                path, stat = entry
-                yield RemoteItem(path, self._name(path), self._files, stat)
+        return iter(self._listed) if self._protocol in STORES else self._walk("", 0)
 
     def _check(self) -> None:
         """Raise UsageError or CliplineError where the URL cannot be listed."""
@@ -118,21 +112,22 @@ class Remote:
     def _name(self, path: str) -> str:
         return f"{self._top}/{to_name(path)}"
 
-    def _store(self) -> list[tuple[str, Stat | None]]:
-        if self._listed is not None:
-            return self._listed
+    def _item(self, path: str, info: dict[str, Any]) -> RemoteItem:
+        return RemoteItem(path, self._name(path), self._files, _stat(info))
+
+    @cached_property
+    def _listed(self) -> list[RemoteItem]:
+        """The images in an object store."""
         try:
             infos = self._files.find(self._top, detail=True)
         except Exception as error:
             raise self._refused(error) from error
         paths = ((to_text(name.removeprefix(f"{self._top}/")), info) for name, info in infos.items())
-        self._listed = sorted(
-            ((path, _stat(info)) for path, info in paths if info["type"] == "file" and self._takes(path)),
-            key=itemgetter(0),
-        )
-        return self._listed
+        items = [self._item(path, info) for path, info in paths if info["type"] == "file" and self._takes(path)]
+        return sorted(items, key=attrgetter("path"))
 
-    def _walk(self, prefix: str, depth: int) -> Iterator[tuple[str, Stat | None] | Failure]:
+    def _walk(self, prefix: str, depth: int) -> Iterator[RemoteItem | Failure]:
+        """The images in a folder and those below it, one folder at a time."""
         folder = self._name(prefix).rstrip("/")
         try:
             infos = self._files.ls(folder, detail=True)
@@ -148,7 +143,7 @@ class Remote:
             path = prefix + name
             if not name.endswith("/"):
                 if self._takes(path):
-                    yield path, _stat(children[name])
+                    yield self._item(path, children[name])
             elif is_hidden(name) or not self._patterns.enters(path):
                 continue
             elif depth == MAX_DEPTH:

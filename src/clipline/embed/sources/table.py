@@ -46,10 +46,7 @@ class Table:
         check_file(file, "table")
         self._table = _Parquet(file, column) if file.suffix.lower() == ".parquet" else _Csv(file, column)
         self._paths = Paths(str(file), root or file.parent, Patterns(include, exclude))
-
-    @property
-    def root(self) -> str:
-        return self._paths.root
+        self.root = self._paths.root
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
         return self._paths.items(self._table.names())
