@@ -80,22 +80,22 @@ class Person:
         self.expect(self.request("GET", "/", kind="page"))
         config = json.loads(self.expect(self.request("GET", "/config")))
         names = {part["id"]: part["props"].get("elem_id") for part in config["components"]}
-        for each in config["dependencies"]:
-            for target, event in each["targets"]:
-                self._functions[names.get(target) or "page", event] = each["id"]
+        for dependency in config["dependencies"]:
+            for target, event in dependency["targets"]:
+                self._functions[names.get(target) or "page", event] = dependency["id"]
         return self.call("page", "load", [])[1]
 
     def call(self, part: str, event: str, data: list, sent: dict | None = None, kind: str = "") -> list:
         """What the page gets when `event` happens to `part`. Raises RefusedError."""
         start = time.perf_counter()
-        asked = {
+        request = {
             "data": data, "event_data": sent, "fn_index": self._functions[part, event],
             "session_hash": self._session,
         }  # fmt: skip
-        joined = json.loads(self.expect(self.request("POST", "/gradio_api/queue/join", json.dumps(asked).encode())))
+        joined = json.loads(self.expect(self.request("POST", "/gradio_api/queue/join", json.dumps(request).encode())))
         stream = self.expect(self.request("GET", f"/gradio_api/queue/data?session_hash={self._session}")).decode()
-        told = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
-        for message in told:
+        messages = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
+        for message in messages:
             if message["msg"] == "process_completed" and message["event_id"] == joined["event_id"]:
                 if not message["success"]:
                     raise RefusedError(f"{part}.{event}: {message['output'].get('error')}")
@@ -120,14 +120,14 @@ class Person:
     def visit(self, chance: random.Random, photo: bytes) -> None:
         """One round of what the page offers. Raises RefusedError, also where an answer is someone else's."""
         query = f"{chance.choice(WHO)} {chance.choice(WHERE)} {chance.randrange(10**6)}"
-        found = self.call("query", "submit", [query], kind="search")[1]
-        self._mine(query in found["html"] and found["page"] == 0)
-        self.look(found)
-        found = self.call("found-next", "click", [found], kind="next page")[0]
-        self._mine(query in found["html"] and found["page"] == 1)
-        pictures = self.look(found)
+        gallery = self.call("query", "submit", [query], kind="search")[1]
+        self._mine(query in gallery["html"] and gallery["page"] == 0)
+        self.look(gallery)
+        gallery = self.call("results-next", "click", [gallery], kind="next page")[0]
+        self._mine(query in gallery["html"] and gallery["page"] == 1)
+        pictures = self.look(gallery)
         picture = chance.choice(pictures)
-        _, slot, near, *_ = self.call("found", "use", [], {"picture": picture}, kind="similar")
+        _, slot, near, *_ = self.call("results", "use", [], {"picture": picture}, kind="similar")
         self._mine(slot["picture"] == picture)
         self.look(near)
         sent = json.loads(self.expect(self.request("POST", "/pictures/upload", photo, kind="upload")))["picture"]
@@ -212,7 +212,7 @@ def load(url: str, pid: int, users: int, seconds: float) -> dict[str, Any]:
         time.sleep(0.5)
     took = time.monotonic() - start
     seen = defaultdict(list)
-    for kind, duration in (each for person in people for each in person.seen):
+    for kind, duration in (request for person in people for request in person.seen):
         seen[kind].append(duration)
     return {"seconds": took, "rounds": finished["rounds"], "seen": seen, "errors": dict(errors), "samples": samples}
 
@@ -223,27 +223,27 @@ def quantiles(durations: list[float]) -> list[float]:
     return [1000 * ordered[min(len(ordered) - 1, int(len(ordered) * q))] for q in (0.5, 0.95, 0.99, 1)]
 
 
-def report(before: dict, found: dict, after: dict) -> None:
+def report(before: dict, figures: dict, after: dict) -> None:
     """The figures as tables."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    everything = [duration for durations in found["seen"].values() for duration in durations]
+    everything = [duration for durations in figures["seen"].values() for duration in durations]
     console.print(
-        f"{len(everything):,} requests in {found['seconds']:.1f} s: {len(everything) / found['seconds']:.1f}/s; "
-        f"{found['rounds']:,} rounds; {sum(found['errors'].values())} errors {found['errors'] or ''}",
+        f"{len(everything):,} requests in {figures['seconds']:.1f} s: {len(everything) / figures['seconds']:.1f}/s; "
+        f"{figures['rounds']:,} rounds; {sum(figures['errors'].values())} errors {figures['errors'] or ''}",
         highlight=False,
     )
     table = Table("milliseconds", "requests", "p50", "p95", "p99", "longest")
-    for kind, durations in [*sorted(found["seen"].items()), ("all", everything)]:
+    for kind, durations in [*sorted(figures["seen"].items()), ("all", everything)]:
         table.add_row(kind, f"{len(durations):,}", *(f"{value:,.0f}" for value in quantiles(durations)))
     console.print(table)
     table = Table("server", "before", "after 1/4", "most", "after")
-    quarter = found["samples"][len(found["samples"]) // 4]
+    quarter = figures["samples"][len(figures["samples"]) // 4]
     for name, first in before.items():
-        most = max(sample[name] for sample in found["samples"])
-        table.add_row(name, *(f"{value:,.0f}" for value in (first, quarter[name], most, after[name])))
+        maximum = max(sample[name] for sample in figures["samples"])
+        table.add_row(name, *(f"{value:,.0f}" for value in (first, quarter[name], maximum, after[name])))
     console.print(table)
 
 
@@ -264,12 +264,12 @@ def main(
         person.visit(random.Random(-1), photos(1)[0])  # everything is loaded once
         person.close()
         before = vitals(server.pid)
-        found = load(url, server.pid, users, seconds)
+        figures = load(url, server.pid, users, seconds)
         time.sleep(3)
         after = vitals(server.pid)
-    report(before, found, after)
+    report(before, figures, after)
     if out:
-        figures = {"machine": machine_facts(), "users": users, "before": before, "after": after, **found}
+        figures = {"machine": machine_facts(), "users": users, "before": before, "after": after, **figures}
         out.write_text(json.dumps(figures, indent=2) + "\n")
 
 

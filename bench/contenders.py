@@ -1,6 +1,6 @@
-"""What bench/embed.py measures, each in a process of its own: nobody inherits another's threads or memory.
+"""The programs that bench/embed.py measures, each in its own process, so that none inherits threads or memory.
 
-Each function takes a Job and returns images per second and what else is worth telling.
+Each function takes a Job and returns images per second and other figures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOADED = 256 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """photos: the folder. seconds: how long to measure what has no end. workers: of a DataLoader. bf16: autocast."""
+    """photos: their folder. seconds: for measurements without an end. workers: of a DataLoader. bf16: autocast."""
 
     photos: Path
     images: int
@@ -48,7 +48,7 @@ class Job:
     bf16: bool = False
 
     def open(self) -> OnnxModel:
-        """The model, with its plans made for this batch."""
+        """The model, after one call of this batch size, which allocates its memory."""
         model = OnnxModel(self.model, provider=self.provider, precision=self.precision, threads=self.threads, bulk=True)
         size = model.preprocess.size
         model.embed_pixels(np.zeros((self.batch_size, size, size, 3), np.uint8))
@@ -61,16 +61,16 @@ class Job:
 
 def apart(function, job: Job) -> dict[str, Any]:
     """`function(job)` in a new process. Raises what it raises."""
-    # As stages do, and for all alike: threads that spin while they wait lose most of their speed on a busy machine.
+    # As the stages do: threads that spin while they wait lose most of their speed on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, job).result()
 
 
 def ours(job: Job) -> dict[str, Any]:
-    """clipline end to end: files -> parquet; `limit`: the same session on a batch that is ready, before and after.
+    """clipline end to end: files -> parquet. `limit`: the same session on a ready batch, before and after.
 
-    Raises CliplineError where an image fails: rates would not compare.
+    Raises CliplineError where an image fails: the rates would not be comparable.
     """
     model = job.open()
     pixels = np.stack([model.preprocess.read(file)[0] for file in islice(cycle(job.files()), job.batch_size)])
@@ -107,7 +107,7 @@ def decode(job: Job) -> dict[str, Any]:
 
 
 def serial(job: Job) -> dict[str, Any]:
-    """As fastembed does it: decode a batch, then run it with onnxruntime's own settings, in turn."""
+    """As fastembed works: decode a batch, then run it with onnxruntime's defaults, in turn."""
     import onnxruntime
 
     ours_opened = job.open()
@@ -126,19 +126,19 @@ def serial(job: Job) -> dict[str, Any]:
 
 
 def open_clip_missing() -> str:
-    """Why open_clip cannot be measured, or nothing."""
+    """Why open_clip cannot be measured; empty if it can."""
     if importlib.util.find_spec("open_clip") is None:
         return "open_clip is not installed: pip install --no-deps open_clip_torch ftfy"
     return ""
 
 
 def open_clip_version() -> str:
-    """Of the package that is installed."""
+    """The version that is installed."""
     return importlib.metadata.version("open_clip_torch")
 
 
 class _Photos:
-    """What torch's DataLoader takes: files through open_clip's own preprocessing."""
+    """A dataset for torch's DataLoader: files through open_clip's preprocessing."""
 
     def __init__(self, files: list[Path], transform) -> None:
         self.files, self.transform = files, transform
@@ -153,7 +153,7 @@ class _Photos:
 
 
 def open_clip(job: Job) -> dict[str, Any]:
-    """open_clip's ViT-B/32 with random weights, fed by a torch DataLoader, as its README does it."""
+    """open_clip's ViT-B/32 with random weights, fed by a torch DataLoader, as its README shows."""
     import open_clip as package
     import torch
     from torch.utils.data import DataLoader
@@ -175,9 +175,9 @@ def open_clip(job: Job) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """The most memory that this process held at once, in MB.
+    """The peak memory of this process in MB.
 
-    From VmHWM, where there is one: getrusage counts in what the parent held when it started this process.
+    From VmHWM, where the system has it: getrusage also counts what the parent held when it started this process.
     """
     try:
         status = Path("/proc/self/status").read_text()

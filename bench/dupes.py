@@ -2,9 +2,9 @@
 
     python bench/dupes.py photos --model models/onnx --others flickr8k/Images
 
-Of each photo copies are planted: resized, recompressed, mirrored, cropped, brightened. For each threshold: the percent
-of copies of each kind that are as alike to their original, and the precision of all pairs, where a pair is right if
-both come from one photo. Others are images without copies: more to be confused with.
+Copies of each photo are planted: resized, recompressed, mirrored, cropped, brightened. For each threshold: the percent
+of copies of each kind whose similarity to the original reaches it, and the precision of all pairs: a pair is right if
+both images come from one photo. Others are images without copies, which can be confused with them.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ def main(
     model: Annotated[Path, typer.Option(help="The exported model.")] = Path("models/onnx"),
     others: Annotated[Path | None, typer.Option(help="More images, of which no copies are planted.")] = None,
     planted: Annotated[int, typer.Option(help="Photos that get copies; the rest are others.")] = 100,
-    most: Annotated[int, typer.Option(help="Others, at most.")] = 1000,
+    max_others: Annotated[int, typer.Option(help="Others, at most.")] = 1000,
 ) -> None:
     """Plant copies, embed all, and print what each threshold finds."""
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         images.mkdir()
-        _plant(photos, others, images, planted, most)
+        _plant(photos, others, images, planted, max_others)
         # As `clipline embed` does by default, stored in half precision.
         embed(Folder(images), OnnxModel(model, provider="cpu", bulk=True), Path(scratch) / "index", Options())
         index = Index(Path(scratch) / "index")
         _print(index.paths(range(len(index))), unit(index.vectors))
 
 
-def _plant(photos: Path, others: Path | None, out: Path, planted: int, most: int) -> None:
+def _plant(photos: Path, others: Path | None, out: Path, planted: int, max_others: int) -> None:
     files = sorted(photos.glob("*.jpg"))
     if len(files) < 2:
         raise UsageError(f"{photos}: {len(files)} photos (*.jpg) in it")
     known = {file.name for file in files}
-    more = [file for file in sorted(others.glob("*.jpg")) if file.name not in known][:most] if others else []
+    more = [file for file in sorted(others.glob("*.jpg")) if file.name not in known][:max_others] if others else []
     for file in (*files, *more):
         (out / file.name).write_bytes(file.read_bytes())
     for file in files[:planted]:
@@ -102,11 +102,11 @@ def _print(paths: list[str], vectors: np.ndarray) -> None:
     scores, right = (vectors @ vectors.T)[above, below], photo[above] == photo[below]
     table = Table("similarity from", *KINDS, "pairs", "wrong", "precision", title=f"{len(paths):,} images")
     for threshold in THRESHOLDS:
-        found = scores >= threshold
-        wrong = int((found & ~right).sum())
+        above_threshold = scores >= threshold
+        wrong = int((above_threshold & ~right).sum())
         shares = (f"{100 * (alike[kind] >= threshold).mean():.0f}%" for kind in KINDS)
-        precision = f"{100 - 100 * wrong / max(int(found.sum()), 1):.2f}%"
-        table.add_row(f"{threshold:g}", *shares, f"{int(found.sum()):,}", f"{wrong:,}", precision)
+        precision = f"{100 - 100 * wrong / max(int(above_threshold.sum()), 1):.2f}%"
+        table.add_row(f"{threshold:g}", *shares, f"{int(above_threshold.sum()):,}", f"{wrong:,}", precision)
     console.print(table)
 
 

@@ -1,11 +1,11 @@
-"""How fast `clipline embed` is, against its own limit and against others, all measured in one run.
+"""How fast `clipline embed` is, compared with its limit and with other programs, all measured in one run.
 
     python bench/embed.py photos
     python bench/embed.py photos --model models/onnx --precisions fp32,int8 --peers none
     python bench/embed.py photos --rss --peers none
 
-Everything is measured `--repeats` times in turns (A B C A B C), so that a busy moment of the machine hits all; the
-medians are printed. Ratios are medians of the rounds' own ratios.
+Everything is measured `--repeats` times in turns (A B C A B C), so that other load on the machine affects all; medians
+are printed. A ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def main(
 ) -> None:
     """Measure, print a table, write JSON."""
     files = photo_files.repeat(folder, images, cache)
-    found = _model(model, files, cache)
-    job = Job(files, images, found, provider, "fp32", threads or cores.available(), batch_size, seconds)
-    wanted, skipped = _precisions(precisions, found)
+    model_folder = _model(model, files, cache)
+    job = Job(files, images, model_folder, provider, "fp32", threads or cores.available(), batch_size, seconds)
+    wanted, skipped = _precisions(precisions, model_folder)
     contests = _contests(job, wanted, _peers(peers, provider, skipped), skipped)
     results: dict[str, Any] = {
         "machine": machine_facts(),
-        "settings": {"images": images, "model": found.name, "threads": job.threads, "batch_size": batch_size}
-        | {"repeats": repeats, "provider": provider, "precisions": _told(found)},
+        "settings": {"images": images, "model": model_folder.name, "threads": job.threads, "batch_size": batch_size}
+        | {"repeats": repeats, "provider": provider, "precisions": _measured_precisions(model_folder)},
         "skipped": skipped,
     }
     rounds = _measure(contests, repeats)
@@ -79,11 +79,11 @@ def main(
 def _model(given: Path | None, files: Path, cache: Path) -> Path:
     if given:
         return given
-    found = vit.folder(cache)
-    if not found.is_dir():
-        console.print(f"making a ViT-B/32 with random weights: {found}")
-        apart(_make_vit, Job(files, 0, found, "cpu", "fp32", 1, 1))
-    return found
+    vit_folder = vit.folder(cache)
+    if not vit_folder.is_dir():
+        console.print(f"making a ViT-B/32 with random weights: {vit_folder}")
+        apart(_make_vit, Job(files, 0, vit_folder, "cpu", "fp32", 1, 1))
+    return vit_folder
 
 
 def _make_vit(job: Job) -> None:
@@ -91,7 +91,7 @@ def _make_vit(job: Job) -> None:
 
 
 def _precisions(text: str, model: Path) -> tuple[list[str], dict[str, str]]:
-    """Those to measure, and why others are not."""
+    """The precisions to measure, and why others are not measured."""
     has = Bundle(model).manifest.image
     asked = text.split(",")
     wanted = [name for name in asked if name in has]
@@ -101,7 +101,7 @@ def _precisions(text: str, model: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _peers(text: str, provider: str, skipped: dict[str, str]) -> list[str]:
-    """Those to measure; why others are not goes into `skipped`."""
+    """The peers to measure; the reasons why others are not are added to `skipped`."""
     asked = [] if text == "none" else text.split(",")
     if unknown := set(asked) - set(PEERS):
         raise UsageError(f"--peers: no {', '.join(sorted(unknown))}; allowed: {', '.join(PEERS)}, none")
@@ -116,19 +116,19 @@ def _peers(text: str, provider: str, skipped: dict[str, str]) -> list[str]:
 def _contests(
     job: Job, precisions: list[str], peers: list[str], skipped: dict[str, str]
 ) -> dict[str, tuple[Callable[[Job], dict], Job]]:
-    """Name -> what to call with what, in the order of one round."""
-    found: dict[str, tuple[Callable[[Job], dict], Job]] = {"decode": (contenders.decode, job)}
+    """Name -> (function, its job), in the order of one round."""
+    contests: dict[str, tuple[Callable[[Job], dict], Job]] = {"decode": (contenders.decode, job)}
     for name in precisions:
-        found[name] = (contenders.ours, replace(job, precision=name))
+        contests[name] = (contenders.ours, replace(job, precision=name))
     if "serial" in peers:
-        found["serial " + precisions[0]] = (contenders.serial, replace(job, precision=precisions[0]))
+        contests["serial " + precisions[0]] = (contenders.serial, replace(job, precision=precisions[0]))
     if "open_clip" in peers:
         for name in ("fp32", "bf16"):
             peer = replace(job, bf16=name == "bf16")
-            found[f"open_clip {name}"] = (contenders.open_clip, replace(peer, workers=_best_workers(peer)))
+            contests[f"open_clip {name}"] = (contenders.open_clip, replace(peer, workers=_best_workers(peer)))
     for name, why in skipped.items():
         console.print(f"not measured: {name}: {why}")
-    return found
+    return contests
 
 
 def _best_workers(job: Job) -> int:
@@ -136,10 +136,10 @@ def _best_workers(job: Job) -> int:
     short = replace(job, images=min(job.images, TRIED))
     tried = sorted({0, 1, max(1, job.threads // 2), job.threads})
     rates = {count: apart(contenders.open_clip, replace(short, workers=count))["rate"] for count in tried}
-    found = max(rates, key=rates.__getitem__)
+    best = max(rates, key=rates.__getitem__)
     shown = ", ".join(f"{count}: {rate:,.1f}" for count, rate in rates.items())
-    console.print(f"open_clip {'bf16' if job.bf16 else 'fp32'}: {found} workers (images/s with {shown})")
-    return found
+    console.print(f"open_clip {'bf16' if job.bf16 else 'fp32'}: {best} workers (images/s with {shown})")
+    return best
 
 
 def _measure(contests: dict[str, tuple[Callable[[Job], dict], Job]], repeats: int) -> list[dict[str, dict]]:
@@ -154,21 +154,21 @@ def _measure(contests: dict[str, tuple[Callable[[Job], dict], Job]], repeats: in
 
 
 def _rates(rounds: list[dict[str, dict]]) -> dict[str, list[float]]:
-    """Images per second of each contender, and of the ceiling that decoding and the model set together.
+    """Images per second of each contender, and of the ceiling that decoding and the model together set.
 
     On the CPU they share the cores; on CUDA the slower one is the ceiling.
     """
-    found = {name: [each[name]["rate"] for each in rounds] for name in rounds[0]}
+    rates = {name: [results[name]["rate"] for results in rounds] for name in rounds[0]}
     for name in [name for name in rounds[0] if "limit" in rounds[0][name]]:
-        found[f"limit {name}"] = [each[name]["limit"] for each in rounds]
+        rates[f"limit {name}"] = [results[name]["limit"] for results in rounds]
         shared = rounds[0][name]["running_on"].startswith("CPU")
-        pairs = zip(found[f"limit {name}"], found["decode"], strict=True)
-        found[f"ceiling {name}"] = [1 / (1 / ran + 1 / got) if shared else min(ran, got) for ran, got in pairs]
-    return found
+        pairs = zip(rates[f"limit {name}"], rates["decode"], strict=True)
+        rates[f"ceiling {name}"] = [1 / (1 / ran + 1 / got) if shared else min(ran, got) for ran, got in pairs]
+    return rates
 
 
 def _ratios(rounds: list[dict[str, dict]]) -> dict[str, list[float]]:
-    """Ours to the limit, the ceiling, fp32 and every peer, in each round."""
+    """In each round, clipline's rate divided by the limit, the ceiling, fp32 and every peer."""
     rates, pairs = _rates(rounds), {}
     mine = [name.removeprefix("limit ") for name in rates if name.startswith("limit ")]
     for name in mine:
@@ -194,7 +194,8 @@ def _rss(job: Job, folder: Path, cache: Path) -> dict[str, Any]:
     return {"precision": job.precision, "peak_mb": peaks, "ratio": many / few}
 
 
-def _told(model: Path) -> dict[str, Any]:
+def _measured_precisions(model: Path) -> dict[str, Any]:
+    """What export measured of the model's precisions, if it did."""
     path = model / "precisions.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

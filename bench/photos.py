@@ -1,4 +1,4 @@
-"""As many photos as a benchmark wants, made from those of a folder: each a file of its own with a hash of its own."""
+"""Any number of photos for a benchmark, made from those of a folder: files with different hashes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ PER_FOLDER = 1000
 
 
 def repeat(folder: Path, count: int, cache: Path) -> Path:
-    """A folder with `count` JPEG files, copies of those below `folder`, again and again; made once, below `cache`.
+    """A folder with `count` JPEG files, repeated copies of those below `folder`; made once, below `cache`.
 
-    A few bytes behind the end of each image, which decoders pass over, make its hash its own: the pipeline embeds
-    files with the same bytes once. Raises UsageError where there is no JPEG file.
+    A few bytes after the end of each image, which decoders ignore, make its hash different: the pipeline embeds files
+    with the same bytes once. Raises UsageError where there is no JPEG file.
     """
-    found = [item for item in Folder(folder, include=JPEG) if not isinstance(item, Failure)]
-    if not found:
+    items = [item for item in Folder(folder, include=JPEG) if not isinstance(item, Failure)]
+    if not items:
         raise UsageError(f"{folder}: no JPEG files in it")
-    names = "\n".join(f"{item.path} {item.stat()}" for item in found)
+    names = "\n".join(f"{item.path} {item.stat()}" for item in items)
     out = cache / f"photos-{count}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
     if not out.is_dir():
         with atomic_folder(out) as new:
-            for number, item in enumerate(islice(cycle(found), count)):
-                place = new / f"{number // PER_FOLDER:04d}"
-                place.mkdir(exist_ok=True)
-                (place / f"{number:06d}.jpg").write_bytes(item.read() + b"copy %d" % number)
+            for number, item in enumerate(islice(cycle(items), count)):
+                subfolder = new / f"{number // PER_FOLDER:04d}"
+                subfolder.mkdir(exist_ok=True)
+                (subfolder / f"{number:06d}.jpg").write_bytes(item.read() + b"copy %d" % number)
     return out

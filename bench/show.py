@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# What the project aims at, for ViT-B/32 on 2 cores.
+# The project's goals, for ViT-B/32 on 2 cores.
 AIMS = {
     "fp32 / limit": 0.92,
     "fp32 / open_clip fp32": 1.15,
@@ -18,22 +18,24 @@ AIMS = {
 
 
 def show(console: Console, results: dict[str, Any]) -> None:
-    """Machine, rates, and ratios beside what the project aims at."""
-    facts, settings = results["machine"], results["settings"]
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    """Print the machine, rates, and ratios beside the project's goals."""
+    machine, settings = results["machine"], results["settings"]
+    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     asked = (
         f"{settings['model']}: {settings['images']:,} images, batches of {settings['batch_size']}, "
         f"{settings['threads']} threads, {settings['repeats']} rounds"
     )
-    for line in ("", f"{facts['date']}  {facts['cpu']}", facts["system"], versions, asked):
+    for line in ("", f"{machine['date']}  {machine['cpu']}", machine["system"], versions, asked):
         console.print(line, highlight=False, soft_wrap=True)
     table = Table("images/s", "median", "lowest", "highest")
-    for name, found in results["rates"].items():
-        table.add_row(name, *(f"{value:,.1f}" for value in (found["median"], min(found["runs"]), max(found["runs"]))))
+    for name, figures in results["rates"].items():
+        table.add_row(
+            name, *(f"{value:,.1f}" for value in (figures["median"], min(figures["runs"]), max(figures["runs"])))
+        )
     console.print(table)
     table = Table("ratio", "median", "lowest", "highest", "aim")
-    for name, found in results["ratios"].items():
-        values = (found["median"], min(found["runs"]), max(found["runs"]))
+    for name, figures in results["ratios"].items():
+        values = (figures["median"], min(figures["runs"]), max(figures["runs"]))
         table.add_row(name, *(f"{value:.2f}" for value in values), f"{AIMS[name]:.2f}" if name in AIMS else "")
     console.print(table)
     if "rss" in results:

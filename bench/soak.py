@@ -1,10 +1,10 @@
-"""A long run: many images are embedded, and people search the folder on the page, from its first tenth on.
+"""A long run: many images are embedded, while simulated users search the folder in the web app.
 
     python bench/soak.py --model models/onnx [--images 200000] [--minutes 30] [--users 8] [--out soak.json]
 
-A tenth of the images is embedded first. Then `clipline app` serves the folder to people who search, turn pages, drop
+A tenth of the images is embedded first. Then `clipline app` serves the folder to users who search, turn pages, drop
 images and ask for labels without a pause (see bench/app.py), while `clipline embed` adds the rest. Printed: errors, and
-memory, descriptors and threads of both processes over time, with the growth that is left at the end.
+memory, descriptors and threads of both processes over time, with their growth in the last quarter.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ def main(
     *,
     model: Annotated[Path, typer.Option(help="The exported model.")] = Path("models/onnx"),
     images: Annotated[int, typer.Option(min=1000)] = 200_000,
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long people search.")] = 30,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long users search.")] = 30,
     users: Annotated[int, typer.Option(min=1, help="At once.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Also write all figures to this JSON file.")] = None,
 ) -> None:
-    """Embed and search for a long time; say whether memory, descriptors and threads stay."""
-    with tempfile.TemporaryDirectory(prefix="soak-") as place:
-        photos, index = Path(place, "photos"), Path(place, "embeddings")
+    """Embed and search for a long time; show whether memory, descriptors and threads stay constant."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        photos, index = Path(folder, "photos"), Path(folder, "embeddings")
         command = [*EMBED, str(photos), "--model", str(model), "--out", str(index)]
         first = images // 10
         generate(photos, 0, first)
         _watched(command)
         with app.served(str(index), "--model", str(model)) as (url, server):
-            found: dict[str, Any] = {}
+            figures: dict[str, Any] = {}
             searching = threading.Thread(
-                target=lambda: found.update(app.load(url, server.pid, users, 60 * minutes)), daemon=True
+                target=lambda: figures.update(app.load(url, server.pid, users, 60 * minutes)), daemon=True
             )
             searching.start()
             generate(photos, first, images)
             embedding = _watched(command)
             searching.join()
     results = {
-        "machine": machine_facts(), "images": images, "users": users, "minutes": minutes, "errors": found["errors"],
-        "rounds": found["rounds"], "seen": {kind: len(each) for kind, each in found["seen"].items()},
-        "embed": embedding, "app": found["samples"],
+        "machine": machine_facts(), "images": images, "users": users, "minutes": minutes, "errors": figures["errors"],
+        "rounds": figures["rounds"], "seen": {kind: len(values) for kind, values in figures["seen"].items()},
+        "embed": embedding, "app": figures["samples"],
     }  # fmt: skip
     _show(results)
     if out:
@@ -73,21 +73,21 @@ def main(
 
 
 def generate(folder: Path, start: int, end: int) -> None:
-    """JPEG files of 96 x 72 pixels, each of other smooth noise."""
+    """Write JPEG files of 96 x 72 pixels, each of different smooth noise."""
     with Bar("making images", end - start, "images") as bar:
         for first in range(start, end, FOLDER):
-            place, chance = folder / f"{first // FOLDER:05d}", np.random.default_rng(first)
-            place.mkdir(parents=True, exist_ok=True)
+            subfolder, rng = folder / f"{first // FOLDER:05d}", np.random.default_rng(first)
+            subfolder.mkdir(parents=True, exist_ok=True)
             for number in range(first, min(first + FOLDER, end)):
-                small = Image.fromarray(chance.integers(0, 256, (6, 8, 3), np.uint8))
+                small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
                 data = io.BytesIO()
                 small.resize((96, 72), Image.Resampling.BICUBIC).save(data, "JPEG")
-                (place / f"{number:07d}.jpg").write_bytes(data.getvalue())
+                (subfolder / f"{number:07d}.jpg").write_bytes(data.getvalue())
                 bar.advance()
 
 
 def _watched(command: list[str]) -> list[dict[str, float]]:
-    """Run to the end; vitals each second. Raises CliplineError where it fails."""
+    """Run a command; its vitals once a second. Raises CliplineError where it fails."""
     start, samples = time.monotonic(), []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -102,14 +102,14 @@ def _watched(command: list[str]) -> list[dict[str, float]]:
 
 
 def growth(samples: list[dict[str, float]], name: str) -> float:
-    """Median of the last quarter of the samples less that of the third."""
+    """Median of the last quarter of the samples minus that of the third quarter."""
     third, last = (samples[len(samples) * quarter // 4 : len(samples) * (quarter + 1) // 4] for quarter in (2, 3))
-    return median(each[name] for each in last) - median(each[name] for each in third)
+    return median(sample[name] for sample in last) - median(sample[name] for sample in third)
 
 
 def _show(results: dict[str, Any]) -> None:
     console.print(
-        f"{results['images']:,} images; {results['users']} people for {results['minutes']:g} minutes: "
+        f"{results['images']:,} images; {results['users']} users for {results['minutes']:g} minutes: "
         f"{results['rounds']:,} rounds, {sum(results['errors'].values())} errors {results['errors'] or ''}",
         highlight=False,
     )
@@ -118,7 +118,7 @@ def _show(results: dict[str, Any]) -> None:
         samples = results[process]
         for name in VITALS:
             at = (samples[min(len(samples) - 1, len(samples) * percent // 100)] for percent in (5, 25, 50, 75, 100))
-            table.add_row(process, name, *(f"{each[name]:,.0f}" for each in at), f"{growth(samples, name):+,.0f}")
+            table.add_row(process, name, *(f"{sample[name]:,.0f}" for sample in at), f"{growth(samples, name):+,.0f}")
     console.print(table)
 
 

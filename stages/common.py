@@ -1,33 +1,40 @@
-"""What every stage does at its edge: errors become one clear message and an exit code."""
+"""What the stages share: their output, their exit codes and error messages, and the MLflow run that they continue."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from clipline import errors
+from clipline import errors, tracking
+from clipline.config.run import Run
 from clipline.errors import CliplineError, out_of_memory
 from clipline.utils.files import locked
 
+RECEIPT, HISTORY = Path("models/run.json"), Path("reports/train.csv")
 BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Fix: wait until it ends, then run again"
 
 
 def say(text: str) -> None:
-    """One line of the stage's own output."""
+    """Print one line of the stage's output."""
     print(text, flush=True)  # noqa: T201
 
 
+def resume_run(run: Run, stage: str) -> AbstractContextManager[tracking.Run]:
+    """The MLflow run of the trained model, for a stage after training to log into."""
+    return tracking.resume(RECEIPT, experiment=run.params.tracking.experiment, stage=stage, history=HISTORY)
+
+
 def run_stage(main: Callable[[], None]) -> None:
-    """Call `main`; print what a person can fix without a traceback, and leave with the exit code that goes with it."""
+    """Call `main`. Print an error that the user can fix without a traceback, and exit with its exit code."""
     sys.excepthook = errors.hook
-    # A hub that cannot be reached must fail within seconds, not wait: nobody may be looking.
+    # A hub that cannot be reached must fail within seconds: a pipeline may run unattended.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
     try:
-        with _alone(), _in_words():
+        with _alone(), _readable_errors():
             main()
     except CliplineError as error:
         print(f"\n{Path(sys.argv[0]).stem}: error: {error}\n", file=sys.stderr)  # noqa: T201
@@ -38,10 +45,10 @@ def run_stage(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One stage at a time in a working folder: a stage goes on when the `dvc` that started it is killed.
+    """Hold the lock of the working folder: a stage goes on when the `dvc` that started it is killed.
 
-    Of processes that train one model together the first holds the folder: whoever started them has become another
-    program. Raises CliplineError where a stage runs already.
+    Of several processes that train one model, the first one holds the lock. Raises CliplineError where another stage
+    holds it.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         yield
@@ -51,8 +58,8 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """The disk's and the memory's refusals, from whatever library, as a CliplineError with the fix."""
+def _readable_errors() -> Iterator[None]:
+    """Turn disk errors and out-of-memory errors of any library into a CliplineError that says what to do."""
     try:
         yield
     except FileNotFoundError as error:
@@ -60,8 +67,8 @@ def _in_words() -> Iterator[None]:
     except OSError as error:
         where = error.filename or f"below {Path.cwd()}"
         raise CliplineError(
-            f"{where}: {error.strerror or error}. Fix: free some room, or fix that place and its permissions; then "
-            "run again: what was finished is kept"
+            f"{where}: {error.strerror or error}. Fix: free some space, or fix that path and its permissions; "
+            "then run again: what was finished is kept"
         ) from error
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

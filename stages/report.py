@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipline import tracking
 from clipline.config.run import load_run
 from clipline.data.prepared import Prepared
-from clipline.report import card, facts, page
+from clipline.report import card, page
+from clipline.report.summary import gather
 from clipline.utils.files import atomic
-from stages.common import run_stage, say
+from stages.common import resume_run, run_stage, say
 
-RECEIPT, HISTORY = Path("models/run.json"), Path("reports/train.csv")
 PAGE, CARD = Path("reports/index.html"), Path("reports/model_card.md")
 
 
 def main() -> None:
     """Write the page and the card, and log both into the model's run."""
     run, data = load_run(), Prepared(Path("data/prepared"))
-    found = facts.gather(Path(), data, run.params.export.model_dump())
-    for path, text in ((PAGE, page.render(found, data, Path())), (CARD, card.render(found))):
+    summary = gather(Path(), data, run.params.export.model_dump())
+    for path, text in ((PAGE, page.render(summary, data, Path())), (CARD, card.render(summary))):
         with atomic(path) as file:
             file.write(text.encode())
-    with tracking.resume(
-        RECEIPT, experiment=run.params.tracking.experiment, stage="report", history=HISTORY
-    ) as tracked:
+    with resume_run(run, "report") as tracked:
         for path in (PAGE, CARD):
             tracked.log_artifact(path)
     say(f"{PAGE}: {PAGE.stat().st_size / 1e6:.1f} MB, open it in a browser; {CARD}")

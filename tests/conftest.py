@@ -15,11 +15,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from clipline.config.base import validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
+from clipline.utils.files import atomic_folder
 
 # As stages do, and before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -69,7 +71,25 @@ TINY = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """made_once(name, make) -> a folder that make(folder) fills once for all processes of the tests. Read it only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = base / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with atomic_folder(folder) as partial:
+                    make(partial)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
 def make_recipe():
     """make_recipe({"image.pool": "last"}) -> Recipe."""
 

@@ -14,7 +14,7 @@ __all__ = ["Clip"]
 
 
 def __getattr__(name: str) -> object:
-    # Only who asks for Clip waits for numpy and onnxruntime.
+    # Loaded when it is first used: numpy and onnxruntime take time.
     if name == "Clip":
         from clipline.api import Clip
 

@@ -4,7 +4,7 @@ clip = Clip("models/onnx")
 images = clip.embed_images(["a.jpg", "b.jpg"])              # float32 [2, dim], L2-normalised
 texts = clip.embed_texts(["a dog", "a boat"])               # float32 [2, dim]
 images @ texts.T                                            # cosines [2, 2]
-clip.embed_folder("photos", "embeddings")                   # parquet files; again: only what is new or changed
+clip.embed_folder("photos", "embeddings")                   # parquet files; run again: only new and changed images
 clip.search("embeddings", "two dogs in the snow", n=3)      # [[Result(path, file, score), ...]]
 clip.classify(["a.jpg"], ["dog", "boat"])                   # [[("dog", 0.98), ("boat", 0.02)]]
 clip.match("a.jpg", ["a dog runs", "a boat at sea"])        # [0.97, 0.03]
@@ -31,18 +31,18 @@ from clipline.search.searcher import Result, Searcher
 if TYPE_CHECKING:
     from clipline.embed.summary import Summary
 
-Picture = Path | str | Image.Image
+ImageInput = Path | str | Image.Image
 """An image file, or an image that Pillow has opened."""
 Query = str | Path | Image.Image | np.ndarray
-"""Words, an image file (a Path: a str is words), a Pillow image, or an embedding [dim]."""
+"""A text (str), an image file (Path), a Pillow image, or an embedding [dim]."""
 
 
 class Clip:
     """An exported model. model: its folder, or its name in MLflow (`models:/clipline@champion`; needs mlflow).
 
     provider: `cpu`, `cuda`, or `auto` for CUDA where it starts. precision: of the image graph, `auto` for the fastest
-    that was shipped. threads: of the CPU; None means every core that this process may use. Graphs are loaded when
-    first used. Raises UsageError where there is no such model, or it cannot run so.
+    that was exported. threads: of the CPU; None means every core that this process may use. Graphs are loaded when
+    first used. Raises UsageError where there is no such model, or it lacks the precision or the provider.
     """
 
     def __init__(
@@ -64,25 +64,25 @@ class Clip:
 
     @property
     def model_id(self) -> str:
-        """What decides whether embeddings may be compared: only those of one model_id."""
+        """Only embeddings with the same model_id may be compared."""
         return self._model.model_id
 
-    def embed_images(self, images: Sequence[Picture]) -> np.ndarray:
+    def embed_images(self, images: Sequence[ImageInput]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
-        return encode.embed_images(self._model, _several(images), self._threads)
+        return encode.embed_images(self._model, _as_list(images), self._threads)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
-        return encode.embed_texts(self._model, _several(texts))
+        return encode.embed_texts(self._model, _as_list(texts))
 
     def embed_folder(
         self, images: str | Path, out: str | Path, *, prune: bool = False, overwrite: bool = False
     ) -> Summary:
         """Embed a folder of images, or another source that `clipline embed` takes, into the embeddings folder `out`.
 
-        Run it again and only new and changed images are embedded. prune: drop those of images that are gone. overwrite:
-        begin anew. Images that cannot be read are counted and listed in errors.parquet; `Summary.enforce` raises for
-        them. Raises UsageError before any work, and CliplineError where `out` is in use or damaged.
+        Run again, it embeds only new and changed images. prune: drop the embeddings of images that are gone. overwrite:
+        embed all images again. Images that cannot be read are counted and listed in errors.parquet; `Summary.enforce`
+        raises for them. Raises UsageError before any work, and CliplineError where `out` is in use or damaged.
         """
         from clipline.embed.run import Options, embed
         from clipline.embed.sources import open_source
@@ -106,20 +106,21 @@ class Clip:
     ) -> list[list[Result]]:
         """The `n` best images of an embeddings folder for each query, best first: Result(path, file, score).
 
-        query: one or a list (`Query`). without: texts whose mean embedding is taken away from each query's. min_score:
-        worse ones are left out. approximate: None decides by the folder's size. root: where the images are now, None
-        for where they were. The folder stays open, and is opened anew when it has changed. Raises UsageError where
-        `folder` is none or another model's, CliplineError where it is damaged.
+        query: one or a list (`Query`). without: texts whose mean embedding is subtracted from that of each query.
+        min_score: images with a lower score are left out. approximate: None decides by the folder's size. root: where
+        the images are now, None for where they were. The folder stays open, and is opened again when it has changed.
+        Raises UsageError where `folder` holds no embeddings or those of another model, CliplineError where it is
+        damaged.
         """
         searcher = self._searcher(Path(folder), approximate, Path(root) if root else None)
-        asked = [self._vector(each) for each in _several(query)]
-        stacked = np.concatenate([np.empty((0, self.dim), np.float32), *asked])
-        wanted = encode.subtract_mean(stacked, encode.embed_texts(self._model, _several(without)))
-        return [searcher.results(hits, min_score) for hits in searcher.hits(wanted, n, [])]
+        queries = [self._vector(one) for one in _as_list(query)]
+        vectors = np.concatenate([np.empty((0, self.dim), np.float32), *queries])
+        vectors = encode.subtract_mean(vectors, encode.embed_texts(self._model, _as_list(without)))
+        return [searcher.results(hits, min_score) for hits in searcher.hits(vectors, n, [])]
 
     def classify(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageInput],
         labels: Sequence[str],
         templates: Sequence[str] | None = None,
         top: int = 5,
@@ -131,16 +132,16 @@ class Clip:
         """
         from clipline.classify import zeroshot
 
-        labels = _several(labels)
+        labels = _as_list(labels)
         classes = zeroshot.class_vectors(self._model, labels, templates)
         shares = zeroshot.probabilities(self.embed_images(images), classes, zeroshot.logit_scale(self._model))
         return zeroshot.top_labels(labels, shares, top)
 
-    def match(self, image: Picture, captions: Sequence[str]) -> np.ndarray:
+    def match(self, image: ImageInput, captions: Sequence[str]) -> np.ndarray:
         """How likely each caption is for the image, among `captions`: float32 [captions], sums to 1."""
         from clipline.classify import zeroshot
 
-        return zeroshot.caption_probabilities(self._model, self.embed_images([image]), _several(captions))[0]
+        return zeroshot.caption_probabilities(self._model, self.embed_images([image]), _as_list(captions))[0]
 
     def _vector(self, query: Query) -> np.ndarray:
         """float32 [1, dim], L2-normalised."""
@@ -149,21 +150,21 @@ class Clip:
         if isinstance(query, Path | Image.Image):
             return self.embed_images([query])
         vector = np.asarray(query, np.float32)
-        length = np.linalg.norm(vector)
-        if vector.shape != (self.dim,) or not np.isfinite(length) or not length:
+        norm = np.linalg.norm(vector)
+        if vector.shape != (self.dim,) or not np.isfinite(norm) or not norm:
             raise UsageError(f"a query of shape {list(vector.shape)}: an embedding here is [{self.dim}], and not zero")
-        return vector[np.newaxis] / length
+        return vector[np.newaxis] / norm
 
     def _searcher(self, folder: Path, approximate: bool | None, root: Path | None) -> Searcher:
         key = (folder, approximate, root)
         if key not in self._searchers or not self._searchers[key].index.fresh():
-            self._searchers.pop(key, None)  # before the new one is in memory too
+            self._searchers.pop(key, None)  # before the new one takes memory as well
             self._searchers[key] = Searcher(Index(folder), self._model, root=root, approximate=approximate)
         return self._searchers[key]
 
 
-def _several(given: Any) -> list[Any]:
-    """A list of what may be one or many; the rows of an array [q, dim] are many."""
-    if isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray) and given.ndim == 1):
-        return [given]
-    return list(given)
+def _as_list(values: Any) -> list[Any]:
+    """One value, or several, as a list; the rows of an array [q, dim] are several."""
+    if isinstance(values, str | Path | Image.Image) or (isinstance(values, np.ndarray) and values.ndim == 1):
+        return [values]
+    return list(values)

@@ -1,7 +1,7 @@
 """Errors that a user can fix, each with the exit code that the command line promises.
 
-Whatever a person may do wrong (a bad key, a truncated archive, a missing extra) raises one of these with a
-message that says what, where and how to fix it; the entry points print it without a traceback.
+A bad key, a truncated archive or a missing extra raises one of these, with a message that says what is wrong, where,
+and how to fix it. The entry points print the message without a traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import traceback
 from types import TracebackType
 
-# What torch, onnxruntime and the system say in errors that are no MemoryError.
+# Words by which torch, onnxruntime and the operating system report a lack of memory in other errors than MemoryError.
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
 _NO_MEMORY += ("can't start new thread", "bad allocation")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -25,8 +25,8 @@ def _escaped(character: re.Match[str]) -> str:
 class CliplineError(Exception):
     """The work could not be done: exit code 1.
 
-    The message loses whatever secrets a library put into it, and shows control characters, which names of files may
-    hold, as \\x1b and the like: a terminal would obey them.
+    Secrets are removed from the message. Control characters, which file names may contain, are shown as `\\x1b` and the
+    like, so that no terminal interprets them.
     """
 
     exit_code = 1
@@ -42,13 +42,13 @@ class UsageError(CliplineError):
 
 
 class TooManyErrorsError(CliplineError):
-    """Done, but more inputs failed than were allowed: exit code 3."""
+    """The work was done, but more inputs failed than were allowed: exit code 3."""
 
     exit_code = 3
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says, at most 200 letters without the pages that may follow; the error's kind where nothing."""
+    """The first line of an error's message, at most 200 characters; the name of its class where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -64,12 +64,12 @@ def shorten(data: object) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory's end, whoever says so."""
+    """Whether the error means out of memory, in any library's words."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def missing_extra(package: str, extra: str) -> UsageError:
-    """The error for a package that only an extra installs."""
+    """The error for a missing package that only the extra `extra` installs."""
     return UsageError(f"{package} is not installed. Fix: pip install 'clipline[{extra}]'")
 
 
@@ -82,28 +82,28 @@ SECRETS = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
 )
-# A shorter one may stand in any text by chance, and would protect nothing.
-SHORTEST = 6
-# user:password@ behind ://; a password may hold slashes, as AWS's keys do, and is told from a port by not being one.
+# A shorter secret may occur in any text by chance, and would protect nothing.
+MIN_SECRET_LENGTH = 6
+# user:password@ after ://. A password may contain slashes, as AWS's keys do; what is a port number is no password.
 _USER = re.compile(r"(?<=://)(?:[^\s/@:'\"]*:(?!\d+(?:[/\s'\",.:;)?#]|$))[^\s@'\"]*@|[^\s/@'\"?#]*@)+")
 _VALUE = re.compile(r"([?&#;][\w.\-%\[\]]+=)[^\s&#;'\"<>)]+")
 
 
 def redact(text: str) -> str:
-    """`text` without user names and passwords in URLs, values in queries, and the secrets of this environment."""
+    """Remove user names and passwords from URLs; replace values in queries and the environment's secrets by `…`."""
     for name in SECRETS:
         secret = os.environ.get(name, "").strip()
-        if len(secret) >= SHORTEST:
+        if len(secret) >= MIN_SECRET_LENGTH:
             text = text.replace(secret, "…")
     return _VALUE.sub(r"\1…", _USER.sub("", text))
 
 
 def address(url: str) -> str:
-    """A URL as it may be written down: without user, password and, on the web, query."""
+    """Return a URL without user and password, and without query and fragment where it is http or https."""
     plain = _USER.sub("", url)
     return re.split(r"[?#]", plain, maxsplit=1)[0] if plain.startswith(("http://", "https://")) else plain
 
 
 def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """For sys.excepthook: the usual traceback, redacted."""
+    """Write the usual traceback to stderr, redacted. For sys.excepthook."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,4 +1,4 @@
-"""Retrieval on one split, from the raw image files: the same function for torch and for onnxruntime."""
+"""Retrieval metrics of one split, from the raw image files: the same functions for torch and for onnxruntime."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from clipline.utils.threads import map_ordered
 
 
 class Embedder(Protocol):
-    """`model.embedder.TorchModel` or `runtime.OnnxModel`."""
+    """`model.embedder.TorchModel` or `runtime.model.OnnxModel`."""
 
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [b, S, S, 3] -> float32 [b, D], L2-normalised."""
 
     def embed_texts(self, texts: list[str], batch_size: int = 256) -> np.ndarray:
-        """Texts -> float32 [n, D], L2-normalised."""
+        """n texts -> float32 [n, D], L2-normalised."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A split's embeddings: images float32 [n, D], texts float32 [c, D]."""
+    """The embeddings of a split: images float32 [n, D], texts float32 [c, D]."""
 
     images: np.ndarray
     texts: np.ndarray
 
 
 def pixel_batches(folder: Path, names: list[str], preprocess: Preprocess, batch_size: int) -> Iterator[np.ndarray]:
-    """uint8 [b, S, S, 3] of the files `names` in `folder`, in order; all cores decode one batch ahead."""
+    """Yield uint8 [b, S, S, 3] of the files `names` in `folder`, in order; all cores decode one batch ahead."""
 
     def pixels(name: str) -> np.ndarray:
         return preprocess.read(folder / name)[0]
@@ -51,7 +51,10 @@ def pixel_batches(folder: Path, names: list[str], preprocess: Preprocess, batch_
 def embed_split(
     model: Embedder, split: Split, folder: Path, preprocess: Preprocess, batch_size: int, title: str
 ) -> Embedded:
-    """Embed every image file and every caption of `split`. Raises ImageError where a file cannot be read."""
+    """Embed every image file and every caption of `split`. Raises ImageError where a file cannot be read.
+
+    folder: of the image files. title: of the progress bar.
+    """
     images = []
     with Bar(title, len(split.image_names) + len(split.captions), "images and captions") as bar:
         for pixels in pixel_batches(folder, split.image_names, preprocess, batch_size):
@@ -67,5 +70,5 @@ def embed_split(
 
 
 def metrics(embedded: Embedded, split: Split) -> dict[str, float]:
-    """R@k and median ranks of an embedded split (see `retrieval`)."""
+    """R@k and median ranks of an embedded split, as `retrieval.evaluate` names them."""
     return retrieval.evaluate(embedded.images, embedded.texts, split.caption_image)

@@ -1,8 +1,8 @@
-"""THE preprocessing: file -> EXIF orientation -> RGB -> resize -> crop -> uint8 [S, S, 3].
+"""The one preprocessing of images: file -> EXIF orientation -> RGB -> resize -> crop -> uint8 [S, S, 3].
 
-The training cache, evaluation, parity checks and embedding all call this module, so an image means the same
-pixels everywhere. Pillow and numpy only. Mean and standard deviation are not applied here: they live inside
-the model, so that what crosses every queue and file is uint8.
+The training cache, evaluation, parity checks and embedding all call this module, so that an image gives the same
+pixels everywhere. It needs Pillow and numpy only. Mean and standard deviation are not applied here: they are inside
+the model, so that queues and files hold uint8.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from clipline.errors import CliplineError
 
-# Above this a file is taken for a decompression bomb: 20,000 x 8,900 panoramas still pass, in about 0.5 GB.
-# It is where Pillow itself refuses.
+# The limit of Pillow itself, above which a file counts as a decompression bomb. Panoramas of 20,000 x 8,900 pixels
+# pass; they take about 0.5 GB.
 MAX_PIXELS = 2 * 89_478_485
-# Above this an image takes room, in pixels, of which there is ROOM: threads with a huge one each would fill the memory.
-# Decoding takes 4 to 12 bytes a pixel, WebP with alpha 20.
-LARGE, ROOM = 1 << 24, 2 * MAX_PIXELS
-# What is opened, whatever a file is named. Of Pillow's forty others EPS runs Ghostscript on the file, some read a
-# length and believe it, and none is what people mean by a picture.
+# Images above LARGE pixels share a budget of DECODE_BUDGET pixels: one huge image per thread would fill the memory.
+# Decoding takes 4 to 12 bytes per pixel, and 20 for WebP with alpha.
+LARGE, DECODE_BUDGET = 1 << 24, 2 * MAX_PIXELS
+# The formats that are opened, whatever the file's name. Of Pillow's forty others, EPS runs Ghostscript on the file,
+# some trust a length that the file states, and none is a format for photos.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
-# What Pillow warns about (large images, odd metadata) it goes on to read; a folder of photos would fill the screen.
+# Pillow still reads what it warns about (large images, odd metadata); a folder of photos would fill the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# Pillow's decoders raise all of these on damaged files (AVIF's a RuntimeError, say): to the caller all one.
+# What Pillow's decoders raise on damaged files (AVIF's a RuntimeError, for example).
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -48,7 +48,7 @@ DAMAGE = (
     AttributeError,
     MemoryError,
 )
-_STRIP = 1 << 22  # pixels
+_STRIP = 1 << 22  # pixels that are converted at a time
 Resize = Literal["shortest", "squash"]
 
 
@@ -58,7 +58,7 @@ class ImageError(CliplineError):
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a file becomes pixels.
+    """The preprocessing of one model.
 
     size: side S of the square output, in pixels.
     resize: `shortest` scales the short side to S and crops the centre; `squash` scales both sides to S.
@@ -70,7 +70,7 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """RGB image of any size -> uint8 [S, S, 3].
 
-        Bicubic with antialias; the resized long side and the crop offset `(W - S) / 2` round half to even.
+        Bicubic with antialiasing; the resized long side and the crop offset `(W - S) / 2` round half to even.
         """
         size = self.size
         if self.resize == "squash":
@@ -83,16 +83,16 @@ class Preprocess:
     def read(self, source: str | os.PathLike | bytes) -> tuple[np.ndarray, tuple[int, int]]:
         """A path or a file's bytes -> (uint8 [S, S, 3], (width, height) of the upright original).
 
-        Raises ImageError with the reason.
+        Raises ImageError where the file cannot be used.
         """
         with _opened(source) as image:
             return self(image), image.size
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Columns, then rows. In one call Pillow picks the order by the shape, and versions pick differently.
+    """Resize columns, then rows: in one call Pillow chooses the order by the shape, and its versions differ.
 
-    Rows first only where columns would make a thin image both larger than it is and LARGE: 1 x 100 million pixels, say.
+    Rows come first only where resizing columns would enlarge a thin image above LARGE, such as 1 x 100 million pixels.
     """
     columns_first = size[0] <= image.width or size[0] * image.height <= LARGE
     between = (size[0], image.height) if columns_first else (image.width, size[1])
@@ -100,12 +100,12 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, int], size: int) -> Image.Image:
-    """What resizing to `full` and cropping `size` x `size` at `start` gives, without making all of `full`.
+    """Resize to `full` and crop `size` x `size` at `start`, without computing all of `full`.
 
-    Only the stretch that the crop needs is resized, on the same grid: a photo in 3:2 takes 0.6 of the time, and 65,535
-    x 1 pixels at 224 take no 10 GB. Pillow keeps a stretch's ends as float32, so that one value in 5,000 rounds to its
-    neighbour. `margin` keeps the filter (two pixels
-    of the source or of the result, whichever are larger) from seeing the ends of the stretch.
+    Only the region that the crop needs is resized, on the same grid: a 3:2 photo takes 0.6 of the time, and 65,535 x 1
+    pixels at 224 do not take 10 GB. Pillow holds the region's borders as float32, so that one value in 5,000 rounds to
+    its neighbour. `margin` keeps the filter (two pixels of the source or of the result, whichever are larger) inside
+    the region.
     """
     spans = []
     for side, target, first in zip(image.size, full, start, strict=True):
@@ -121,25 +121,25 @@ def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, 
     return image.crop((x, y, x + size, y + size))
 
 
-def open_rgb(source: str | os.PathLike | bytes, most: int = MAX_PIXELS) -> Image.Image:
+def open_rgb(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame of an image file, upright and in RGB (alpha over white).
 
-    most: pixels that it may have. Raises ImageError where the file is missing, is no image of FORMATS, is cut short or
-    has more pixels; the last is seen before anything is decoded.
+    max_pixels: the most pixels an image may have. Raises ImageError where the file is missing, is no image of FORMATS,
+    is cut short, or has more pixels; the last is checked before anything is decoded.
     """
-    with _opened(source, most) as image:
+    with _opened(source, max_pixels) as image:
         return image
 
 
 def _filled(image: Image.Image) -> tuple[int, int]:
-    """Width and height of what decoding fills: of a TIFF at least one tile, however little of it shows."""
+    """Width and height that decoding allocates: for a TIFF at least one tile, even where the image is smaller."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     tile = (tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0))
     return max(image.size, tile, key=math.prod)
 
 
 class PixelBudget:
-    """Who takes more than is left waits until others give theirs back."""
+    """A number of pixels that threads may decode at the same time."""
 
     def __init__(self, pixels: int) -> None:
         self._left = pixels
@@ -147,6 +147,7 @@ class PixelBudget:
 
     @contextmanager
     def acquire(self, pixels: int) -> Iterator[None]:
+        """Blocks until that many pixels of the decode budget are free; releases them at the end of the block."""
         with self._change:
             self._change.wait_for(lambda: pixels <= self._left)
             self._left -= pixels
@@ -158,17 +159,17 @@ class PixelBudget:
                 self._change.notify_all()
 
 
-_pixel_budget = PixelBudget(ROOM)
+_pixel_budget = PixelBudget(DECODE_BUDGET)
 
 
 @contextmanager
-def _opened(source: str | os.PathLike | bytes, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """What `open_rgb` gives, while it has its room; what the block raises is an ImageError too."""
+def _opened(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The image of `open_rgb`, while its pixels are held; errors of the block become ImageError too."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = _filled(image)
-            if width * height > most:
-                raise ImageError(f"{width} x {height} pixels is over the limit of {most:,}")
+            if width * height > max_pixels:
+                raise ImageError(f"{width} x {height} pixels is over the limit of {max_pixels:,}")
             with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
                 yield to_rgb(upright(image))
     except UnidentifiedImageError:
@@ -193,17 +194,17 @@ _TURNS = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode and turn as EXIF says. Pillow's own function also writes the EXIF anew, and fails where it is garbage."""
+    """Decode, and rotate as EXIF says. Pillow's exif_transpose also rewrites the EXIF, and fails on damaged ones."""
     image.load()
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except DAMAGE:
-        return image  # the picture is whole
+        return image  # only the metadata is damaged
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode -> RGB: 16-bit is scaled to 8, palette and alpha are laid over white."""
+    """Any Pillow mode -> RGB: 16 bits are scaled to 8, palette and alpha are composited over white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _in_strips(image, _grey)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
@@ -212,7 +213,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """16 bits, or numbers of 32, -> 8. Pillow's own convert clips them at 255 and turns a 16-bit photo white."""
+    """16 or 32 bits per pixel -> 8. Pillow's convert clips at 255, which turns a 16-bit photo white."""
     scale = 1.0 if image.mode == "F" else 257.0
     values = np.nan_to_num(np.asarray(image).astype(np.float32) / scale)
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
@@ -224,7 +225,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _in_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`change` to RGB, some rows at a time: its steps would hold the largest images five times over."""
+    """Apply `change` to a few rows at a time: on all rows its steps would take five times the memory of the image."""
     out = Image.new("RGB", image.size)
     rows = max(1, _STRIP // max(1, image.width))
     for top in range(0, image.height, rows):

@@ -46,8 +46,8 @@ def tools():
     class Tools:
         pass
 
-    for thing in (unit, shades, write):
-        setattr(Tools, thing.__name__, staticmethod(thing))
+    for function in (unit, shades, write):
+        setattr(Tools, function.__name__, staticmethod(function))
     Tools.SECRET, Tools.SCRIPT = SECRET, SCRIPT
     return Tools
 

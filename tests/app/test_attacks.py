@@ -165,7 +165,7 @@ def test_the_page_may_load_from_nowhere_else(ask):
     assert answer.getheader("referrer-policy") == "no-referrer"
 
 
-def told(ask, body: bytes, **headers) -> tuple[int, str]:
+def upload(ask, body: bytes, **headers) -> tuple[int, str]:
     answer, data = ask("/pictures/upload", "POST", body, **headers)
     return answer.status, json.loads(data)["error"] if answer.getheader("content-type") == "application/json" else ""
 
@@ -196,7 +196,7 @@ def png(width: int, height: int) -> bytes:
     ],
 )
 def test_uploads_that_are_no_good(ask, body, words):
-    status, error = told(ask, body)
+    status, error = upload(ask, body)
     assert status == 422
     assert words in error
 
@@ -235,7 +235,7 @@ def test_calls_that_are_too_large(ask):
 )
 def test_calls_that_name_files(person, bench, value):
     with pytest.raises(bench.RefusedError):
-        person.call("found-next", "click", [value])
+        person.call("results-next", "click", [value])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_calls_that_name_files(person, bench, value):
     ],
 )
 def test_pictures_that_are_none(person, picture):
-    _, slot, near, *_ = person.call("found", "use", [], {"picture": picture})
+    _, slot, near, *_ = person.call("results", "use", [], {"picture": picture})
     assert slot["picture"] == ""
     assert 'class="trouble"' in near["html"]
     assert "<script>" not in near["html"] + slot["html"]
@@ -262,13 +262,13 @@ def test_pictures_that_are_none(person, picture):
 
 @pytest.mark.parametrize("shown", [{}, {"page": "x"}, {"about": "words:", "page": 10**30}, {"page": -(10**9)}])
 def test_pages_that_are_none(person, shown):
-    assert "tiles" in person.call("found-next", "click", [shown])[0]["html"]
-    assert "trouble" in person.call("found-next", "click", [shown | {"about": 5}])[0]["html"]
+    assert "tiles" in person.call("results-next", "click", [shown])[0]["html"]
+    assert "trouble" in person.call("results-next", "click", [shown | {"about": 5}])[0]["html"]
 
 
 def test_names_are_text(person, hostile, tools, edition):
     _, rows = hostile
-    shown = person.call("found", "use", [], {"picture": f"row:{edition}:{rows[tools.SCRIPT]}"})[2]
+    shown = person.call("results", "use", [], {"picture": f"row:{edition}:{rows[tools.SCRIPT]}"})[2]
     assert "&lt;img src=x" in shown["html"]
     assert "<img src=x" not in shown["html"]
     shown = person.call("query", "submit", ["<script>alert(1)</script>"])[1]
@@ -282,7 +282,7 @@ def test_people_do_not_see_each_others_answers(server, bench):
         for query in queries:
             shown = person.call("query", "submit", [query])[1]
             assert f"“{query}”" in shown["html"]
-            shown = person.call("found-next", "click", [shown])[0]
+            shown = person.call("results-next", "click", [shown])[0]
             assert f"“{query}”" in shown["html"] and shown["page"] == 1
 
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""The folder behind the page: followed when it changes, and never left."""
+"""The folder behind the page: opened again when it changes, and never left."""
 
 import json
 import threading

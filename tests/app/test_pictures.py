@@ -58,7 +58,7 @@ def test_thumbnails_follow_the_files_end(edition, album):
 
 def test_thumbnails_stay_within_bounds(edition):
     one = len(Thumbnails().get(edition, 0))
-    kept = Thumbnails(kept_bytes=5 * one)
+    kept = Thumbnails(cache_bytes=5 * one)
     for row in range(20):
         kept.get(edition, row)
     assert 3 <= len(kept._kept) <= 6
@@ -96,7 +96,7 @@ def test_originals_are_told_by_what_they_hold(album):
 
 
 def test_uploads_are_embedded_and_forgotten(edition, tools):
-    uploads = Uploads(kept=3)
+    uploads = Uploads(max_uploads=3)
     tokens = [uploads.add(jpeg(colour=colour), edition.model) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     assert uploads.get(tokens[0]).vector == pytest.approx(tools.unit((1, 0, 0)), abs=0.02)
     assert opened(uploads.get(tokens[0]).thumbnail).size == (60, 40)

@@ -40,9 +40,9 @@ def test_it_says_where_it_is_and_stops_on_ctrl_c(album, tmp_path):
             held.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")  # half a request does not keep it from stopping
             server.send_signal(signal.SIGINT)
             assert server.wait(30) == 0
-        told = server.stderr.read()
-        assert "warning: listening on 0.0.0.0: everyone who can reach this machine" in told
-        assert told.endswith("stopped\n") and "Traceback" not in told
+        errors = server.stderr.read()
+        assert "warning: listening on 0.0.0.0: everyone who can reach this machine" in errors
+        assert errors.endswith("stopped\n") and "Traceback" not in errors
         assert list((tmp_path / "scratch").iterdir()) == [], "nothing is left behind"
     finally:
         server.kill()
@@ -51,8 +51,8 @@ def test_it_says_where_it_is_and_stops_on_ctrl_c(album, tmp_path):
 def test_a_port_that_is_taken(album):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        told = refused(album / "index", "--port", port)
-    assert told == f"error: --host 127.0.0.1 --port {port}: Address already in use. Fix: --port 0 takes a free one"
+        error = refused(album / "index", "--port", port)
+    assert error == f"error: --host 127.0.0.1 --port {port}: Address already in use. Fix: --port 0 takes a free one"
 
 
 def test_a_host_that_is_none(album):
@@ -64,8 +64,8 @@ def test_no_embeddings(tmp_path):
 
 
 def test_a_missing_extra_is_named(album):
-    told = refused(album / "index", "--port", 0, code=f"import sys; sys.modules['gradio'] = None; {MAIN}")
-    assert told == "error: gradio is not installed. Fix: pip install 'clipline[app]'"
+    error = refused(album / "index", "--port", 0, code=f"import sys; sys.modules['gradio'] = None; {MAIN}")
+    assert error == "error: gradio is not installed. Fix: pip install 'clipline[app]'"
 
 
 @pytest.mark.parametrize("name", ["torch", "mlflow", "dvc", "transformers"])

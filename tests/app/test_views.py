@@ -71,7 +71,7 @@ def test_queries_that_are_too_long(shown):
 
 
 def test_pages_end_where_nobody_goes(shown, monkeypatch):
-    monkeypatch.setattr(views, "DEEPEST", 12)
+    monkeypatch.setattr(views, "MAX_RANK", 12)
     view = shown.words("red", 1)
     assert (view.pages, view.total, view.of, len(view.tiles)) == (2, 12, 20, 3)
     assert "10 to 12 of 12 best; the folder has 20" in html.gallery(view)
@@ -157,9 +157,9 @@ def test_files_that_are_gone_are_said_to_be(shown, album):
 def test_a_folder_without_images(tools, album):
     tools.write(album / "none", {})
     view = Views(Library(album / "none", None, None, "cpu"), Uploads())
-    for found in (view.folder(), view.words("red")):
-        assert found.tiles == [] and found.pages == 1
-        assert "No images" in html.gallery(found)
+    for page in (view.folder(), view.words("red")):
+        assert page.tiles == [] and page.pages == 1
+        assert "No images" in html.gallery(page)
 
 
 def test_names_and_texts_are_escaped(tools, album, shown):

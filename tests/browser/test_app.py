@@ -20,7 +20,7 @@ SCRIPT = "z ${document.title='caught'}<img src=x onerror=document.title='caught'
 DRAWN = """part => { const images = [...document.querySelectorAll(part + ' .shot img')];
     return images.length > 0 && images.every(image => image.complete && image.naturalWidth > 0) }"""
 COLUMNS = """part => new Set([...document.querySelectorAll(part + ' .tile')].map(tile => tile.offsetLeft)).size"""
-SCORES = """() => [...document.querySelectorAll('#found .score')].map(score => +score.innerText)"""
+SCORES = """() => [...document.querySelectorAll('#results .score')].map(score => +score.innerText)"""
 # As a file manager does it: a file let go above the page, wherever that is.
 DROP = """bytes => { const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], 'blue.png', {type: 'image/png'}));
@@ -63,7 +63,7 @@ def shown(page, app):
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(app)
-    page.locator("#found .tile").first.wait_for()
+    page.locator("#results .tile").first.wait_for()
     yield page
     addresses = [urlsplit(address) for address in page.requested]
     assert {address.hostname for address in addresses if address.scheme not in ("data", "blob")} == {"127.0.0.1"}
@@ -75,13 +75,13 @@ def ask(page, words: str) -> None:
     """Type words and press Enter."""
     page.get_by_label("Describe an image").fill(words)
     page.keyboard.press("Enter")
-    page.locator("#found h2").filter(has_text=f"“{words}”").wait_for()
-    page.wait_for_function(DRAWN, arg="#found")
+    page.locator("#results h2").filter(has_text=f"“{words}”").wait_for()
+    page.wait_for_function(DRAWN, arg="#results")
 
 
 def choose(page, number: int) -> None:
     """Press `Use` below an image that was found."""
-    page.locator("#found .use").nth(number).click()
+    page.locator("#results .use").nth(number).click()
     page.locator("#near .tile").first.wait_for()
 
 
@@ -91,33 +91,33 @@ def test_words(shown, tmp_path):
     assert shown.evaluate(FOCUS)[0] == "Describe what you look for", "one can type at once"
     shown.keyboard.type("a red picture")
     shown.keyboard.press("Enter")
-    shown.locator("#found h2").filter(has_text="“a red picture”").wait_for()
-    shown.wait_for_function(DRAWN, arg="#found")
-    assert shown.locator("#found .tile").count() == 9
-    assert shown.evaluate(COLUMNS, "#found") == 3
+    shown.locator("#results h2").filter(has_text="“a red picture”").wait_for()
+    shown.wait_for_function(DRAWN, arg="#results")
+    assert shown.locator("#results .tile").count() == 9
+    assert shown.evaluate(COLUMNS, "#results") == 3
     scores = shown.evaluate(SCORES)
     assert scores == sorted(scores, reverse=True) and scores[0] > 0.99
     shown.screenshot(path=tmp_path / "words.png", full_page=True)
 
-    where, on = shown.locator("#found .where"), shown.get_by_role("button", name="Next →")
+    where, on = shown.locator("#results .where"), shown.get_by_role("button", name="Next →")
     assert where.inner_text() == "1 to 9 of 21"
     on.click()
     where.filter(has_text="10 to 18 of 21").wait_for()
     assert min(scores) >= max(shown.evaluate(SCORES))
     on.click()
     where.filter(has_text="19 to 21 of 21").wait_for()
-    assert on.is_disabled() and shown.locator("#found .tile").count() == 3
+    assert on.is_disabled() and shown.locator("#results .tile").count() == 3
     shown.get_by_role("button", name="← Previous").click()
     where.filter(has_text="10 to 18").wait_for()
 
     with shown.context.expect_page() as opened:
-        shown.locator("#found .shot").first.click()
+        shown.locator("#results .shot").first.click()
     opened.value.wait_for_load_state()
     assert opened.value.evaluate("document.images[0].naturalWidth") in (300, 640), "full size"
     opened.value.close()
 
     shown.get_by_role("button", name="something red").click()
-    shown.locator("#found h2").filter(has_text="something red").wait_for()
+    shown.locator("#results h2").filter(has_text="something red").wait_for()
     assert shown.get_by_label("Describe an image").input_value() == "something red"
 
 
@@ -171,8 +171,8 @@ def test_what_goes_wrong_is_said(shown, app, folder, tmp_path):
     kept = (folder / "photos" / "01.png").rename(folder / "away.png")
     try:
         ask(shown, "red")
-        assert shown.locator("#found .gone").inner_text() == "Not on disk any more"
-        assert shown.locator("#found .shot img").count() == 8
+        assert shown.locator("#results .gone").inner_text() == "Not on disk any more"
+        assert shown.locator("#results .shot img").count() == 8
         shown.screenshot(path=tmp_path / "gone.png")
     finally:
         kept.rename(folder / "photos" / "01.png")
@@ -205,7 +205,7 @@ def test_a_name_that_is_a_script_is_a_name(shown):
     for _ in range(2):
         shown.get_by_role("button", name="Next →").click()
     shown.get_by_role("button", name="something red").click()
-    shown.locator("#found .name").filter(has_text="onerror").first.wait_for()
+    shown.locator("#results .name").filter(has_text="onerror").first.wait_for()
     shown.locator(".tile").filter(has_text="onerror").locator(".use").click()
     shown.locator("#near h2").filter(has_text="${document.title").wait_for()
 
@@ -230,7 +230,7 @@ def test_by_keyboard_alone(shown):
 def test_screen_readers_are_told(shown):
     ask(shown, "blue")
     shown.get_by_role("status").filter(has_text="“blue” 1 to 9 of 21").first.wait_for(state="attached")
-    assert all(image.get_attribute("alt") for image in shown.locator("#found img").all())
+    assert all(image.get_attribute("alt") for image in shown.locator("#results img").all())
     named = shown.locator("button, input, textarea").evaluate_all(
         """all => all.filter(one => one.offsetWidth).filter(one =>
             !(one.innerText || one.ariaLabel || one.labels?.[0]?.innerText)).map(one => one.outerHTML)"""
@@ -243,10 +243,10 @@ def test_on_a_phone(shown, app, tmp_path, scheme):
     shown.set_viewport_size({"width": 390, "height": 844})
     shown.emulate_media(color_scheme=scheme)
     shown.goto(app)
-    shown.locator("#found .tile").first.wait_for()
+    shown.locator("#results .tile").first.wait_for()
     ask(shown, "red")
     assert shown.evaluate("document.documentElement.scrollWidth") == 390, "nothing beside the screen"
-    assert shown.evaluate(COLUMNS, "#found") == 2
+    assert shown.evaluate(COLUMNS, "#results") == 2
     assert shown.locator(".use").first.bounding_box()["height"] >= 32
     assert shown.get_by_role("button", name="Search").bounding_box()["width"] > 60
     shown.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
@@ -268,9 +268,9 @@ def test_new_embeddings_are_followed(shown, folder):
     )
     shown.wait_for_timeout(1100)  # how often the server looks
     ask(shown, "red")
-    assert shown.locator("#found .where").inner_text() == "1 to 9 of 22"
+    assert shown.locator("#results .where").inner_text() == "1 to 9 of 22"
     assert "22 images" in shown.locator("header").inner_text()
-    assert "new.png" in shown.locator("#found").inner_text()
+    assert "new.png" in shown.locator("#results").inner_text()
 
 
 def test_the_server_asked_nothing_of_other_machines(app, outside):

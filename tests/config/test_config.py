@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from clipline.config.augment import Augment
 from clipline.config.base import read_yaml, repository_root, resolve, validate
 from clipline.config.dataset import Dataset
-from clipline.config.recipe import Recipe
-from clipline.config.run import Params, load_run
+from clipline.config.old_keys import OLD_KEYS, Removed
+from clipline.config.recipe import Head, Recipe
+from clipline.config.run import Params, TrainParams, load_run
+from clipline.config.training import Train
 from clipline.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +116,7 @@ def test_settings_cannot_be_changed_after_the_check() -> None:
         ({"split.val": -0.1}, "split.val: should be greater than 0, found -0.1"),
         ({"split.val": 0}, "split.val: should be greater than 0, found 0"),
         ({"split.val": float("nan")}, "split.val: should be a finite number, found nan"),
-        ({"split.test": 1.5}, "split: test: 1.5 is no fraction below 1 and no whole number"),
+        ({"split.test": 1.5}, "split: test: 1.5 is neither a fraction below 1 nor"),
         ({"split.test": 0.9}, "split: val + test must be below 1: something must be left for train"),
         ({"split": {"kind": "flickr8k", "seed": 1}}, "split: unknown key `seed`; allowed: kind"),
         ({"kind": "scenes", "source": {"images": 9, "size": 64}}, "source.images: should be greater than"),
@@ -168,30 +171,30 @@ TIMM = {"tower": "timm", "name": "vit_base_patch32_224", "weights": "random", "t
         ({"inputs.image_size": 36}, "image.patch (8) does not divide inputs.image_size (36); nearest: [32, 40]"),
         ({"image": TIMM, "inputs.image_size": 200}, "the patch of image.name (32) does not divide"),
         ({"image.heads": 3}, "image: heads (3) must divide width (32)"),
-        ({"image.init": "mimetic", "image.width": 34}, "image: init: mimetic needs a width that 4 divides"),
+        ({"image.init": "mimetic", "image.width": 34}, "image: init: mimetic needs a width that is a multiple of 4"),
         ({"image.pool": "last", "image.patch_dropout": 0.5}, "pool: last reads one patch"),
         ({"inputs.tokenizer": {"kind": "tower"}}, "inputs.tokenizer.kind: tower needs text.weights hub or a folder"),
         ({"inputs.tokenizer": {"kind": "tower", "lowercase": False}}, "inputs.tokenizer: lowercase: a tower's own"),
-        ({"text.args": {"vocab_size": 9}}, "text: args.vocab_size: the tokenizer's is taken"),
-        ({"temperature": {"init": 0.001, "learned": True}}, "temperature: init (0.001) begins at a scale of 1000"),
+        ({"text.args": {"vocab_size": 9}}, "text: args.vocab_size is the tokenizer's"),
+        ({"temperature": {"init": 0.001, "learned": True}}, "temperature: init (0.001) is a scale of 1000, over"),
         ({"image.trainable": False, "train.freeze": {"image": [{"share": 0.5}]}}, "train.freeze.image: image"),
         ({"head.kind": "tower"}, "head.kind: tower needs towers with projections"),
         ({"inputs.tokenizer": {"kind": "bpe"}}, "inputs.tokenizer: vocab_size goes with wordpiece or bpe"),
         ({"inputs.tokenizer": {"kind": "tower", "vocab_size": 500}}, "inputs.tokenizer: vocab_size goes with"),
         ({"inputs.tokenizer": {"kind": "bpe", "vocab_size": 200}}, "vocab_size: found 200; bpe needs at least 259"),
-        ({"text.weights": "hub", "text.args": {}}, "text: weights: hub needs a `name`, the hub's id"),
+        ({"text.weights": "hub", "text.args": {}}, "text: weights: hub needs `name`, the hub's id"),
         ({"text.weights": "hub", "text.name": "a/b"}, "text: args need weights: random"),
         ({"text.weights": "some/folder", "text.args": {}}, "a trained tokenizer (wordpiece, bpe) fits only"),
         ({"train.batch_norm": "synchronized"}, "should be 'batch', 'frozen' or 'synchronised', found 'synchronized'"),
-        ({"train.batch_norm": "synchronised", "train.chunk": 8}, "they may have different numbers of chunks"),
-        ({"train.captions_per_image": 2}, "train: captions_per_image: 2 goes with captions: random"),
+        ({"train.batch_norm": "synchronised", "train.micro_batch_size": 8}, "batch_norm: synchronised waits for all"),
+        ({"train.captions_per_image": 2}, "train: captions_per_image: 2 needs captions: random"),
         ({"train.captions_per_image": 2, "train.captions": "random"}, "needs loss.kind multi_positive or siglip"),
-        ({"head.copies": 3}, "head: copies (3) must divide dim (16)"),
-        ({"train.augment": {"flip": 0.5, "off_last": 1}}, "train.augment.off_last (1) must be under train.epochs (1)"),
-        ({"train.views": 2}, "train.views: needs changes to images"),
-        ({"train.views": 2, "train.augment": {"flip": 0.5}}, "train.views: needs an image tower that is"),
-        ({"image.trainable": False, "train.views": 2}, "train.views: needs changes to images"),
-        ({"image.trainable": False, "train.augment": {"flip": 0.5}}, "so its images cannot change; set train.views"),
+        ({"head.num_heads": 3}, "head: num_heads (3) must divide dim (16)"),
+        ({"train.augment": {"flip": 0.5, "disable_last_epochs": 1}}, "disable_last_epochs (1) must be under"),
+        ({"train.views": 2}, "train.views needs train.augment to change images"),
+        ({"train.views": 2, "train.augment": {"flip": 0.5}}, "train.views needs an image tower that is"),
+        ({"image.trainable": False, "train.views": 2}, "train.views needs train.augment to change images"),
+        ({"image.trainable": False, "train.augment": {"flip": 0.5}}, "so that its images cannot change. Fix: set"),
         ({"text.trainable": False, "train.augment": {"word_dropout": 0.1}}, "train.augment.word_dropout: the features"),
     ],
 )  # fmt: skip
@@ -219,6 +222,53 @@ def test_positions_of_a_local_tower(make_recipe: Callable, tmp_path: Path, conte
     changes = {"text.weights": str(tmp_path), "text.args": {}, "inputs.tokenizer": {"kind": "tower"}}
     with pytest.raises(UsageError, match=wanted):
         make_recipe(changes)
+
+
+# ---------------------------------------------------------------- keys of earlier versions
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ("train.augment", "off_last", "disable_last_epochs"),
+        ("train", "chunk", "micro_batch_size"),
+        ("head", "copies", "num_heads"),
+    ],
+)
+def test_a_renamed_key_is_an_error_in_a_file_and_read_from_a_checkpoint(
+    make_recipe: Callable, section: str, old: str, new: str
+) -> None:
+    changes = {"train.epochs": 3, "train.augment": {"flip": 0.5, "disable_last_epochs": 2}}
+    changes |= {"train.micro_batch_size": 2, "head.num_heads": 2}
+    recipe = make_recipe(changes)
+    values = recipe.model_dump(mode="json")
+    place = values
+    for part in section.split("."):
+        place = place[part]
+    place[old] = place.pop(new)
+    assert fault(Recipe, values) == f"configs/x.yaml: {section}: `{old}` was renamed. Fix: write `{new}`"
+    assert validate(Recipe, values, "config.json", from_earlier_version=True) == recipe
+
+
+@pytest.mark.parametrize("from_earlier_version", [False, True])
+def test_a_removed_key_is_accepted_at_its_default_only(make_recipe: Callable, from_earlier_version: bool) -> None:
+    recipe = make_recipe({"train.augment": {"flip": 0.5}})
+    values = recipe.model_dump(mode="json")
+    values["train"]["augment"] |= {"synonyms": None, "erase": None, "grey": 0.0}
+    assert validate(Recipe, values, "x", from_earlier_version=from_earlier_version) == recipe
+    values["train"]["augment"]["grey"] = 0.2
+    with pytest.raises(
+        UsageError, match=r"train\.augment: `grey` was removed: only 0\.0 is still accepted\. Fix: leave"
+    ):
+        validate(Recipe, values, "x", from_earlier_version=from_earlier_version)
+
+
+def test_old_keys_name_classes_and_keys_that_exist() -> None:
+    for key, new in OLD_KEYS.items():
+        section, _, old = key.partition(".")
+        (kind,) = (kind for kind in (Augment, Head, Train, TrainParams) if kind.__name__ == section)
+        assert old not in kind.model_fields
+        assert isinstance(new, Removed) or new in kind.model_fields
 
 
 # ---------------------------------------------------------------- files

@@ -1,6 +1,6 @@
-"""Every recipe of the repository, with random weights and a tiny dataset: trains, exports, agrees with torch.
+"""Every recipe of the repository, cut small, on a tiny dataset: trains, and is the same model when it is read again.
 
-Weights, tokenizer and amounts are changed, and towers cut to two layers or one of each kind, so that it stays quick.
+tests/export/test_graph.py exports the same models.
 """
 
 import csv
@@ -14,44 +14,30 @@ from PIL import Image
 from clipline.config.base import read_yaml, validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
-from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepare import prepare
 from clipline.data.prepared import Prepared
-from clipline.export.export import export_model
+from clipline.model.clip import build_model
+from clipline.model.embedder import TorchModel
 from clipline.train import checkpoint
 from clipline.train.loop import Trainer
+from tests.recipes import PATHS, small_values
 
-RECIPES = sorted(Path(__file__).parents[2].glob("configs/recipe/*.yaml"))
 IMAGES, BATCH = 10, 3
-SHORT = {
-    "bert": {"num_hidden_layers": 2, "hidden_size": 384, "intermediate_size": 1536},
-    "distilbert": {"n_layers": 2},
-    "gpt2": {"n_layer": 2},
-    "clip_text_model": {"num_hidden_layers": 2},
-}
+CAPTIONS = ["noise number 3", "a caption of its own"]
+CPU = torch.device("cpu")
 
 
-def offline(path: Path) -> Recipe:
-    """The recipe with random weights and a trained tokenizer, for epochs of two steps of three samples."""
-    values = read_yaml(path)
-    values["image"]["weights"] = values["text"]["weights"] = "random"
-    values["text"]["args"] = {**SHORT[values["text"]["architecture"]], **values["text"].get("args", {})}
-    if values["image"]["tower"] == "vit":
-        values["image"]["depth"] = 2
-    elif "vit" in values["image"]["name"]:
-        values["image"]["args"] = {"depth": 2}
-    elif "resnet50" in values["image"]["name"]:
-        values["image"]["args"] = {"layers": [1, 1, 1, 1]}
-    if values["inputs"]["tokenizer"]["kind"] == "tower":
-        values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 200}
+def two_steps(name: str) -> Recipe:
+    """The recipe with small towers, for epochs of two steps of three samples."""
+    values = small_values(name)
     # Where layers wait, they do so in the first of two epochs.
-    waiting = [each for entries in values["train"].get("freeze", {}).values() for each in entries if "epochs" in each]
-    for entry in waiting:
-        entry["epochs"] = 1
+    waiting = [rule for rules in values["train"].get("freeze", {}).values() for rule in rules if "epochs" in rule]
+    for rule in waiting:
+        rule["epochs"] = 1
     if values["train"].get("augment"):
-        values["train"]["augment"]["off_last"] = 0
+        values["train"]["augment"]["disable_last_epochs"] = 0
     values["train"] |= {"epochs": 2 if waiting else 1, "batch_size": BATCH, "captions": "random", "early_stop": None}
-    return validate(Recipe, values, str(path))
+    return validate(Recipe, values, name)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +55,9 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
-    recipe = offline(path)
+@pytest.mark.parametrize("name", PATHS)
+def test_recipe_trains_and_is_saved(name, photos, tmp_path):
+    recipe = two_steps(name)
     expect = {"images": IMAGES, "captions": IMAGES}
     split = {"kind": "hash", "val": 2, "test": 2}
     dataset = validate(
@@ -88,7 +74,7 @@ def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
     )
     prepare(photos, tmp_path / "prepared", dataset, recipe, max_broken=0.0)
     data = Prepared(tmp_path / "prepared")
-    trainer = Trainer(recipe, data, seed=0, device=torch.device("cpu"), cache=tmp_path / "cache")
+    trainer = Trainer(recipe, data, seed=0, device=CPU, cache=tmp_path / "cache")
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     rows, changed = [], set()
 
@@ -103,25 +89,29 @@ def test_recipe_trains_exports_and_agrees(path, photos, tmp_path):
         assert any(name.startswith(f"{tower}_head") for name in changed)
     assert ("temperature.log_scale" in changed) == recipe.temperature.learned
 
-    info = {"recipe": path.stem, "dataset": "noise", "dataset_fingerprint": data.fingerprint}
+    info = {"recipe": name, "dataset": "noise", "dataset_fingerprint": data.fingerprint}
     checkpoint.save(tmp_path / "checkpoint", trainer.model, recipe, data.vocab_size, info)
-    gates = ExportParams(
-        batch_size=2,
-        opset=20,
-        min_cosine=0.9999,
-        max_abs=1e-4,
-        max_r1_drop=0.1,
-        precisions=[],  # tests/onnx does both kinds of tower
-        calibration_images=1,
-        fp16=VariantGate(min_cosine=1.0, max_r1_drop=0.0),
-        int8=VariantGate(min_cosine=1.0, max_r1_drop=0.0),
-    )
-    report = export_model(
-        tmp_path / "checkpoint",
-        checkpoint.load(tmp_path / "checkpoint"),
-        data,
-        photos / "images",
-        tmp_path / "onnx",
-        gates,
-    )
-    assert report["image"]["fp32"]["min_cosine"] > 0.9999 and report["text"]["fp32"]["min_cosine"] > 0.9999
+    saved = checkpoint.load(tmp_path / "checkpoint")
+    assert (saved.recipe, saved.info) == (recipe, info)
+    pixels = np.array(data.split("test").images[:2])
+    ours, theirs = (TorchModel(model, data.tokenizer, CPU) for model in (trainer.model, saved.model))
+    assert np.array_equal(ours.embed_pixels(pixels), theirs.embed_pixels(pixels))
+    assert np.array_equal(ours.embed_texts(CAPTIONS), theirs.embed_texts(CAPTIONS))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_towers_of_the_recipes_own_sizes_fit_together(name):
+    """On the meta device, which has shapes and no values: nothing is computed."""
+    values = read_yaml(PATHS[name])
+    values["image"] |= {"weights": "random", "init": "random"} if "init" in values["image"] else {"weights": "random"}
+    values["text"]["weights"] = "random"
+    values["inputs"]["tokenizer"] = {"kind": "wordpiece", "vocab_size": 200}
+    recipe = validate(Recipe, values, name)
+    size, length, dim = recipe.inputs.image_size, recipe.inputs.max_length, recipe.head.dim
+    with torch.device("meta"), torch.inference_mode():
+        model = build_model(recipe, 200).eval()
+        assert model.encode_image(torch.zeros(2, size, size, 3, dtype=torch.uint8)).shape == (2, dim)
+        # Without a mask, whose values transformers would read.
+        states = model.text_tower.net(torch.zeros(2, length, dtype=torch.int64)).last_hidden_state
+        assert states.shape[:2] == (2, length) and model.text_tower.width % states.shape[2] == 0
+        assert model.text_head(torch.zeros(2, model.text_tower.width)).shape == (2, dim)

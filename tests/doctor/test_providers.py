@@ -70,7 +70,7 @@ def test_cuda_that_is_absent(bundle):
 
 def test_why_not_is_said_apart_from_the_fix():
     error = session.NoCudaError("the driver sleeps")
-    assert error.why == "the driver sleeps"
+    assert error.reason == "the driver sleeps"
     assert str(error).startswith(f"CUDA was asked for, but the driver sleeps. {session.CUDA_FIX}. Or use the CPU")
     _, cuda = providers.providers(threads=1)
     assert "CUDA was asked for" not in cuda.why

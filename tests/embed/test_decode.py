@@ -1,4 +1,4 @@
-"""One file -> pixels and facts, or the reason."""
+"""One file -> pixels, size and hash, or the reason why not."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ def run(path: Path) -> Decoded | Failure:
     return decode(load(item, item.stat()), PREPROCESS)
 
 
-def test_facts(tmp_path, tools):
+def test_a_decoded_file(tmp_path, tools):
     path = tools.save(tmp_path / "a.png", (1, 2, 3), (50, 20))
     os.utime(path, ns=(5, 1_700_000_000_123_456_789))
-    found = run(path)
-    assert (found.path, found.width, found.height) == ("a.png", 50, 20)
-    assert found.stat.bytes == path.stat().st_size
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.stat.mtime_ns == path.stat().st_mtime_ns
-    assert found.pixels.shape == (16, 16, 3)
-    assert found.pixels[3, 3].tolist() == [1, 2, 3]
+    result = run(path)
+    assert (result.path, result.width, result.height) == ("a.png", 50, 20)
+    assert result.stat.bytes == path.stat().st_size
+    assert result.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result.stat.mtime_ns == path.stat().st_mtime_ns
+    assert result.pixels.shape == (16, 16, 3)
+    assert result.pixels[3, 3].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_facts(tmp_path, tools):
 )
 def test_reasons(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
-    found = run(tmp_path / name)
-    assert found == Failure(name, "decode", reason)
-    assert found.sha256 == hashlib.sha256(content).hexdigest()
+    result = run(tmp_path / name)
+    assert result == Failure(name, "decode", reason)
+    assert result.sha256 == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

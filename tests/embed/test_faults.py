@@ -1,4 +1,4 @@
-"""Real processes under a full disk, a read-only place and signals: the right exit code and no half files."""
+"""Real processes under a full disk, a read-only folder and signals: the right exit code and no half files."""
 
 import os
 import shutil
@@ -60,10 +60,10 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "Traceback" not in said
-    if number != signal.SIGKILL:  # which nobody can tidy up after
+    assert "Traceback" not in stderr
+    if number != signal.SIGKILL:  # after which no process can tidy up
         assert leftovers(tmp_path) == []
     if overwrite:
         assert sorted(path.name for path in out.parent.rglob("*")) == before
@@ -80,7 +80,7 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
 @pytest.mark.skipif(os.name != "posix", reason="resource limits as Unix knows them")
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
-    """Played by a limit on the size of files, which fails in the same call."""
+    """Simulated by a limit on the size of files, which fails in the same call."""
     out = tmp_path / "out"
     if overwrite:
         assert run(embed(photos, bundle, out)).returncode == 0
@@ -103,35 +103,35 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
-def test_a_read_only_place(photos, bundle, tmp_path):
-    place = tmp_path / "place"
-    assert run(embed(photos, bundle, place / "old")).returncode == 0
-    before = {path.name: path.read_bytes() for path in (place / "old").iterdir()}
-    for folder in (place / "old", place):
+def test_a_read_only_folder(photos, bundle, tmp_path):
+    parent = tmp_path / "place"
+    assert run(embed(photos, bundle, parent / "old")).returncode == 0
+    before = {path.name: path.read_bytes() for path in (parent / "old").iterdir()}
+    for folder in (parent / "old", parent):
         folder.chmod(0o555)
     try:
-        new = run([*UNPRIVILEGED, *embed(photos, bundle, place / "new")])
-        over = run([*UNPRIVILEGED, *embed(photos, bundle, place / "old", "--overwrite")])
+        new = run([*UNPRIVILEGED, *embed(photos, bundle, parent / "new")])
+        over = run([*UNPRIVILEGED, *embed(photos, bundle, parent / "old", "--overwrite")])
     finally:
-        for folder in (place, place / "old"):
+        for folder in (parent, parent / "old"):
             folder.chmod(0o755)
     for done, name, what in ((new, "new", "written"), (over, "old", "replaced")):
         assert done.returncode == 1, done.stderr
         assert done.stderr.count("\n") == 1
         assert f"{name}: cannot be {what}: Permission denied. " in done.stderr
-    assert [path.name for path in place.iterdir()] == ["old"]
-    assert {path.name: path.read_bytes() for path in (place / "old").iterdir()} == before
+    assert [path.name for path in parent.iterdir()] == ["old"]
+    assert {path.name: path.read_bytes() for path in (parent / "old").iterdir()} == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
-def test_a_place_that_may_not_be_read(photos, bundle, tmp_path):
-    place = tmp_path / "place"
-    place.mkdir(mode=0)
-    done = run([*UNPRIVILEGED, *embed(photos, bundle, place / "out")])
+def test_a_folder_that_may_not_be_read(photos, bundle, tmp_path):
+    parent = tmp_path / "place"
+    parent.mkdir(mode=0)
+    done = run([*UNPRIVILEGED, *embed(photos, bundle, parent / "out")])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert f"{place / 'out'}: cannot be read: Permission denied. Fix: " in done.stderr
+    assert f"{parent / 'out'}: cannot be read: Permission denied. Fix: " in done.stderr
     program = "import sys; from pathlib import Path; from clipline.embed.destination import check; check(Path('place'))"
     done = run([*UNPRIVILEGED, sys.executable, "-c", program], cwd=tmp_path)
     assert "UsageError: place: cannot be read: Permission denied. Fix: " in done.stderr

@@ -1,4 +1,4 @@
-"""A folder of good photos among files made to break a reader: all good ones embedded, each bad one listed with why."""
+"""A folder of good photos among hostile files: all good ones are embedded, each bad one is listed with its reason."""
 
 import io
 import os
@@ -87,12 +87,12 @@ def test_all_good_ones_and_each_bad_one(bundle, tmp_path, tools):
         time.sleep(0.005)
     for path in vanishing:
         path.unlink()
-    _, said = process.communicate(timeout=150)
-    assert process.returncode == 3, said.decode(errors="replace")
+    _, stderr = process.communicate(timeout=150)
+    assert process.returncode == 3, stderr.decode(errors="replace")
     assert {row["path"] for row in tools.rows(out)} == good
     errors = {row["path"]: row for row in tools.errors(out)}
     named = {path.replace(os.fsdecode(b"\xff\xfe"), "%FF%FE") for path in bad}
-    # What vanished before its folder was listed is nobody's error.
+    # What vanished before its folder was listed is not an error.
     assert named <= set(errors) <= named | {f"zz/{path.name}" for path in vanishing}
     assert len(bad) >= 200 - VANISHING
     assert all(row["stage"] in {"read", "decode"} and row["reason"] for row in errors.values())

@@ -28,9 +28,9 @@ replace, embed = Path.replace, OnnxModel.embed_pixels
 
 def slow_replace(self, target):
     time.sleep(0.01)
-    found = replace(self, target)
+    result = replace(self, target)
     time.sleep(0.01)
-    return found
+    return result
 
 def noted(self, pixels):
     with open(os.environ["NOTES"], "a") as file:
@@ -76,14 +76,14 @@ def test_kills_at_any_moment_lose_nothing(bundle, tmp_path, tools, capsys):
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
-        _, said = process.communicate()
+        _, stderr = process.communicate()
         at_work += process.returncode != 0 and written(out) != before
         if process.returncode == 0:
             finished += 1
             same(out, whole)
             shutil.rmtree(out)
         else:
-            assert process.returncode == -signal.SIGKILL, said.decode()
+            assert process.returncode == -signal.SIGKILL, stderr.decode()
     subprocess.run(command(out), env=environment, check=True, capture_output=True, timeout=60)
     finished += 1
     same(out, whole)
@@ -100,7 +100,7 @@ def written(folder):
 
 
 def parts(folder):
-    """Every part, row for row and bit for bit, but for the order of nothing."""
+    """Every part with all of its rows, in order."""
     return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("part-*"))}
 
 

@@ -1,4 +1,4 @@
-"""The parts as one table: full but the last, taken up again, shrunk by what is dropped."""
+"""The parts as one table: all full but the last, which the next run continues; smaller after drops."""
 
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def fill(parts: Parts, numbers) -> list:
 
 def on_disk(folder) -> list[list[int]]:
     """The numbers in each part; each vector must be its row's."""
-    found = []
+    numbers = []
     for path in sorted(folder.glob("part-*")):
         table = pq.read_table(path).to_pylist()
-        assert all(np.array_equal(each["embedding"], vector(each["bytes"])) for each in table)
-        found.append([each["bytes"] for each in table])
-    return found
+        assert all(np.array_equal(row["embedding"], vector(row["bytes"])) for row in table)
+        numbers.append([row["bytes"] for row in table])
+    return numbers
 
 
 def test_full_parts_are_written_at_once_and_the_rest_when_flushed(opened, tmp_path):
@@ -58,13 +58,13 @@ def test_a_short_part_without_new_rows_is_not_written_again(opened, tmp_path):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_rows_found_come_back_as_they_were(opened):
+def test_existing_rows_come_back_as_they_were(opened):
     parts = opened()
-    places = fill(parts, range(6))
+    row_ids = fill(parts, range(6))
     parts.flush()
     again = opened()
-    assert again.existing == list(zip(map(row, range(6)), places, strict=True))
-    assert all(np.array_equal(again.vector(place), vector(number)) for number, place in enumerate(places))
+    assert again.existing == list(zip(map(row, range(6)), row_ids, strict=True))
+    assert all(np.array_equal(again.vector(row_id), vector(number)) for number, row_id in enumerate(row_ids))
 
 
 @pytest.mark.parametrize("first", [0, 1, 4, 6, 8, 9])
@@ -80,19 +80,19 @@ def test_wherever_a_run_stops_the_parts_end_the_same(opened, tmp_path, first):
 
 def test_vectors_are_given_from_memory_and_from_disk(opened):
     parts = opened()
-    places = fill(parts, range(20))
+    row_ids = fill(parts, range(20))
     for number in (0, 19, 7, 12, 1, 18, 5):
-        assert np.array_equal(parts.vector(places[number]), vector(number))
+        assert np.array_equal(parts.vector(row_ids[number]), vector(number))
 
 
 def test_a_vector_is_given_also_where_a_part_was_taken_up_and_filled(opened):
     """Copies of an image, and of an earlier run's, take the vector from there."""
     parts = opened()
-    places = fill(parts, range(2))
+    row_ids = fill(parts, range(2))
     parts.flush()
     parts = opened()
-    places += fill(parts, range(2, 6))
-    assert all(np.array_equal(parts.vector(place), vector(number)) for number, place in enumerate(places))
+    row_ids += fill(parts, range(2, 6))
+    assert all(np.array_equal(parts.vector(row_id), vector(number)) for number, row_id in enumerate(row_ids))
 
 
 @pytest.fixture
@@ -113,30 +113,30 @@ def reads(monkeypatch) -> list[tuple[str, ...]]:
 def test_opening_reads_no_vector_of_a_full_part(opened, reads):
     """So that a folder of millions of rows opens in seconds; their vectors are read where they are asked for."""
     parts = opened()
-    places = fill(parts, range(8))
+    row_ids = fill(parts, range(8))
     again = opened()
     assert reads == [("path", "bytes", "mtime", "sha256", "width", "height")] * 2
     reads.clear()
     for _ in range(3):
-        again.vector(places[0])
-        again.vector(places[7])
+        again.vector(row_ids[0])
+        again.vector(row_ids[7])
     assert reads == [("embedding",)] * 2
 
 
 def test_vectors_of_few_parts_are_kept_in_memory(opened, reads):
     """However many parts a run reads vectors from."""
     parts = opened()
-    places = fill(parts, range(80))
+    row_ids = fill(parts, range(80))
     for _ in range(2):
         for number in range(0, 80, 4):
-            assert np.array_equal(parts.vector(places[number]), vector(number))
+            assert np.array_equal(parts.vector(row_ids[number]), vector(number))
     assert len(reads) == 40
 
 
 def test_dropping(opened, tmp_path):
     parts = opened()
-    places = fill(parts, range(10))
-    parts.drop([places[number] for number in (1, 4, 5, 6, 7, 8)])
+    row_ids = fill(parts, range(10))
+    parts.drop([row_ids[number] for number in (1, 4, 5, 6, 7, 8)])
     assert on_disk(tmp_path) == [[0, 2, 3], [9]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
     assert (len(parts), parts.files) == (4, 2)
@@ -165,9 +165,9 @@ def test_dropping_all_of_the_only_part_leaves_it_empty(opened, tmp_path):
 
 def test_after_dropping_the_same_table_goes_on(opened, tmp_path):
     parts = opened()
-    places = fill(parts, range(6))
-    assert np.array_equal(parts.vector(places[0]), vector(0))
-    parts.drop([places[0], places[4]])
+    row_ids = fill(parts, range(6))
+    assert np.array_equal(parts.vector(row_ids[0]), vector(0))
+    parts.drop([row_ids[0], row_ids[4]])
     assert [int(parts.vector((0, index))[0]) for index in range(3)] == [1, 2, 3]
     assert np.array_equal(parts.vector((1, 0)), vector(5))
     assert fill(parts, [6, 7]) == [(1, 1), (1, 2)]
@@ -177,7 +177,7 @@ def test_after_dropping_the_same_table_goes_on(opened, tmp_path):
 
 def test_a_part_that_cannot_be_deleted_is_named(opened, tmp_path, monkeypatch):
     parts = opened()
-    places = fill(parts, range(6))
+    row_ids = fill(parts, range(6))
     parts.flush()
 
     def refuse(path: Path, **_) -> None:
@@ -185,7 +185,7 @@ def test_a_part_that_cannot_be_deleted_is_named(opened, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(CliplineError) as caught:
-        parts.drop(places[:4])
+        parts.drop(row_ids[:4])
     assert str(caught.value).startswith(f"{tmp_path / 'part-00000.parquet'}: cannot write: Operation not permitted. ")
     assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5]]
 

@@ -1,4 +1,4 @@
-"""Embedding a folder: the contract of what is written, and that nothing of anybody's is lost."""
+"""Embedding a folder: what is written, and that no earlier file is lost."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def model(bundle):
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every file below `folder` with its content's hash: what must not change when nothing may be lost."""
+    """Every file below `folder` with its content's hash: what must stay the same where nothing may be lost."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -46,15 +46,15 @@ def test_the_contract(photos, model, tmp_path, tools):
     names = ["path", "bytes", "mtime", "sha256", "width", "height", "embedding"]
     assert schema.names == names
     assert schema.field("embedding").type == pa.list_(pa.float16(), 3)
-    found = tools.rows(out)
-    assert len(found) == 12
-    assert [row["path"] for row in found] == sorted(row["path"] for row in found)
-    for row in found:
+    rows = tools.rows(out)
+    assert len(rows) == 12
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    for row in rows:
         file = photos / row["path"]
-        facts = file.stat()
-        assert (row["bytes"], row["height"]) == (facts.st_size, 30)
+        status = file.stat()
+        assert (row["bytes"], row["height"]) == (status.st_size, 30)
         assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-        assert int(row["mtime"].timestamp() * 1e6) == pytest.approx(facts.st_mtime_ns // 1000, abs=1)
+        assert int(row["mtime"].timestamp() * 1e6) == pytest.approx(status.st_mtime_ns // 1000, abs=1)
         assert row["width"] == 40 + int(file.stem[-1])
     assert tools.errors(out) == []
     assert pq.read_schema(out / "errors.parquet").names == ["path", "stage", "reason"]
@@ -84,9 +84,9 @@ def test_vectors_belong_to_their_paths(tmp_path, model, tools, dtype, tolerance)
     for name, colour in colours.items():
         tools.save(tmp_path / "photos" / name, colour)
     embed_folder(tmp_path / "photos", model, tmp_path / "out", dtype=dtype, batch_size=7, threads=3, part_rows=9)
-    found = tools.rows(tmp_path / "out")
-    assert [row["path"] for row in found] == sorted(colours)
-    for row in found:
+    rows = tools.rows(tmp_path / "out")
+    assert [row["path"] for row in rows] == sorted(colours)
+    for row in rows:
         # float32 pixels' mean loses the last digits before the vector is made.
         assert np.allclose(row["embedding"], tools.unit(colours[row["path"]]), atol=max(tolerance, 1e-5))
     assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").field("embedding").type.value_type == (
@@ -162,7 +162,6 @@ def test_nothing_but_failures_leaves_a_readable_table(tmp_path, model, tools):
 
 
 def test_many_failures(tmp_path, model, tools):
-    """More than the writer keeps before it writes them."""
     (tmp_path / "photos").mkdir()
     for index in range(2100):
         (tmp_path / "photos" / f"{index:04d}.jpg").write_bytes(b"")
@@ -230,7 +229,7 @@ def test_a_folder_with_anything_else_is_never_touched(photos, model, tmp_path, o
     assert (out / "gallery.png").read_bytes() == b"mine"
 
 
-def test_overwrite_embeds_all_anew(photos, model, tmp_path, tools):
+def test_overwrite_embeds_all_images_again(photos, model, tmp_path, tools):
     out = tmp_path / "out"
     embed_folder(photos, model, out, part_rows=2)
     tools.save(photos / "new.png", (1, 2, 3))

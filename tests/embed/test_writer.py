@@ -1,4 +1,4 @@
-"""The output folder as one thing: what its manifest says at every moment, what it tidies up, and what it refuses."""
+"""The output folder: what its manifest says at every moment, what is tidied up, and what is refused."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from clipline.errors import CliplineError, UsageError
 IDENTITY = Identity(
     model_id="colours", variant="fp32-0a1b", dim=3, dtype="float16", root="../Fotos für Oma", model="../models/onnx"
 )
-ANEW = "Fix: choose another --out, or embed all anew with --overwrite"
+AGAIN = "Fix: choose another --out, or embed all images again with --overwrite"
 
 
 def row(number: int) -> Row:
@@ -36,13 +36,13 @@ def out(tmp_path) -> Path:
 
 
 def fill(out: Path, numbers, failures=()) -> list:
-    """A run from its beginning to its end; the places of its rows."""
+    """A complete run; the ids of its rows."""
     with Writer(out, IDENTITY, 4) as writer:
-        places = [writer.add(row(number), vector(number)) for number in numbers]
+        row_ids = [writer.add(row(number), vector(number)) for number in numbers]
         for failure in failures:
             writer.fail(failure)
         writer.finish([])
-    return places
+    return row_ids
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 
 def numbers(out: Path) -> list[int]:
-    return [each["bytes"] for part in sorted(out.glob("part-*")) for each in pq.read_table(part).to_pylist()]
+    return [row["bytes"] for part in sorted(out.glob("part-*")) for row in pq.read_table(part).to_pylist()]
 
 
 def test_from_the_first_row_to_the_end_a_new_folder_is_not_complete(out):
@@ -61,10 +61,10 @@ def test_from_the_first_row_to_the_end_a_new_folder_is_not_complete(out):
         assert (manifest.identity, manifest.complete) == (IDENTITY, False)
         assert manifest.counts == Counts(images=0, rows=0, errors=0, parts=0)
         writer.fail(Failure("broken.jpg", "decode", "empty file"))
-        told = writer.finish([])
-    assert told == read(out)
-    assert (told.identity, told.complete) == (IDENTITY, True)
-    assert told.counts == Counts(images=6, rows=5, errors=1, parts=2)
+        manifest_after = writer.finish([])
+    assert manifest_after == read(out)
+    assert (manifest_after.identity, manifest_after.complete) == (IDENTITY, True)
+    assert manifest_after.counts == Counts(images=6, rows=5, errors=1, parts=2)
 
 
 def test_a_folder_that_grows_is_not_complete_and_still_says_what_it_held(out):
@@ -79,7 +79,7 @@ def test_a_folder_that_grows_is_not_complete_and_still_says_what_it_held(out):
 
 
 def test_a_kill_while_rows_are_dropped_leaves_a_folder_that_is_not_complete(out, monkeypatch):
-    places = fill(out, range(5))
+    row_ids = fill(out, range(5))
 
     class Killed(BaseException):
         pass
@@ -89,14 +89,14 @@ def test_a_kill_while_rows_are_dropped_leaves_a_folder_that_is_not_complete(out,
 
     monkeypatch.setattr(Parts, "drop", killed)
     with pytest.raises(Killed), Writer(out, IDENTITY, 4) as writer:
-        writer.finish(places[:1])
+        writer.finish(row_ids[:1])
     assert read(out).complete is False
 
 
 def test_dropped_rows_are_gone_and_not_counted(out):
-    places = fill(out, range(5))
+    row_ids = fill(out, range(5))
     with Writer(out, IDENTITY, 4) as writer:
-        assert writer.finish([places[1], places[4]]).counts == Counts(images=3, rows=3, errors=0, parts=1)
+        assert writer.finish([row_ids[1], row_ids[4]]).counts == Counts(images=3, rows=3, errors=0, parts=1)
     assert numbers(out) == [0, 2, 3]
     assert read(out).complete
 
@@ -106,9 +106,9 @@ def test_the_empty_part_of_a_folder_without_rows_is_counted(out):
         writer.fail(Failure("broken.jpg", "decode", "empty file"))
         assert writer.finish([]).counts == Counts(images=1, rows=0, errors=1, parts=1)
     assert len(list(out.glob("part-*"))) == 1
-    places = fill(out, range(4))
+    row_ids = fill(out, range(4))
     with Writer(out, IDENTITY, 4) as writer:
-        assert writer.finish(places).counts == Counts(images=0, rows=0, errors=0, parts=1)
+        assert writer.finish(row_ids).counts == Counts(images=0, rows=0, errors=0, parts=1)
     assert len(list(out.glob("part-*"))) == 1
 
 
@@ -121,7 +121,7 @@ def test_the_manifest_is_written_once_before_the_rows_and_once_after(out, monkey
     assert written == ["manifest.json", "part-00000.parquet", "errors.parquet", "manifest.json"]
 
 
-def test_the_manifest_is_text_for_people_too(out):
+def test_the_manifest_is_readable_text(out):
     fill(out, range(1))
     text = (out / "manifest.json").read_bytes().decode()
     assert text.startswith('{\n  "model_id": "colours",\n') and text.endswith("}\n")
@@ -174,22 +174,22 @@ def test_what_cannot_be_tidied_up_is_one_line(out):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_id": "shapes"}, f"made by model colours, and this is shapes. {ANEW}"),
+        ({"model_id": "shapes"}, f"made by model colours, and this is shapes. {AGAIN}"),
         (
             {"variant": "int8-0a1b"},
             "made by variant fp32-0a1b of this model, and this is int8-0a1b: their vectors differ a little. "
-            f"{ANEW}, or choose its --precision",
+            f"{AGAIN}, or choose its --precision",
         ),
-        ({"dtype": "float32"}, f"holds float16, and float32 is asked for. {ANEW}, or --dtype float16"),
-        ({"dim": 4}, f"holds float16, and float16 is asked for. {ANEW}, or --dtype float16"),
+        ({"dtype": "float32"}, f"holds float16, and float32 is asked for. {AGAIN}, or --dtype float16"),
+        ({"dim": 4}, f"holds float16, and float16 is asked for. {AGAIN}, or --dtype float16"),
         (
             {"root": "../other"},
-            f"holds images of ../Fotos für Oma (relative to it), and these are of ../other. {ANEW}; if the images "
+            f"holds images of ../Fotos für Oma (relative to it), and these are of ../other. {AGAIN}; if the images "
             "only moved, set `root` in its manifest.json",
         ),
     ],
 )
-def test_embeddings_that_must_not_mix_are_refused_with_the_way_out(out, change, message):
+def test_embeddings_that_must_not_mix_are_refused_with_a_fix(out, change, message):
     fill(out, range(5))
     before = content(out)
     with pytest.raises(UsageError) as caught:
@@ -210,7 +210,7 @@ def test_parts_without_a_manifest_are_refused_with_a_fix(out):
     (out / "manifest.json").unlink()
     with pytest.raises(UsageError) as caught:
         Writer(out, IDENTITY, 4)
-    assert str(caught.value) == f"{out}: its manifest.json is missing: the model of its parts is unknown. {ANEW}"
+    assert str(caught.value) == f"{out}: its manifest.json is missing: the model of its parts is unknown. {AGAIN}"
 
 
 def test_a_disk_that_refuses_the_manifest_is_named(out, monkeypatch):

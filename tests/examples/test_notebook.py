@@ -36,9 +36,9 @@ def code(notebook) -> list:
 
 
 def pictures(notebook) -> list[Image.Image]:
-    found = [output.data for cell in code(notebook) for output in cell.outputs if "data" in output]
-    assert not any(kind.startswith("image/") and kind != "image/jpeg" for data in found for kind in data)
-    return [Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))) for data in found if "image/jpeg" in data]
+    outputs = [output.data for cell in code(notebook) for output in cell.outputs if "data" in output]
+    assert not any(kind.startswith("image/") and kind != "image/jpeg" for data in outputs for kind in data)
+    return [Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))) for data in outputs if "image/jpeg" in data]
 
 
 def test_its_outputs_are_those_of_its_cells(notebook, tools):
@@ -74,22 +74,22 @@ def test_its_pictures_are_of_scenes_alone(notebook):
         assert near.mean() > 0.85  # the rest are edges and letters; photos on white paper have about a half
 
 
-def test_what_it_found_is_right(notebook, captions):
-    text = output_of(notebook, "found[0][:2]")
-    found = re.findall(r"path='(\S+)', .*?score=([\d.]+)", text)
-    assert len(found) == 2 and all("green star" in captions[path][0] for path, _ in found)
+def test_its_search_results_are_right(notebook, captions):
+    text = output_of(notebook, "results[0][:2]")
+    results = re.findall(r"path='(\S+)', .*?score=([\d.]+)", text)
+    assert len(results) == 2 and all("green star" in captions[path][0] for path, _ in results)
     by_hand = re.findall(r"'(\S+)', ([\d.]+)", output_of(notebook, "scores.argsort()"))
-    assert by_hand[:2] == [(path, f"{float(score):.3f}") for path, score in found] and len(by_hand) == 5
+    assert by_hand[:2] == [(path, f"{float(score):.3f}") for path, score in results] and len(by_hand) == 5
     assert output_of(notebook, "done.embedded") == "'4,800 pictures embedded, 0 were already, 0 cannot be read'"
 
 
-def test_what_it_matched_is_right(notebook, captions):
-    image, *said = re.findall(r"\| ([^|]+) \|$", output_of(notebook, "clip.match"), re.MULTILINE)
-    percents = [float(each) for each in re.findall(r"\| ([\d.]+)% \|", output_of(notebook, "clip.match"))]
+def test_its_matches_are_right(notebook, captions):
+    image, *ranked = re.findall(r"\| ([^|]+) \|$", output_of(notebook, "clip.match"), re.MULTILINE)
+    percents = [float(text) for text in re.findall(r"\| ([\d.]+)% \|", output_of(notebook, "clip.match"))]
     assert all(re.search(f"{colour} (square|box)", captions[image][0]) for colour in ("pink", "orange"))
-    # The first two captions differ in the order of the things alone, which a small model may get wrong.
-    assert all("pink square" in each and "orange square" in each for each in said[:2])
-    assert len(percents) == len(said) == 5 and sum(percents[:2]) > 90 and min(percents[:2]) > max(percents[2:])
+    # The first two captions differ only in the order of the objects, which a small model may get wrong.
+    assert all("pink square" in text and "orange square" in text for text in ranked[:2])
+    assert len(percents) == len(ranked) == 5 and sum(percents[:2]) > 90 and min(percents[:2]) > max(percents[2:])
 
 
 @pytest.mark.timeout(120)
@@ -103,7 +103,7 @@ def test_it_runs_from_its_own_folder(bundle, tools, tmp_path):
         scenes.draw(scene, 48).save(tmp_path / "data/raw/images" / name)
     ran = run(tools, tmp_path / "examples")
     assert output_of(ran, "done.embedded").startswith("'30 pictures embedded")
-    first = re.search(r"path='(\S+)'", output_of(ran, "found[0][:2]"))[1]
+    first = re.search(r"path='(\S+)'", output_of(ran, "results[0][:2]"))[1]
     assert "green" in {item.colour for item in drawn[first].objects}
     assert first == re.search(r"'(\S+)'", output_of(ran, "scores.argsort()"))[1]
     assert [picture.width for picture in pictures(ran)] == [1224] * 5

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -36,39 +38,59 @@ PARAMS = ExportParams(
 BOTH = PARAMS.model_copy(update={"precisions": ["fp16", "int8"]})
 
 
-@pytest.fixture
-def trained(make_recipe, prepared, tmp_path):
-    recipe, data = make_recipe(), Prepared(prepared)
+@pytest.fixture(scope="module")
+def trained(make_recipe, prepared, tmp_path_factory):
+    recipe, data, folder = make_recipe(), Prepared(prepared), tmp_path_factory.mktemp("trained") / "checkpoint"
     torch.manual_seed(0)
     model = build_model(recipe, data.vocab_size)
     info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
-    checkpoint.save(tmp_path / "checkpoint", model, recipe, data.vocab_size, info)
-    return tmp_path / "checkpoint"
+    checkpoint.save(folder, model, recipe, data.vocab_size, info)
+    return folder
 
 
 def run(trained, raw, prepared, out, params=PARAMS):
     return export.export_model(trained, checkpoint.load(trained), Prepared(prepared), raw / "images", out, params)
 
 
-def test_bundle_is_whole_and_computes_what_torch_computes(trained, raw, prepared, tmp_path):
-    report = run(trained, raw, prepared, tmp_path / "onnx")
+@pytest.fixture(scope="module")
+def exported(trained, raw, prepared, tmp_path_factory):
+    """The bundle with all variants, and its report. Read it only."""
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    return out, run(trained, raw, prepared, out, BOTH)
+
+
+@pytest.fixture
+def graphs_as_exported(exported, monkeypatch):
+    """Exporting takes the graphs of `exported`. Set a graph's name here, and that one will have been made badly."""
+    spoilt = SimpleNamespace(name=None)
+
+    def copy(module, inputs, axes, path, opset):
+        shutil.copy(exported[0] / path.name, path)
+        if path.name == spoilt.name:
+            spoil(path, 0.3)
+
+    monkeypatch.setattr(export, "export_graph", copy)
+    return spoilt
+
+
+def test_bundle_is_whole_and_computes_what_torch_computes(exported, trained, prepared):
+    folder, report = exported
     names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "manifest.json"}
-    assert {path.name for path in (tmp_path / "onnx").iterdir()} == names
-    manifest = Bundle(tmp_path / "onnx").manifest
+    assert {path.name for path in folder.iterdir()} == names | {"image.fp16.onnx", "image.int8.onnx"}
+    manifest = Bundle(folder).manifest
     assert (manifest.dim, manifest.recipe, manifest.opset) == (16, "tiny", 20)
     assert manifest.image["fp32"].min_cosine == report["image"]["fp32"]["min_cosine"] > 0.99999
     assert manifest.metrics == pytest.approx(report["test"]["onnx"])
     assert manifest.files == {
-        name: hashlib.sha256((tmp_path / "onnx" / name).read_bytes()).hexdigest()
-        for name in ("preprocess.json", "tokenizer.json")
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("preprocess.json", "tokenizer.json")
     }
     assert report["test"]["delta_r1"] == {"i2t_r1": 0, "t2i_r1": 0}
-    spec = json.loads((tmp_path / "onnx" / "preprocess.json").read_text())
+    spec = json.loads((folder / "preprocess.json").read_text())
     assert spec["size"] == 32 and spec["mean"] == pytest.approx([0.485, 0.456, 0.406])
 
     data = Prepared(prepared)
     ours, theirs = (
-        OnnxModel(tmp_path / "onnx"),
+        OnnxModel(folder, provider="cpu"),
         TorchModel(checkpoint.load(trained).model, data.tokenizer, torch.device("cpu")),
     )
     texts = ["a red bar on the left", "blue"]
@@ -77,19 +99,30 @@ def test_bundle_is_whole_and_computes_what_torch_computes(trained, raw, prepared
     assert np.allclose(ours.embed_pixels(pixels), theirs.embed_pixels(pixels), atol=1e-5)
 
 
-def test_names_follow_the_weights_and_not_the_time(trained, raw, prepared, tmp_path):
+def test_no_precision_but_fp32_unless_it_is_asked_for(graphs_as_exported, trained, raw, prepared, tmp_path):
+    run(trained, raw, prepared, tmp_path / "onnx")
+    names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "manifest.json"}
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == names
+
+
+def names(folder):
+    manifest = Bundle(folder).manifest
+    return manifest.model_id, {precision: graph.variant for precision, graph in manifest.image.items()}
+
+
+def test_names_follow_the_weights_and_not_the_time(exported, trained, raw, prepared, tmp_path):
     """Embeddings of one variant never mix with another's, so an export that changes nothing must keep its names."""
-    names = []
-    for name in ("one", "two"):
-        run(trained, raw, prepared, tmp_path / name, BOTH)
-        manifest = Bundle(tmp_path / name).manifest
-        names.append((manifest.model_id, {key: graph.variant for key, graph in manifest.image.items()}))
-    assert names[0] == names[1] and list(names[0][1]) == ["fp32", "fp16", "int8"]
+    run(trained, raw, prepared, tmp_path / "again", BOTH)
+    assert names(tmp_path / "again") == names(exported[0])
+    assert list(names(exported[0])[1]) == ["fp32", "fp16", "int8"]
+
+
+def test_other_weights_are_another_model(graphs_as_exported, exported, trained, raw, prepared, tmp_path):
     found = checkpoint.load(trained)
-    torch.nn.init.normal_(found.model.image_head[-1].weight)
-    checkpoint.save(trained, found.model, found.recipe, Prepared(prepared).vocab_size, found.info)
-    run(trained, raw, prepared, tmp_path / "three")
-    assert Bundle(tmp_path / "three").manifest.model_id != names[0][0]
+    found.model.image_head[-1].weight.data *= 1 + 1e-6  # which the gates let pass
+    checkpoint.save(tmp_path / "other", found.model, found.recipe, Prepared(prepared).vocab_size, found.info)
+    run(tmp_path / "other", raw, prepared, tmp_path / "onnx")
+    assert names(tmp_path / "onnx")[0] != names(exported[0])[0]
 
 
 def spoil(path, amount):
@@ -104,23 +137,15 @@ def spoil(path, amount):
 
 @pytest.mark.parametrize("graph", ["image.onnx", "text.onnx"])
 def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(
-    trained, raw, prepared, tmp_path, monkeypatch, graph
+    graphs_as_exported, exported, trained, raw, prepared, tmp_path, graph
 ):
-    out = tmp_path / "onnx"
-    run(trained, raw, prepared, out)
+    out = shutil.copytree(exported[0], tmp_path / "onnx")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    real = export.export_graph
-
-    def faulty(module, inputs, axes, path, opset):
-        real(module, inputs, axes, path, opset)
-        if path.name == graph:
-            spoil(path, 0.3)
-
-    monkeypatch.setattr(export, "export_graph", faulty)
+    graphs_as_exported.name = graph
     with pytest.raises(CliplineError, match=f"{graph}: parity with torch failed"):
         run(trained, raw, prepared, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
 def test_compare_and_gate():
@@ -149,20 +174,20 @@ def test_lower_recall_is_refused(prepared):
     assert check_recall(one_query, split, PARAMS) == {"i2t_r1": -10.0, "t2i_r1": 0.0}
 
 
-def test_both_precisions_are_measured_and_shipped(trained, raw, prepared, tmp_path):
-    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
-    manifest = Bundle(tmp_path / "onnx").manifest
+def test_both_precisions_are_measured_and_shipped(exported, prepared):
+    folder, report = exported[0], exported[1]["image"]
+    manifest = Bundle(folder).manifest
     assert list(manifest.image) == ["fp32", "fp16", "int8"] and list(manifest.text) == ["fp32"]
     pixels = np.array(Prepared(prepared).split("test").images[:5])
-    exact = OnnxModel(tmp_path / "onnx", provider="cpu").embed_pixels(pixels)
+    exact = OnnxModel(folder, provider="cpu").embed_pixels(pixels)
     for precision in ("fp16", "int8"):
         figures, graph = report[precision], manifest.image[precision]
         assert figures["shipped"] and figures["images_per_second"] > 0
         assert 0.98 < figures["min_cosine"] == graph.min_cosine < 1 and graph.max_abs == figures["max_abs"] > 0
-        assert figures["bytes"] == graph.bytes == (tmp_path / "onnx" / f"image.{precision}.onnx").stat().st_size
+        assert figures["bytes"] == graph.bytes == (folder / f"image.{precision}.onnx").stat().st_size
         assert figures["delta_r1"].keys() == {"i2t_r1", "t2i_r1"} and 0 <= figures["test"]["t2i_r10"] <= 100
         assert graph.variant.startswith(f"{precision}-")
-        found = OnnxModel(tmp_path / "onnx", provider="cpu", precision=precision).embed_pixels(pixels)
+        found = OnnxModel(folder, provider="cpu", precision=precision).embed_pixels(pixels)
         assert (found * exact).sum(axis=1).min() > 0.98 and not np.array_equal(found, exact)
     assert report["int8"]["layers"] == 5 and report["int8"]["calibration_images"] == 24
 
@@ -174,7 +199,9 @@ def test_both_precisions_are_measured_and_shipped(trained, raw, prepared, tmp_pa
         ({"min_cosine": 0.0, "max_r1_drop": 0.0}, r"R@1 t2i falls by 30\.0 points \(gate 0\.0\)"),
     ],
 )
-def test_a_variant_that_misses_its_gate_is_not_shipped(trained, raw, prepared, tmp_path, monkeypatch, gate, why):
+def test_a_variant_that_misses_its_gate_is_not_shipped(
+    graphs_as_exported, trained, raw, prepared, tmp_path, monkeypatch, gate, why
+):
     if gate["max_r1_drop"] == 0:
         real = variants.recall_change
         monkeypatch.setattr(variants, "recall_change", lambda *args: real(*args) | {"t2i_r1": -30.0})
@@ -188,11 +215,13 @@ def test_a_variant_that_misses_its_gate_is_not_shipped(trained, raw, prepared, t
     assert line.startswith(f"image.int8.onnx: not shipped: {report['int8']['why']}. min cosine")
 
 
-def test_a_variant_that_cannot_be_built_costs_nothing_else(trained, raw, prepared, tmp_path, monkeypatch):
+def test_a_variant_that_cannot_be_built_costs_nothing_else(
+    graphs_as_exported, trained, raw, prepared, tmp_path, monkeypatch
+):
     def fail(*_):
         raise TypeError("no such operator")
 
-    monkeypatch.setitem(variants._BUILD, "fp16", fail)
+    monkeypatch.setattr("clipline.export.fp16.to_half", fail)
     report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
     assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
     assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]

@@ -1,4 +1,6 @@
-"""Every architecture exports to the contract's names and computes the same in every batch and length."""
+"""Every recipe's towers export to the contract's names and compute the same in every batch and length."""
+
+import json
 
 import numpy as np
 import onnx
@@ -6,76 +8,72 @@ import onnxruntime
 import pytest
 import torch
 
-from clipline.export.graph import export_graph
 from clipline.export.parity import compare
-from clipline.model.clip import ImageEmbedder, TextEmbedder, build_model
+from clipline.model.clip import ImageEmbedder, TextEmbedder
+from tests.recipes import PATHS, small_model, small_recipe
 
-ARGS = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
-    "clip_text_model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "projection_dim": 16,
-    },
-}
-TIMM = {"tower": "timm", "weights": "random", "trainable": True}
-IMAGES = {
-    "vit": {"tower": "vit", "patch": 8, "width": 32, "depth": 1, "heads": 2, "mlp": 48, "trainable": True},
-    "resnet": {**TIMM, "name": "test_resnet", "pool": "avg"},
-    "mobilenet": {**TIMM, "name": "mobilenetv1_100"},
-    "clip": {**TIMM, "name": "test_vit"},
-}
+from .conftest import images
+
+# What leaves no trace in a graph, or other values alone.
+NOT_IN_THE_GRAPH = {"trainable", "weights", "init", "normalize", "dropout", "input_dropout", "patch_dropout"}
+
+
+def structure(name: str, side: str) -> str:
+    """Recipes with the same one have the same graph, but for values. The heads of both sides are of one kind."""
+    recipe = small_recipe(name)
+    parts = [recipe.image, recipe.head] if side == "image" else [recipe.text]
+    values = [{key: value for key, value in part.model_dump().items() if key not in NOT_IN_THE_GRAPH} for part in parts]
+    values[0]["name"] = (values[0].get("name") or "").split(".")[0] if side == "image" else None
+    return json.dumps([*values, recipe.inputs.image_size if side == "image" else None])
+
+
+def distinct(side: str) -> list[str]:
+    """Recipes of which each has another graph of that side."""
+    return sorted({structure(name, side): name for name in reversed(PATHS)}.values())
 
 
 def session(path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("image", IMAGES)
-def test_image_graph(make_recipe, tmp_path, image):
-    recipe = make_recipe({"image": IMAGES[image]})
-    module = ImageEmbedder(build_model(recipe, 100)).eval()
-    path = tmp_path / "image.onnx"
-    export_graph(module, {"pixels": torch.zeros(2, 32, 32, 3, dtype=torch.uint8)}, ["batch"], path, 20)
-    found = session(path)
-    (given,), (out,) = found.get_inputs(), found.get_outputs()
-    assert (given.name, given.type, given.shape) == ("pixels", "tensor(uint8)", ["batch", 32, 32, 3])
-    assert (out.name, out.type, out.shape) == ("embedding", "tensor(float)", ["batch", 16])
-    assert [file.name for file in tmp_path.iterdir()] == ["image.onnx"]  # no external data beside it
+@pytest.mark.parametrize("name", distinct("image"))
+def test_image_graph(exported, name):
+    module, path = ImageEmbedder(small_model(small_recipe(name))), exported("image", name)
+    graph, size = session(path), module.model.recipe.inputs.image_size
+    (given,), (out,) = graph.get_inputs(), graph.get_outputs()
+    assert (given.name, given.type, given.shape) == ("pixels", "tensor(uint8)", ["batch", size, size, 3])
+    assert (out.name, out.type, out.shape) == ("embedding", "tensor(float)", ["batch", 64])
+    assert [file.name for file in path.parent.iterdir()] == ["image.onnx"]  # no external data beside it
     assert b"image_tower.py" not in path.read_bytes()  # nor the exporter's stack traces, with this machine's folders
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    pixels = images(9, size)
+    pixels[7], pixels[8] = 0, 255  # what padding stands for still shows beside black and white
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(pixels)).numpy()
     for batch in (1, 2, 9):
-        with torch.no_grad():
-            expected = module(torch.from_numpy(pixels[:batch])).numpy()
-        parity = compare(expected, found.run(None, {"pixels": pixels[:batch]})[0])
+        parity = compare(expected[:batch], graph.run(None, {"pixels": pixels[:batch]})[0])
         assert parity.min_cosine > 0.99999 and parity.max_abs < 1e-5
 
 
-@pytest.mark.parametrize("architecture", ARGS)
-@pytest.mark.parametrize("pool", ["mean", "eot"])
-def test_text_graph(make_recipe, tmp_path, architecture, pool):
-    changes = {"text.architecture": architecture, "text.args": ARGS[architecture], "text.pool": pool}
-    if architecture == "clip_text_model":  # with its own projection, as CLIP is
-        changes |= {"head.kind": "tower", "image": IMAGES["clip"]}
-    module = TextEmbedder(build_model(make_recipe(changes), 100)).eval()
-    path = tmp_path / "text.onnx"
-    ids = torch.ones(2, 5, dtype=torch.int64)
-    export_graph(module, {"input_ids": ids, "attention_mask": ids}, ["batch", "length"], path, 20)
+@pytest.mark.parametrize("name", distinct("text"))
+def test_text_graph(exported, name):
+    module, path = TextEmbedder(small_model(small_recipe(name))), exported("text", name)
     onnx.checker.check_model(path, full_check=True)
-    found = session(path)
-    assert [(i.name, i.type, i.shape) for i in found.get_inputs()] == [
+    graph = session(path)
+    assert [(i.name, i.type, i.shape) for i in graph.get_inputs()] == [
         (name, "tensor(int64)", ["batch", "length"]) for name in ("input_ids", "attention_mask")
     ]
-    assert [(o.name, o.shape) for o in found.get_outputs()] == [("embedding", ["batch", 16])]
+    assert [(o.name, o.shape) for o in graph.get_outputs()] == [("embedding", ["batch", 64])]
     rng = np.random.default_rng(0)
     for batch, length in ((1, 1), (1, 12), (3, 7), (8, 2)):
         ids = rng.integers(0, 100, (batch, length))
         mask = (np.arange(length) < rng.integers(1, length + 1, (batch, 1))).astype(np.int64)
-        with torch.no_grad():
+        with torch.inference_mode():
             expected = module(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-        parity = compare(expected, found.run(None, {"input_ids": ids, "attention_mask": mask})[0])
+        parity = compare(expected, graph.run(None, {"input_ids": ids, "attention_mask": mask})[0])
         assert parity.min_cosine > 0.99999 and parity.max_abs < 1e-5, (batch, length)
+
+
+def test_the_recipes_have_every_kind_of_text_tower():
+    texts = [small_recipe(name).text for name in distinct("text")]
+    assert {text.architecture for text in texts} == {"bert", "distilbert", "gpt2", "clip_text_model"}
+    assert {text.pool for text in texts} == {"mean", "eot", "cls", "mean_cls"}

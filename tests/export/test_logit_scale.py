@@ -66,10 +66,10 @@ def saved(make_recipe, prepared, tmp_path):
     [
         {},
         {"loss": {"kind": "siglip"}},
-        {"head": {"kind": "residual", "dim": 16, "copies": 4}},
-        {"head": {"kind": "residual", "dim": 16, "copies": 4}, "train.normalize": False},
+        {"head": {"kind": "residual", "dim": 16, "num_heads": 4}},
+        {"head": {"kind": "residual", "dim": 16, "num_heads": 4}, "train.normalize": False},
     ],
-    ids=["plain", "bias", "copies", "copies are normalised all the same"],
+    ids=["plain", "bias", "heads", "heads are normalised all the same"],
 )
 def test_it_gives_the_trained_softmax(saved, prepared, changes, one_thread):
     found, data = saved(changes), Prepared(prepared)
@@ -90,7 +90,7 @@ def test_embeddings_of_any_length_have_no_scale(saved):
 
 
 def test_the_exported_model_gives_the_trained_softmax(saved, raw, prepared, tmp_path, one_thread):
-    head = {"kind": "residual", "dim": 16, "copies": 2}
+    head = {"kind": "residual", "dim": 16, "num_heads": 2}
     found, data = saved({"head": head, "loss": {"kind": "siglip"}}), Prepared(prepared)
     export_model(tmp_path / "checkpoint", found, data, raw / "images", tmp_path / "onnx", PARAMS)
     model = OnnxModel(tmp_path / "onnx", provider="cpu", threads=1)

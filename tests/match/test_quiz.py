@@ -26,11 +26,11 @@ def match(*arguments: object) -> SimpleNamespace:
 
 
 @pytest.fixture
-def place(make_bundle, tmp_path, monkeypatch):
+def folder(make_bundle, tmp_path, monkeypatch):
     """In the current folder: models/onnx, and data/raw with 12 images in three colours, two captions each."""
     monkeypatch.chdir(tmp_path)
-    folder = make_bundle(tmp_path / "models" / "onnx")
-    path = folder / "manifest.json"
+    bundle = make_bundle(tmp_path / "models" / "onnx")
+    path = bundle / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"logit_scale": 2.0}))
     raw = tmp_path / "data" / "raw"
     (raw / "images").mkdir(parents=True)
@@ -54,7 +54,7 @@ def place(make_bundle, tmp_path, monkeypatch):
 # ------------------------------------------------------------ an image and captions
 
 
-def test_captions_are_ranked(place):
+def test_captions_are_ranked(folder):
     done = match("data/raw/images/00.png", "--caption", "blue", "--caption", "a picture", "--caption", "red")
     assert (done.code, done.err) == (0, "")
     rows = [line.split("\t") for line in done.out.splitlines()]
@@ -66,12 +66,12 @@ def test_captions_are_ranked(place):
     assert [float(row[2]) for row in rows] == pytest.approx([1, 0, -0.5], abs=1e-4)
 
 
-def test_captions_from_a_file_as_json(place):
+def test_captions_from_a_file_as_json(folder):
     Path("captions.txt").write_text("red\n\n  blue \n")
-    found = json.loads(match("data/raw/images/02.png", "--captions", "captions.txt", "--json").out)
-    assert found["image"] == "data/raw/images/02.png"
-    assert [(each["rank"], each["caption"]) for each in found["captions"]] == [(1, "blue"), (2, "red")]
-    assert sum(each["probability"] for each in found["captions"]) == pytest.approx(1, abs=1e-5)
+    content = json.loads(match("data/raw/images/02.png", "--captions", "captions.txt", "--json").out)
+    assert content["image"] == "data/raw/images/02.png"
+    assert [(caption["rank"], caption["caption"]) for caption in content["captions"]] == [(1, "blue"), (2, "red")]
+    assert sum(caption["probability"] for caption in content["captions"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_captions_from_a_file_as_json(place):
         (("--quiz", "data/prepared", "--root", "data"), 2, "name the folder of the images with --root"),
     ],
 )
-def test_bad_usage(place, arguments, code, message):
+def test_bad_usage(folder, arguments, code, message):
     done = match(*arguments)
     assert (done.code, done.out) == (code, "")
     assert message in done.error
@@ -102,14 +102,14 @@ def test_bad_usage(place, arguments, code, message):
 # ------------------------------------------------------------ the split
 
 
-def test_the_same_split_from_prepared_and_from_a_csv(place):
+def test_the_same_split_from_prepared_and_from_a_csv(folder):
     prepared = read(Path("data/prepared"), None, None)
     table = read(Path("data/raw/captions.csv"), "test", None)
-    for found in (prepared, table):
-        assert found.folder == Path("data/raw/images")
-        assert found.names == [f"{number:02d}.png" for number in range(9)]
-        assert found.captions[:3] == ["a red", "a picture red", "a green"]
-        assert found.caption_image.tolist() == [number // 2 for number in range(18)]
+    for data in (prepared, table):
+        assert data.folder == Path("data/raw/images")
+        assert data.names == [f"{number:02d}.png" for number in range(9)]
+        assert data.captions[:3] == ["a red", "a picture red", "a green"]
+        assert data.caption_image.tolist() == [number // 2 for number in range(18)]
     assert len(read(Path("data/raw/plain.csv"), None, None).names) == 12
     assert read(Path("data/prepared"), "train", None).names == ["09.png", "10.png", "11.png"]
 
@@ -135,29 +135,29 @@ def test_tables_that_cannot_serve(tmp_path, text, message):
 
 
 @pytest.fixture
-def asked(place):
-    """(data, quiz) of the test split with three choices."""
+def data_and_quiz(folder):
+    """(data, quiz) of the test split, with three choices."""
     data = read(Path("data/prepared"), None, None)
     quiz, failures = ask(OnnxModel(Path("models/onnx"), provider="cpu", threads=1), data, 3, seed=0)
     assert failures == []
     return data, quiz
 
 
-def test_questions(asked):
-    data, quiz = asked
-    assert quiz.choices.shape == quiz.found.shape == (18, 3)
+def test_questions(data_and_quiz):
+    data, quiz = data_and_quiz
+    assert quiz.choices.shape == quiz.probabilities.shape == (18, 3)
     rows = np.arange(18)
     assert quiz.choices[rows, quiz.answers].tolist() == list(range(18)), "every caption is asked about once"
     owners = data.caption_image[quiz.choices]
     assert all(len(set(row)) == 3 for row in owners.tolist()), "captions of three images"
     assert (owners[rows, quiz.answers] == quiz.images).all()
     assert len(set(quiz.answers.tolist())) == 3, "the true one stands anywhere"
-    assert quiz.found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert quiz.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_right_is_what_the_colours_say(asked):
+def test_right_is_what_the_colours_say(data_and_quiz):
     """The model knows colours: it is right unless another choice has the same one."""
-    data, quiz = asked
+    data, quiz = data_and_quiz
     colours = np.array([caption.split()[-1] for caption in data.captions])[quiz.choices]
     true = colours[np.arange(18), quiz.answers]
     expected = (colours == true[:, None]).sum(axis=1) == 1
@@ -167,43 +167,43 @@ def test_right_is_what_the_colours_say(asked):
     assert quiz.chance == pytest.approx(100 / 3)
 
 
-def test_a_seed_draws_the_same_and_another_one_others(asked):
-    data, quiz = asked
+def test_a_seed_draws_the_same_and_another_one_others(data_and_quiz):
+    data, quiz = data_and_quiz
     model = OnnxModel(Path("models/onnx"), provider="cpu", threads=1)
     again, other = (ask(model, data, 3, seed)[0] for seed in (0, 1))
-    assert np.array_equal(again.choices, quiz.choices) and np.array_equal(again.found, quiz.found)
+    assert np.array_equal(again.choices, quiz.choices) and np.array_equal(again.probabilities, quiz.probabilities)
     assert not np.array_equal(other.choices, quiz.choices)
 
 
 def test_a_tie_is_not_right():
-    found = np.array([[0.5, 0.5], [0.6, 0.4], [0.5, 0.5]], np.float32)
-    quiz = Quiz(np.arange(3), np.zeros((3, 2), np.int64), np.array([0, 0, 1]), found)
+    shares = np.array([[0.5, 0.5], [0.6, 0.4], [0.5, 0.5]], np.float32)
+    quiz = Quiz(np.arange(3), np.zeros((3, 2), np.int64), np.array([0, 0, 1]), shares)
     assert quiz.right.tolist() == [False, True, False]
     assert quiz.uncertainty == pytest.approx(100 * np.std([0, 1, 0]) / np.sqrt(3))
 
 
 def test_the_uncertainty_counts_images_not_captions():
-    found = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)[[0, 0, 1, 1]]
-    quiz = Quiz(np.array([0, 0, 7, 7]), np.zeros((4, 2), np.int64), np.zeros(4, np.int64), found)
+    shares = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)[[0, 0, 1, 1]]
+    quiz = Quiz(np.array([0, 0, 7, 7]), np.zeros((4, 2), np.int64), np.zeros(4, np.int64), shares)
     assert quiz.uncertainty == pytest.approx(100 * 0.5 / np.sqrt(2))
 
 
 # ------------------------------------------------------------ the command
 
 
-def test_the_whole_split_is_counted(place, asked):
+def test_every_caption_of_the_split_is_counted(folder, data_and_quiz):
     done = match("--quiz", "data/prepared", "--choices", "3", "-n", "2", "--out", "new/quiz.png")
     assert done.code == 0
-    accuracy = f"{asked[1].accuracy:.1f}%"
+    accuracy = f"{data_and_quiz[1].accuracy:.1f}%"
     assert done.out.startswith(f"the test split of data/prepared: {accuracy} (± ")
     assert "of 18 questions on 9 images right; by chance 33.3%" in done.out
     assert "drawn: new/quiz.png" in done.err and Path("new/quiz.png").is_file()
-    found = json.loads(match("--quiz", "data/raw/captions.csv", "--choices", "3", "--json").out)
-    assert found["accuracy"] == round(asked[1].accuracy, 2), "a CSV asks the same"
-    assert (found["questions"], found["images"], found["choices"], found["chance"]) == (18, 9, 3, 33.33)
+    figures = json.loads(match("--quiz", "data/raw/captions.csv", "--choices", "3", "--json").out)
+    assert figures["accuracy"] == round(data_and_quiz[1].accuracy, 2), "a CSV asks the same"
+    assert (figures["questions"], figures["images"], figures["choices"], figures["chance"]) == (18, 9, 3, 33.33)
 
 
-def test_broken_images_are_passed_over_and_listed(place):
+def test_broken_images_are_left_out_and_listed(folder):
     Path("data/raw/images/03.png").write_text("no image")
     done = match("--quiz", "data/prepared", "--choices", "3")
     assert done.code == 3 and "of 16 questions on 8 images" in done.out
@@ -217,12 +217,12 @@ def colour_share(path: Path, colour: str) -> int:
     return int((np.abs(pixels - target).max(axis=2) <= 1).sum())
 
 
-def test_the_picture_frames_what_is_right_and_what_is_wrong(place):
+def test_the_picture_frames_what_is_right_and_what_is_wrong(folder):
     """One question each: a frame and bars of its colour, and of the other's none or less."""
     data = read(Path("data/prepared"), None, None)
     choices, answers = np.array([[0, 2]]), np.array([0])
-    for name, found in (("right", [[0.9, 0.1]]), ("wrong", [[0.1, 0.9]])):
-        quiz = Quiz(np.array([0]), choices, answers, np.array(found, np.float32))
+    for name, shares in (("right", [[0.9, 0.1]]), ("wrong", [[0.1, 0.9]])):
+        quiz = Quiz(np.array([0]), choices, answers, np.array(shares, np.float32))
         picture.draw(quiz, data, 5, 0, Path(f"{name}.png"))
     assert colour_share(Path("right.png"), picture.RED) == 0
     assert colour_share(Path("right.png"), picture.GREEN) > 4000

@@ -62,7 +62,7 @@ def test_gates(project, monkeypatch):
     # The graphs of the first time: to make them takes long, and the gates see no difference.
     graphs = shutil.copytree(stage.ONNX, project / "graphs")
     monkeypatch.setattr(
-        export, "_write_graphs", lambda model, folder, *_: [shutil.copy(one, folder) for one in graphs.glob("*.onnx")]
+        export, "write_graphs", lambda model, folder, *_: [shutil.copy(one, folder) for one in graphs.glob("*.onnx")]
     )
     edit(project, max_abs=1e-12)
     with pytest.raises(CliplineError, match=r"image\.onnx"):

@@ -1,4 +1,4 @@
-"""A finished run in small: real data and real pictures, made-up embeddings, and captions of a hostile stranger."""
+"""A finished run in small: real data and real pictures, made-up embeddings, and hostile captions."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ import pytest
 from clipline import evaluation, retrieval
 from clipline.data.prepared import Prepared, Split
 from clipline.pictures import plots
-from clipline.report import choose, facts, ranking, word_confusion
+from clipline.report import figures, pick_examples, ranking, summary, word_confusion
 from clipline.utils import checksums
 
-HOSTILE = '<script>alert(1)</script> "><img src="http://example.com/x.png" onerror=alert(1)> & {{ facts }}'
+HOSTILE = '<script>alert(1)</script> "><img src="http://example.com/x.png" onerror=alert(1)> & {{ summary }}'
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +40,11 @@ def workspace(raw: Path, prepared: Path, tmp_path_factory) -> Path:
     at = table.column_names.index("caption")
     hostile = pa.array([f"{caption} {HOSTILE}" for caption in table["caption"].to_pylist()])
     pq.write_table(table.set_column(at, "caption", hostile), root / "data/prepared/captions.parquet")
-    _seal_again(root / "data/prepared")
+    _write_checksums(root / "data/prepared")
     data = Prepared(root / "data/prepared")
-    figures = _evaluated(data.split("test"), data.split("train"), root)
+    metrics = _evaluated(data.split("test"), data.split("train"), root)
     _trained(root, data)
-    _exported(root, figures)
+    _exported(root, metrics)
     (root / "dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n    - path: models/checkpoint\n"
         "      hash: md5\n      md5: 0123456789abcdef.dir\n"
@@ -65,9 +65,9 @@ def gates() -> dict:
 
 
 @pytest.fixture(scope="session")
-def found(workspace: Path, gates: dict) -> facts.Facts:
+def summarised(workspace: Path, gates: dict) -> summary.RunSummary:
     """All that the stages wrote."""
-    return facts.gather(workspace, Prepared(workspace / "data/prepared"), gates)
+    return summary.gather(workspace, Prepared(workspace / "data/prepared"), gates)
 
 
 def embeddings(split: Split) -> evaluation.Embedded:
@@ -78,39 +78,39 @@ def embeddings(split: Split) -> evaluation.Embedded:
     return evaluation.Embedded(retrieval.normalise(images), retrieval.normalise(texts))
 
 
-def _seal_again(prepared: Path) -> None:
-    said = checksums.read_verified(prepared / "report.json")
-    said["files"] = {name: checksums.file_hash(prepared / name) for name in said["files"]}
-    _write(prepared / "report.json", checksums.with_checksum(said))
+def _write_checksums(prepared: Path) -> None:
+    report = checksums.read_verified(prepared / "report.json")
+    report["files"] = {name: checksums.file_hash(prepared / name) for name in report["files"]}
+    _write(prepared / "report.json", checksums.with_checksum(report))
 
 
 def _evaluated(split: Split, train: Split, root: Path) -> dict[str, float]:
     reports, images = root / "reports", root / "data/raw/images"
     reports.mkdir()
     embedded = embeddings(split)
-    figures = evaluation.metrics(embedded, split)
-    _write(reports / "metrics.json", {"test": figures})
+    metrics = evaluation.metrics(embedded, split)
+    _write(reports / "metrics.json", {"test": metrics})
     ranks = retrieval.both_ranks(embedded.images, embedded.texts, split.caption_image)
-    found = choose.choose(embedded, split, ranks, queries=2, top=3)
-    _write(reports / "examples.json", found.as_dict())
-    choose.draw_sample(found, images, reports / "gallery.png")
-    choose.draw_failures(found, images, reports / "failures.png")
+    examples = pick_examples.pick_examples(embedded, split, ranks, queries=2, top=3)
+    _write(reports / "examples.json", examples.as_dict())
+    pick_examples.draw_sample(examples, images, reports / "gallery.png")
+    pick_examples.draw_failures(examples, images, reports / "failures.png")
     recall = ranking.recall_by_rank(*ranks)
     recall.write(reports / "recall.csv")
     figures.recall(recall, reports / "recall.png")
     pairs = ranking.similarities(embedded.images, embedded.texts, split.caption_image)
     figures.similarity(pairs, reports / "similarity.png")
-    mixed = word_confusion.confusion(
+    confused = word_confusion.confusion(
         train.captions, train.caption_image, (train.caption_image + 1) % len(train.image_names)
     )
-    mixed.write(reports / "words.csv")
-    figures.words(mixed, reports / "words.png")
+    confused.write(reports / "words.csv")
+    figures.words(confused, reports / "words.png")
     (reports / "train.csv").write_text(
         "step,epoch,train_loss,val_loss,val_i2t_r1,val_t2i_r1,seconds_data,seconds_eval\n"
         "5,0.5,3.5,,,,1.5,\n10,1,3.0,3.2,5,4,1.5,0.5\n20,2,2.0,2.9,9,8,60,0.5\n"
     )
     plots.curves(reports / "train.csv", reports / "curves.png")
-    return figures
+    return metrics
 
 
 def _trained(root: Path, data: Prepared) -> None:
@@ -139,14 +139,14 @@ def _trained(root: Path, data: Prepared) -> None:
     _write(root / "models/run.json", {"started": 0, "params": {}, "tags": tags})
 
 
-def _exported(root: Path, figures: dict[str, float]) -> None:
+def _exported(root: Path, metrics: dict[str, float]) -> None:
     plain = {"min_cosine": 0.99999, "max_abs": 1e-6, "bytes": 2_500_000, "shipped": True}
-    half = {**plain, "test": figures, "delta_r1": {"i2t_r1": 0.0, "t2i_r1": -0.05}, "images_per_second": 1234.5}
+    half = {**plain, "test": metrics, "delta_r1": {"i2t_r1": 0.0, "t2i_r1": -0.05}, "images_per_second": 1234.5}
     missed = {"shipped": False, "why": "R@1 <falls> by 3.0 points"}
     report = {
         "image": {"fp32": {**plain, "images_per_second": 789.1}, "fp16": half, "int8": missed},
         "text": {"fp32": plain},
-        "test": {"torch": figures, "onnx": figures, "delta_r1": {"i2t_r1": 0.0, "t2i_r1": 0.0}},
+        "test": {"torch": metrics, "onnx": metrics, "delta_r1": {"i2t_r1": 0.0, "t2i_r1": 0.0}},
     }
     _write(root / "reports/export.json", report)
     (root / "models/onnx").mkdir()

@@ -9,21 +9,21 @@ from clipline.report import card
 
 
 @pytest.fixture(scope="module")
-def loaded(found, tmp_path_factory) -> ModelCard:
+def loaded(summarised, tmp_path_factory) -> ModelCard:
     path = tmp_path_factory.mktemp("card") / "model_card.md"
-    path.write_text(card.render(found), encoding="utf-8")
+    path.write_text(card.render(summarised), encoding="utf-8")
     return ModelCard.load(path)
 
 
-def test_the_figures_come_back(loaded, found):
+def test_the_figures_come_back(loaded, summarised):
     results = {result.metric_type: result for result in loaded.data.eval_results}
     assert len(results) == 6
     for direction in ("i2t", "t2i"):
         for k in (1, 5, 10):
             result = results[f"{direction}_recall_at_{k}"]
-            assert result.metric_value == found.exported[f"{direction}_r{k}"]
+            assert result.metric_value == summarised.exported[f"{direction}_r{k}"]
             assert (result.dataset_name, result.dataset_split) == ("scenes", "test")
-            assert result.dataset_revision == found.info["dataset_fingerprint"]
+            assert result.dataset_revision == summarised.info["dataset_fingerprint"]
 
 
 def test_metadata(loaded):
@@ -33,12 +33,12 @@ def test_metadata(loaded):
     assert "clip" in data["tags"] and "license" not in data
 
 
-def test_the_text_says_what_a_user_must_know(loaded, found):
+def test_the_text_says_what_a_user_must_know(loaded, summarised):
     text = loaded.text
     for heading in ("Intended use", "Results", "Limits", "Training data", "How to use", "How it was made"):
         assert f"\n## {heading}\n" in text
     assert "overlap Flickr8k's" in text
-    assert found.weights in text and found.info["dataset_fingerprint"] in text
+    assert summarised.weights in text and summarised.info["dataset_fingerprint"] in text
     assert "clipline embed ~/photos" in text and 'clipline search embeddings/photos "' in text
     assert "secret.bin" not in text and "{{" not in text and "{%" not in text
     assert "image.int8.onnx" not in text, "it was not shipped"

@@ -13,10 +13,10 @@ from clipline.report.ranking import RecallByRank, Similarities
 @pytest.fixture
 def drawn(monkeypatch):
     """Every figure that is saved."""
-    figures = []
+    saved = []
     save = plots.save
-    monkeypatch.setattr(figures, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
-    return figures
+    monkeypatch.setattr(figures, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
 
 
 def overlaps(figure) -> list[tuple[str, str]]:
@@ -49,10 +49,10 @@ def test_recall(tmp_path, drawn, last):
 
 def test_similarity(tmp_path, drawn):
     random = np.random.default_rng(0)
-    found = Similarities(random.normal(0.5, 0.1, 300), random.normal(0.1, 0.1, 5000))
-    figures.similarity(found, tmp_path / "similarity.png")
+    cosines = Similarities(random.normal(0.5, 0.1, 300), random.normal(0.1, 0.1, 5000))
+    figures.similarity(cosines, tmp_path / "similarity.png")
     (figure,) = drawn
-    assert 0.995 < found.separation < 0.998
+    assert 0.995 < cosines.separation < 0.998
     assert figure.get_suptitle() == "A true pair is more alike than another pair 99.7% of the time"
     shares = [patch.get_data().values.sum() for patch in figure.axes[0].patches]
     assert shares == pytest.approx([1, 1, 1, 1])
@@ -90,7 +90,7 @@ def test_nothing_confused_is_said(tmp_path, drawn):
 
 
 def test_same_data_same_bytes(tmp_path):
-    found = RecallByRank(*(np.linspace(1, 100, 20) for _ in range(3)))
+    curves = RecallByRank(*(np.linspace(1, 100, 20) for _ in range(3)))
     for name in ("a.png", "b.png"):
-        figures.recall(found, tmp_path / name)
+        figures.recall(curves, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
-from clipline.report import facts, page, phrases, templates
+from clipline.report import page, phrases, summary, templates
 
 
 class Page(HTMLParser):
@@ -59,8 +59,8 @@ def data(workspace):
 
 
 @pytest.fixture(scope="module")
-def shown(found, data, workspace):
-    return Page(page.render(found, data, workspace))
+def shown(summarised, data, workspace):
+    return Page(page.render(summarised, data, workspace))
 
 
 def test_it_needs_nothing_but_itself(shown):
@@ -80,17 +80,17 @@ def test_it_needs_nothing_but_itself(shown):
     assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
 
 
-def test_captions_of_a_stranger_stay_text(shown, found):
-    hostile = found.examples.sample[0].query
+def test_captions_of_a_stranger_stay_text(shown, summarised):
+    hostile = summarised.examples.sample[0].query
     assert "<script>alert(1)</script>" in hostile and "http://example.com/x.png" in hostile
     assert " ".join(hostile.split()) in shown.text
     assert "example.com" not in json.dumps(shown.tags)
 
 
-def test_no_style_asks_the_network(found, data, workspace):
-    text = page.render(found, data, workspace)
+def test_no_style_asks_the_network(summarised, data, workspace):
+    text = page.render(summarised, data, workspace)
     assert re.findall(r"url\(|@import", text) == []
-    assert text == page.render(found, data, workspace), "the same facts give the same page"
+    assert text == page.render(summarised, data, workspace), "the same summary gives the same page"
 
 
 def test_the_results_are_those_of_the_json_files(shown, workspace):
@@ -102,9 +102,9 @@ def test_the_results_are_those_of_the_json_files(shown, workspace):
     assert f"{figures['t2i_r1']:.1f}% of captions find their own image first" in shown.text
 
 
-def test_flickr8k_stands_beside_what_is_published(found, data, workspace):
-    known = facts.known()["references"]["flickr8k"]
-    beside = Page(page.render(dataclasses.replace(found, references=known), data, workspace))
+def test_flickr8k_stands_beside_what_is_published(summarised, data, workspace):
+    known = summary.known()["references"]["flickr8k"]
+    beside = Page(page.render(dataclasses.replace(summarised, references=known), data, workspace))
     results = {line[0]: line[1:] for line in beside.tables[0][2:]}
     assert results["NAA ResNet"] == ["37.2", "68.1", "79.1", "27.7", "59.6", "71.8"]
     assert results["2WayNet"] == ["43.4", "63.2", "-", "29.3", "49.7", "-"]
@@ -119,38 +119,38 @@ def test_gates_passed_and_missed(shown):
     assert rows["image.int8.onnx"] == ["✗ not shipped: R@1 <falls> by 3.0 points", "-", "-", "-", "-", "-"]
 
 
-def test_where_the_time_went(shown, found):
-    assert phrases.phases(found) == {"reading data": 63.0, "validation": 1.0}
+def test_where_the_time_went(shown, summarised):
+    assert phrases.phases(summarised) == {"reading data": 63.0, "validation": 1.0}
     assert "Where the 1 min 04 s of training went" in shown.text
     assert "98.4%" in shown.text
 
 
-def test_how_to_make_it_again(shown, found, workspace):
+def test_how_to_make_it_again(shown, summarised, workspace):
     assert f"git checkout {'0' * 40} dvc exp run -S data=scenes -S recipe=tiny -S train.seed=7" in shown.text
     assert "Code or settings differed from this commit" in shown.text
-    assert f"bit for bit: SHA-256 {found.weights}" in shown.text
+    assert f"bit for bit: SHA-256 {summarised.weights}" in shown.text
     assert "dvc.lock then names them by the same hashes too. models/run.json differs" in shown.text
-    on_gpu = phrases.determinism(dataclasses.replace(found, tags={**found.tags, "device": "cuda"}))
-    assert "not the same bits" in on_gpu and f"SHA-256 {found.weights}" in on_gpu
-    outside = dataclasses.replace(found, tags={**found.tags, "git_revision": "unknown"})
+    on_gpu = phrases.determinism(dataclasses.replace(summarised, tags={**summarised.tags, "device": "cuda"}))
+    assert "not the same bits" in on_gpu and f"SHA-256 {summarised.weights}" in on_gpu
+    outside = dataclasses.replace(summarised, tags={**summarised.tags, "git_revision": "unknown"})
     assert outside.revision is None and "git checkout" not in phrases.commands(outside)
     checked = subprocess.run(
         ["sha256sum", workspace / "models/checkpoint/model.safetensors"], capture_output=True, text=True, check=True
     )
-    assert checked.stdout.split()[0] == found.weights
+    assert checked.stdout.split()[0] == summarised.weights
     assert "0123456789abcdef.dir (dvc.lock)" in shown.text
-    assert f"numpy {found.versions['numpy']}" in shown.text and "secret.bin" not in shown.text
+    assert f"numpy {summarised.versions['numpy']}" in shown.text and "secret.bin" not in shown.text
 
 
-def test_what_was_left_out(shown, found):
-    assert phrases.left_out(found) == [] and "Nothing was left out. No image is in two splits." in shown.text
+def test_what_was_left_out(shown, summarised):
+    assert phrases.left_out(summarised) == [] and "Nothing was left out. No image is in two splits." in shown.text
     images = {"left out": {"in no split": {"count": 1091}, "without captions": {"count": 0}}}
-    other = dataclasses.replace(found, prepared={**found.prepared, "images": images})
+    other = dataclasses.replace(summarised, prepared={**summarised.prepared, "images": images})
     assert phrases.left_out(other) == ["1,091 images (in no split)"]
 
 
-def test_the_text_tower_that_has_seen_the_captions(shown, found):
-    assert found.caveat in shown.text and "overlap Flickr8k's" in found.caveat
+def test_the_text_tower_that_has_seen_the_captions(shown, summarised):
+    assert summarised.caveat in shown.text and "overlap Flickr8k's" in summarised.caveat
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_a_missing_file_is_named_with_the_stage_that_makes_it(workspace, data, g
     path.unlink()
     try:
         with pytest.raises(CliplineError, match=rf"{re.escape(name)}: no such file\. Fix: dvc repro {stage}"):
-            facts.gather(workspace, data, gates)
+            summary.gather(workspace, data, gates)
     finally:
         path.write_bytes(content)
 
 
 def test_a_name_that_the_template_does_not_know_is_no_blank():
     with pytest.raises(UndefinedError, match="no attribute 'info'"):
-        templates.fill("card.md.j2", escape=False, facts={}, phrases=phrases)
+        templates.fill("card.md.j2", escape=False, summary={}, phrases=phrases)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.9, "1 min 00 s"), (3725, "1 h 02 min")])
@@ -186,7 +186,8 @@ def test_durations(seconds, words):
 
 def test_the_package_needs_neither_torch_nor_dvc_nor_mlflow():
     code = (
-        "import sys, clipline.report.page, clipline.report.card, clipline.report.choose, clipline.report.figures\n"
+        "import sys, clipline.report.page, clipline.report.card, clipline.report.pick_examples\n"
+        "import clipline.report.figures\n"
         "print([name for name in ('torch', 'dvc', 'mlflow') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,13 +21,13 @@ def embedded():
 
 def test_recall_by_rank_agrees_with_the_metrics(embedded, tmp_path):
     i2t, t2i = retrieval.both_ranks(*embedded)
-    found, figures = ranking.recall_by_rank(i2t, t2i), retrieval.recall(i2t, t2i)
+    result, figures = ranking.recall_by_rank(i2t, t2i), retrieval.recall(i2t, t2i)
     for k in retrieval.RECALL_AT:
-        assert found.i2t[k - 1] == pytest.approx(figures[f"i2t_r{k}"], abs=1e-3)
-        assert found.t2i[k - 1] == pytest.approx(figures[f"t2i_r{k}"], abs=1e-3)
-    assert found.t2i[-1] == found.chance[-1] == 100, "among all images is the right one"
-    assert found.chance[2] == pytest.approx(10)
-    found.write(tmp_path / "recall.csv")
+        assert result.i2t[k - 1] == pytest.approx(figures[f"i2t_r{k}"], abs=1e-3)
+        assert result.t2i[k - 1] == pytest.approx(figures[f"t2i_r{k}"], abs=1e-3)
+    assert result.t2i[-1] == result.chance[-1] == 100, "among all images is the right one"
+    assert result.chance[2] == pytest.approx(10)
+    result.write(tmp_path / "recall.csv")
     rows = list(csv.DictReader((tmp_path / "recall.csv").open()))
     assert [int(row["k"]) for row in rows] == list(range(1, 31))
     assert float(rows[4]["text_to_image"]) == figures["t2i_r5"]
@@ -39,13 +39,13 @@ def test_no_more_than_a_hundred_ranks():
 
 def test_similarities_of_true_and_other_pairs(embedded):
     images, texts, owner = embedded
-    found = ranking.similarities(images, texts, owner)
-    assert np.allclose(found.pairs, [texts[row] @ images[owner[row]] for row in range(120)], atol=1e-6)
+    result = ranking.similarities(images, texts, owner)
+    assert np.allclose(result.pairs, [texts[row] @ images[owner[row]] for row in range(120)], atol=1e-6)
     scores = texts @ images.T
     others = scores[owner[:, None] != np.arange(30)[None, :]]
-    assert found.others.mean() == pytest.approx(others.mean(), abs=0.01)
-    exact = np.mean(found.pairs[:, None] > others[None, :])
-    assert found.separation == pytest.approx(exact, abs=0.01)
+    assert result.others.mean() == pytest.approx(others.mean(), abs=0.01)
+    exact = np.mean(result.pairs[:, None] > others[None, :])
+    assert result.separation == pytest.approx(exact, abs=0.01)
 
 
 def test_separation_of_equal_and_of_clear_pairs():

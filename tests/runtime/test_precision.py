@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from clipline.runtime.precision import choose, fastest
+from clipline.runtime.precision import fastest, pick_precision
 
 
 def test_takes_the_fastest_and_says_why():
@@ -35,4 +35,4 @@ def test_a_moment_that_is_busy_does_not_decide():
     ],
 )
 def test_nearly_as_fast_and_more_exact_wins(rates, chosen):
-    assert choose(rates) == chosen
+    assert pick_precision(rates) == chosen

@@ -17,7 +17,7 @@ from clipline import tracking
 from clipline.cli.runs import table
 from clipline.errors import CliplineError, UsageError
 from clipline.tracking import TrackingError
-from clipline.tracking.compare import Summary, as_json, compare, find_runs, page
+from clipline.tracking.compare import LoggedRun, as_json, compare, comparison_url, find_runs
 from clipline.tracking.location import tracking_uri
 
 EXPERIMENT = "test"
@@ -54,9 +54,9 @@ def test_the_page_in_mlflow_is_named(repo: Path, monkeypatch: pytest.MonkeyPatch
     first, second = trained("a", 1e-3, 30.0), trained("b", 3e-4, 28.0)
     runs = find_runs(EXPERIMENT)
     tail = f'/#/compare-runs?runs=["{second}","{first}"]&experiments=["1"]'
-    assert page(runs) == f"http://127.0.0.1:5000{tail}"
+    assert comparison_url(runs) == f"http://127.0.0.1:5000{tail}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracker/")
-    assert page(runs) == f"https://tracker{tail}"
+    assert comparison_url(runs) == f"https://tracker{tail}"
 
 
 def test_one_run_is_shown_whole(repo: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_server_that_is_down_is_one_line(empty_repo: Path, monkeypatch: pytest
 def test_the_best_of_each_recall_and_of_nothing_else() -> None:
     figures = {"test_t2i_r1": 1.0, "test_t2i_r5": 2.0, "onnx_t2i_r10": 3.0, "test_t2i_median_rank": 4.0}
     runs = [
-        Summary(str(more), "1", "a", datetime.now(UTC), "FINISHED", {}, {k: v + more for k, v in figures.items()})
+        LoggedRun(str(more), "1", "a", datetime.now(UTC), "FINISHED", {}, {k: v + more for k, v in figures.items()})
         for more in (0, 1)
     ]
     assert {row.name: row.best for row in compare(runs)} == {
@@ -141,7 +141,7 @@ def test_the_best_of_each_recall_and_of_nothing_else() -> None:
 
 def test_names_are_no_markup() -> None:
     runs = [
-        Summary("0" * 32, "1", name, datetime.now(UTC), "FINISHED", {"data[/]": name}, {})
+        LoggedRun("0" * 32, "1", name, datetime.now(UTC), "FINISHED", {"data[/]": name}, {})
         for name in ("run [final]", "a [/] b")
     ]
     out = io.StringIO()

@@ -10,14 +10,14 @@ from clipline.config.augment import Augment
 from clipline.config.base import validate
 from clipline.data.prepared import Prepared, Split
 from clipline.errors import UsageError
+from clipline.model.clip import build_model
 from clipline.train.augment import (
-    DRAWS,
-    FILL,
-    GREY,
+    RANDOMS,
     SIDES,
     Augmentation,
     change_images,
     draw_changes,
+    drop_tokens,
     names_a_side,
 )
 
@@ -70,8 +70,6 @@ EVERYTHING = {
     "crop": {"scale": [0.4, 1.0]},
     "flip": 0.5,
     "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
-    "grey": 0.2,
-    "erase": {"probability": 0.5},
     "word_dropout": 0.3,
 }
 
@@ -170,7 +168,7 @@ def test_colours_move_as_torchvision_moves_them():
     """Brightness, then contrast, then saturation, by known factors; on pictures that need no clamping."""
     count = 50
     config = settings(colour={"brightness": 0.2, "contrast": 0.3, "saturation": 0.4})
-    random = torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(1))
+    random = torch.rand(count, RANDOMS, generator=torch.Generator().manual_seed(1))
     random[:8, 5:8] = torch.tensor([[i >> 2, i >> 1 & 1, i & 1] for i in range(8)]).float()  # the strongest of each
     factors = 1 + torch.tensor([0.2, 0.3, 0.4]) * (2 * random[:, 5:8] - 1)
     pixels = (smooth(count).float() * 0.2 + 90).to(torch.uint8)
@@ -186,7 +184,7 @@ def test_colours_move_as_torchvision_moves_them():
 @pytest.mark.parametrize(("name", "place"), [("brightness", 5), ("contrast", 6), ("saturation", 7)])
 def test_each_strength_is_its_own(name, place):
     """0.5 of one thing draws factors from 0.5 to 1.5 for it and leaves the others."""
-    random = torch.rand(200, DRAWS, generator=torch.Generator().manual_seed(1))
+    random = torch.rand(200, RANDOMS, generator=torch.Generator().manual_seed(1))
     light = draw_changes(settings(colour={name: 0.5}), random, torch.zeros(200, dtype=torch.bool)).light_B3
     factor = 0.5 + random[:, place]
     one, none = torch.ones(200), torch.zeros(200)
@@ -196,33 +194,6 @@ def test_each_strength_is_its_own(name, place):
         "saturation": [factor, one - factor, none],
     }[name]
     assert torch.allclose(light, torch.stack(expected, 1), atol=1e-6) and factor.min() < 0.52 and factor.max() > 1.48
-
-
-def test_grey_takes_the_colour_of_its_share_only(split):
-    pixels = smooth(1).expand(1000, -1, -1, -1)
-    changed = Augmentation(settings(grey=0.2), split, 0).images(pixels, np.ones(1000, dtype=np.int64))
-    grey = (changed.amax(-1) == changed.amin(-1)).flatten(1).all(1)
-    assert torch.equal(changed[~grey], pixels[~grey]) and 0.15 < grey.float().mean() < 0.25
-    luma = (pixels[0].double() * torch.tensor(GREY, dtype=torch.float64)).sum(-1)
-    assert (changed[grey][0, :, :, 0].double() - luma).abs().max() <= 0.5001
-
-
-def test_erased_boxes_have_their_area_and_one_colour(split):
-    black = torch.zeros(1000, SIZE, SIZE, 3, dtype=torch.uint8)
-    erase = {"probability": 0.5, "area": [0.1, 0.3]}
-    changed = Augmentation(settings(erase=erase), split, 0).images(black, np.ones(1000, dtype=np.int64))
-    gone = (changed == torch.tensor(FILL, dtype=torch.uint8)).all(-1)
-    assert torch.equal(changed[~gone], black[~gone])
-    erased = gone.flatten(1).any(1)
-    assert 0.45 < erased.float().mean() < 0.55
-    for each in gone[erased]:
-        width, height = each.any(0).sum(), each.any(1).sum()
-        assert each.sum() == width * height, "not a box"
-        # A side is right to within a pixel.
-        assert (width - 1) * (height - 1) <= 0.3 * SIZE**2 and (width + 1) * (height + 1) >= 0.1 * SIZE**2
-        assert 0.25 < width / height < 4
-    area = gone[erased].float().mean(dim=(1, 2))
-    assert area.min() < 0.12 and area.max() > 0.28 and abs(area.mean() - 0.2) < 0.02
 
 
 # ---------------------------------------------------------------- chance
@@ -258,11 +229,11 @@ def test_a_batch_changes_alike_however_many_processes_share_it(split):
     texts = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
     whole, part = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
     expected, (ids, mask) = whole.images(pixels, rows), whole.texts(texts)
-    assert torch.equal(part.images(pixels[40:], rows[40:], first=40, total=IMAGES), expected[40:])
+    assert torch.equal(part.images(pixels[40:], rows[40:], first=40, batch_rows=IMAGES), expected[40:])
     # This process's captions are shorter: its batch is cut elsewhere.
     short = [index for index in range(9) if split.lengths[index] <= 6]
     some = tuple(each[: len(short), :6] for each in texts)
-    found = part.texts(some, first=0, total=IMAGES)
+    found = part.texts(some, first=0, batch_rows=IMAGES)
     assert torch.equal(found[0], ids[: len(short), :6]) and torch.equal(found[1], mask[: len(short), :6])
     assert torch.equal(part.generator.get_state(), whole.generator.get_state())
 
@@ -278,12 +249,13 @@ def test_a_gpu_changes_alike(split):
     assert torch.equal(cpu.generator.get_state(), gpu.generator.get_state())
 
 
-def test_one_knob_does_not_move_what_another_draws(change):
+def test_one_setting_does_not_move_what_another_draws(change):
     """So that two trainings that differ in one setting differ in that alone."""
     cropped = change(crop={"scale": [0.3, 1.0]})
-    both = change(crop={"scale": [0.3, 1.0]}, erase={"probability": 1.0})
-    kept = ~(both == torch.tensor(FILL, dtype=torch.uint8)).all(-1)
-    assert torch.equal(both[kept], cropped[kept]) and 0.5 < kept.float().mean() < 1
+    both = change(crop={"scale": [0.3, 1.0]}, flip=1.0)
+    mirrored = torch.arange(IMAGES) % 4 != 0
+    assert torch.equal(both[~mirrored], cropped[~mirrored])
+    assert difference(both[mirrored], cropped[mirrored].flip(2)).max() <= 1
 
 
 # ---------------------------------------------------------------- texts
@@ -302,6 +274,32 @@ def test_words_are_dropped_with_their_probability(split):
             assert (found[row, len(after) :] == PAD).all()
             left, total = left + len(after) - 2, total + len(before) - 2
     assert left / total == pytest.approx(0.7, abs=0.02)
+
+
+def test_tokens_close_up_between_their_first_and_last():
+    ids = torch.tensor([[1, 11, 12, 13, 2, 0], [1, 21, 2, 0, 0, 0], [1, 31, 32, 33, 34, 2]])
+    drop = torch.tensor([[1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    found, mask = drop_tokens(ids, (ids > 0).long(), drop, pad=0)
+    assert found.tolist() == [[1, 11, 13, 2, 0, 0], [1, 2, 0, 0, 0, 0], [1, 31, 32, 33, 34, 2]]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    assert found.dtype == mask.dtype == torch.int64
+
+
+def test_the_towers_see_only_what_is_left(prepared, make_recipe):
+    """A caption with dropped tokens embeds as the shorter caption does."""
+    data = Prepared(prepared)
+    train = data.split("train")
+    torch.manual_seed(0)
+    model = build_model(make_recipe(), data.vocab_size).eval()
+    ids, length = torch.from_numpy(train.tokens[:1]).long(), int(train.lengths[0])
+    mask = (torch.arange(ids.shape[1]) < length).long()[None]
+    drop = torch.zeros_like(ids).bool()
+    drop[0, 2] = True
+    short = torch.cat([ids[:, :2], ids[:, 3:length]], dim=1)
+    with torch.inference_mode():
+        found = model.encode_text(*drop_tokens(ids, mask, drop, pad=0))
+        assert torch.allclose(found, model.encode_text(short, torch.ones_like(short)), atol=1e-6)
+        assert not torch.allclose(found, model.encode_text(ids, mask), atol=1e-4)
 
 
 # ---------------------------------------------------------------- captions that name a side
@@ -346,20 +344,19 @@ def test_one_caption_of_an_image_guards_it(prepared):
         ({"crop": {"scale": [0.0, 1.0]}}, "greater than 0"),
         ({"crop": {"scale": [0.5, 1.0], "ratio": [1.2, 1.4]}}, "around 1"),
         ({"crop": {}}, "crop.scale: this key is required"),
-        ({"erase": {"probability": 0.5, "area": [0.1]}}, "erase.area"),
+        ({"erase": {"probability": 0.5}}, "`erase` was removed: only null is still accepted"),
+        ({"grey": 0.2}, "`grey` was removed: only 0.0 is still accepted"),
+        ({"synonyms": {"groups": [["child", "kid"]]}}, "`synonyms` was removed: only null is still accepted"),
         ({"colour": {"hue": 0.1}}, "unknown key `hue`"),
         ({"flip": 1.5}, "less than or equal to 1"),
         ({"word_dropout": 1.0}, "less than 1"),
-        ({"synonyms": {"probability": 0.1}}, "synonyms.groups: this key is required"),
-        ({"synonyms": {"groups": []}}, "synonyms.groups: List should have at least 1 item"),
-        ({"synonyms": {"groups": [["child"]]}}, "synonyms.groups.0: List should have at least 2 items"),
-        ({"synonyms": {"groups": [["child", "kid"], ["goat", "kid"]]}}, "'kid' stands there more than once"),
-        ({"synonyms": {"groups": [["child", " kid"]]}}, "' kid' is no word"),
-        ({"synonyms": {"groups": [["child", 7]]}}, "synonyms.groups.0.1: "),
-        ({"synonyms": {"groups": [["child", "kid"]], "probability": 0.0}}, "greater than 0"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(values, words):
     with pytest.raises(UsageError) as caught:
         settings(**values)
     assert words in str(caught.value)
+
+
+def test_removed_settings_are_accepted_at_their_defaults():
+    assert settings(flip=0.5, grey=0.0, erase=None, synonyms=None) == settings(flip=0.5)

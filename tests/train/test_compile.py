@@ -39,7 +39,7 @@ def fit(make_recipe, prepared, tmp_path, no_dropout):
     "changes",
     [
         {"loss": {"kind": "multi_positive"}, "train.captions_per_image": 2, "image.pool": "avg"},
-        {"train.chunk": 10},
+        {"train.micro_batch_size": 10},
     ],
     ids=["multi_positive", "chunks"],
 )

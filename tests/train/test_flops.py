@@ -97,7 +97,9 @@ def test_a_cnn_with_depthwise_convolutions_costs_three_times_its_forward_pass(ma
     assert flops(counter, images=[0]) == pytest.approx(3 * sum(seen) - sum(first) + head)
 
 
-@pytest.mark.parametrize("changes", [{"train.chunk": 2}, {"train.grad_checkpointing": True}, {"train.compile": True}])
+@pytest.mark.parametrize(
+    "changes", [{"train.micro_batch_size": 2}, {"train.grad_checkpointing": True}, {"train.compile": True}]
+)
 def test_what_is_computed_twice_or_compiled_counts_once(make, changes):
     counted = []
     for more in ({}, changes):

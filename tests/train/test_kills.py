@@ -55,7 +55,7 @@ def make_folder(prepared, make_recipe, tmp_path):
                 "train.batch_size": 8,
                 "train.captions": "random",
                 "train.ema": 0.9,
-                "train.augment": {"flip": 0.5, "word_dropout": 0.1, "synonyms": {"groups": [["left", "right", "top"]]}},
+                "train.augment": {"flip": 0.5, "word_dropout": 0.1},
                 "train.schedule": {"kind": "cosine"},
                 "head.dropout": 0.2,
             }

@@ -32,7 +32,7 @@ def fitted(made):
 @pytest.mark.parametrize("chunk", [1, 7, 50])
 def test_chunks_train_as_the_whole_batch_does(trainer, no_dropout, loss, chunk):
     whole, chunked = (
-        fitted(trainer(no_dropout | {"loss": {"kind": loss}, "train.chunk": size})) for size in (None, chunk)
+        fitted(trainer(no_dropout | {"loss": {"kind": loss}, "train.micro_batch_size": size})) for size in (None, chunk)
     )
     for name in ("train_loss", "val_loss", "temperature"):
         assert [row[name] for row in chunked] == pytest.approx([row[name] for row in whole], rel=1e-3)
@@ -149,7 +149,7 @@ def test_wise_ft_lies_between_the_first_weights_and_the_last(trainer):
 
 
 def test_augmentation_is_off_at_the_end(trainer, monkeypatch):
-    made = trainer({"train.epochs": 3, "train.augment": {"flip": 0.5, "off_last": 1}})
+    made = trainer({"train.epochs": 3, "train.augment": {"flip": 0.5, "disable_last_epochs": 1}})
     epochs, real = [], made.step.augment.images
     made.step.augment.images = lambda *arguments: (epochs.append(made.epoch), real(*arguments))[1]
     fitted(made)
@@ -168,29 +168,6 @@ def test_moments_come_back_in_the_memory_format_of_their_weights(trainer):
         assert torch.equal(states[0][name], states[1][name])
         assert states[0][name].stride() == states[1][name].stride()
     assert not states[1]["exp_avg"].is_contiguous()
-
-
-def test_the_text_tower_sees_synonyms_until_augmentation_is_off(trainer, prepared):
-    synonyms = {"groups": [["left", "right", "top"], ["green", "blue"]], "probability": 1.0}
-    made = trainer({"train.augment": {"synonyms": synonyms, "off_last": 1}})
-    seen, real, tokenizer = {1: [], 2: []}, made.step.towers.text, Prepared(prepared).tokenizer
-
-    def spy(inputs):
-        if made.model.training:
-            seen[made.epoch] += [tuple(row[row > 0].tolist()) for row in inputs[0]]
-        return real(inputs)
-
-    made.step.towers.text = spy
-    fitted(made)
-    known = {tuple(row[row > 0].tolist()) for row in made.train.split.tokens}
-    assert all(row in known for row in seen[2])
-    changed = [row for row in seen[1] if row not in known]
-    assert len(seen[1]) == 60 and len(changed) > 30
-    # With one word for each group they are captions again.
-    tokens = [[tokenizer.token_to_id(word) for word in group] for group in synonyms["groups"]]
-    one = {token: group[0] for group in tokens for token in group}
-    plain = {tuple(one.get(token, token) for token in row) for row in known}
-    assert all(tuple(one.get(token, token) for token in row) in plain for row in changed)
 
 
 def test_rows_tell_the_arithmetic_done(trainer):
@@ -236,7 +213,7 @@ def test_cached_views_stay_as_they_are_in_the_last_epochs(trainer):
     made = trainer(
         {
             "image.trainable": False, "train.views": 2, "train.epochs": 3,
-            "train.augment": {"crop": {"scale": [0.3, 0.6]}, "off_last": 1},
+            "train.augment": {"crop": {"scale": [0.3, 0.6]}, "disable_last_epochs": 1},
         }
     )  # fmt: skip
     rows, plain = np.arange(60), made.train.features["image"][:, 0]
@@ -246,7 +223,7 @@ def test_cached_views_stay_as_they_are_in_the_last_epochs(trainer):
 
 
 def test_copies_of_the_head_are_an_ensemble(trainer):
-    made = trainer({"head.copies": 2, "head.kind": "residual", "train.epochs": 4})
+    made = trainer({"head.num_heads": 2, "head.kind": "residual", "train.epochs": 4})
     rows = fitted(made)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     images = made.step.towers.image(made.val.images(np.arange(10)))

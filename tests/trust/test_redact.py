@@ -86,5 +86,5 @@ def test_what_tracking_says(monkeypatch, capsys):
     )
     assert messages.reason(OSError(f"{where}/api failed")) == "http://host:5000/api failed"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
-    runs = [compare.Summary(name, "1", name, None, "FINISHED", {}, {}) for name in ("a", "b")]
-    assert compare.page(runs).startswith("http://host:5000/#/compare-runs")
+    runs = [compare.LoggedRun(name, "1", name, None, "FINISHED", {}, {}) for name in ("a", "b")]
+    assert compare.comparison_url(runs).startswith("http://host:5000/#/compare-runs")

@@ -1,7 +1,7 @@
-"""What comes before every route: only this host, only what the page calls, only so many bytes, and strict headers.
+"""Middleware before every route: refuses other hosts, routes the page does not call and large bodies; adds headers.
 
-Gradio brings some eighty routes; the page needs a dozen. Those that read files by path, fetch addresses, take files or
-describe the server (`/file=`, `/proxy=`, `/upload`, `/stream`, `/info`, ...) are not reachable at all.
+Gradio has some eighty routes; the page needs a dozen. Those that read files by path, fetch addresses, accept files or
+describe the server (`/file=`, `/proxy=`, `/upload`, `/stream`, `/info`, ...) cannot be reached.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ OPEN = [
     ("GET", r"/gradio_api/(theme\.css|startup-events|app_id|queue/data|heartbeat/\w{1,64})"),
     ("POST", r"/gradio_api/(queue/join|cancel|reset)"),
 ]
-# Of a call to Gradio: a gallery's HTML goes back and forth with it. Uploads have a limit of their own.
-MAX_BODY = 2**18
+MAX_BODY = 2**18  # bytes of a call to Gradio, which carries a gallery's HTML; uploads have another limit
 PAGE_POLICY = (
-    # Gradio's templates are compiled in the browser, hence eval; nothing is ever loaded from another host.
+    # Gradio's templates are compiled in the browser, hence eval; nothing is loaded from another host.
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -40,14 +39,14 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. hosts: names that the Host header may hold, without port; None allows all."""
+    """ASGI middleware. hosts: names allowed in the Host header, without port; None allows all."""
 
     def __init__(self, app: ASGIApp, *, hosts: set[str] | None, max_upload: int) -> None:
         self._app, self._hosts, self._max_upload = app, hosts, max_upload
         self._open = [(method, re.compile(path)) for method, path in OPEN]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with why not."""
+        """Pass a request on, or answer it with the reason why not."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -67,7 +66,7 @@ class Guard:
         headers, method = Headers(scope=scope), "GET" if scope["method"] == "HEAD" else scope["method"]
         host = headers.get("host", "")
         if self._hosts is not None and _name(host) not in self._hosts:
-            # Another site's name that was made to point here could otherwise read everything.
+            # Against DNS rebinding: another site's name that points here could otherwise read everything.
             return PlainTextResponse("this host name is not served", 421)
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -85,7 +84,7 @@ class Guard:
 
 
 class TooLargeError(Exception):
-    """A body that did not say its length went over the limit."""
+    """A body without Content-Length is over the limit."""
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

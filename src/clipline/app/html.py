@@ -1,4 +1,4 @@
-"""Values -> HTML. All text from outside is escaped here; Gradio puts the result into the page as it is."""
+"""HTML for the values that the page shows. All text from outside is escaped here; Gradio does not escape it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def header(library: Library) -> str:
 
 
 def gallery(view: View) -> str:
-    """A page of images with ranks and scores, below what was asked."""
+    """A page of images with ranks and scores, below a heading with the query."""
     last = view.tiles[-1].rank if view.tiles else 0
     where = f"{view.tiles[0].rank:,} to {last:,} of {view.total:,}" if view.tiles else ""
     if view.total < view.of and last == view.total:
         where += f" best; the folder has {view.of:,}"
-    head = f'<div class="head"><h2>{escape(_short(view.title))}</h2><span class="where">{where}</span></div>'
+    head = f'<div class="head"><h2>{escape(_shorten(view.title))}</h2><span class="where">{where}</span></div>'
     if not view.tiles:
         return head + _notes(view.notes) + empty("No images", "This folder has no embedded images yet.")
     return f'{head}{_notes(view.notes)}<ol class="tiles">{"".join(_tile(view, i) for i in range(len(view.tiles)))}</ol>'
@@ -44,14 +44,14 @@ def ranking(ranking: Ranking) -> str:
     return f'<ol class="bars">{rows}</ol><p class="hint">{among}</p>{_notes(ranking.notes)}'
 
 
-def empty(title: str, words: str) -> str:
-    """A quiet message where nothing is to be shown."""
-    return f'<div class="empty"><p class="big">{escape(title)}</p><p>{escape(words)}</p></div>'
+def empty(title: str, text: str) -> str:
+    """A message where there is nothing to show."""
+    return f'<div class="empty"><p class="big">{escape(title)}</p><p>{escape(text)}</p></div>'
 
 
-def trouble(words: str) -> str:
-    """An error that a person can read."""
-    return f'<div class="trouble" role="alert"><p>{escape(words)}</p></div>'
+def trouble(text: str) -> str:
+    """An error message."""
+    return f'<div class="trouble" role="alert"><p>{escape(text)}</p></div>'
 
 
 def picture(token: str) -> str:
@@ -69,12 +69,12 @@ def picture(token: str) -> str:
 
 def _tile(view: View, number: int) -> str:
     tile = view.tiles[number]
-    name, place = escape(tile.path.rpartition("/")[2]), f"{view.edition}/{tile.row}"
+    name, image = escape(tile.path.rpartition("/")[2]), f"{view.edition}/{tile.row}"
     score = "" if tile.score is None else f'<span class="score" title="Cosine similarity">{tile.score:.3f}</span>'
     if not tile.gone:
         shot = (
-            f'<a class="shot" href="pictures/full/{place}" target="_blank" rel="noopener" title="{escape(tile.path)}: '
-            f'open full size"><img src="pictures/thumb/{place}" alt="{escape(tile.path)}" loading="lazy"></a>'
+            f'<a class="shot" href="pictures/full/{image}" target="_blank" rel="noopener" title="{escape(tile.path)}: '
+            f'open full size"><img src="pictures/thumb/{image}" alt="{escape(tile.path)}" loading="lazy"></a>'
         )
     else:
         shot = f'<div class="shot gone" title="{escape(tile.path)}"><span>{escape(tile.gone.capitalize())}</span></div>'
@@ -90,8 +90,8 @@ def _notes(notes: list[str]) -> str:
     return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
-def _short(text: str, most: int = 90) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _shorten(text: str, length: int = 90) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _percent(share: float) -> str:

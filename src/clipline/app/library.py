@@ -1,4 +1,4 @@
-"""An embeddings folder as the page sees it: searched by many people at once, and followed when it changes."""
+"""An embeddings folder that serves many users at once, and is opened again when it changes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,21 @@ from clipline.search.index import Hit, Index
 from clipline.search.searcher import image_file, image_root, open_model
 from clipline.utils.progress import note
 
-# Nobody turns more pages than this, and each costs a longer sort.
-DEEPEST = 990
-# How often the folder is looked at for changes: of a thousand parts that takes ten milliseconds.
-SECONDS = 1.0
-# Editions that are kept: while a folder grows, pages that people have open still find their images.
-EDITIONS = 4
-# Texts whose vectors are kept: paging asks for the same one again. 4 kB each at 1,024 components.
-KEPT_TEXTS = 512
+MAX_RANK = 990  # of an image that pages show: each further page takes a longer sort
+SECONDS = 1.0  # between two checks for changes: of a thousand parts one takes ten milliseconds
+EDITIONS = 4  # kept: while a folder grows, pages that are open in browsers still find their images
+CACHED_TEXTS = 512  # whose vectors are kept, as paging asks for the same one again: 4 kB each at 1,024 components
 
 
 class GoneError(CliplineError):
-    """What was asked for is not, or no longer, there; the message is for the person at the page."""
+    """The requested image does not exist, or no longer; the message is shown on the page."""
 
 
 @dataclass(frozen=True)
 class Edition:
-    """The folder in one state. name: random; a row number means an image only together with it.
+    """The folder in one state. name: random; a row number identifies an image only together with it.
 
-    model: the one that made the embeddings. home: the folder of the images, resolved: nothing outside it is served.
+    model: that made the embeddings. home: the folder of the images, resolved; nothing outside it is served.
     """
 
     name: str
@@ -45,20 +41,20 @@ class Edition:
     home: Path
 
     def file(self, row: int) -> Path:
-        """The image of a row, resolved. Raises GoneError where there is none, or where it lies outside of `home`."""
+        """The image file of a row, resolved. Raises GoneError where there is none, or where it lies outside `home`."""
         if not 0 <= row < len(self.index):
             raise GoneError("no such image")
         try:
-            found = Path(image_file(self.home, self.index.path(row))).resolve(strict=True)
+            file = Path(image_file(self.home, self.index.path(row))).resolve(strict=True)
         except NotADirectoryError:
             raise GoneError("inside of a file, such as a tar shard") from None
-        except (OSError, ValueError, RuntimeError):  # also names too long, and links in a circle
+        except (OSError, ValueError, RuntimeError):  # also too long names, and links in a circle
             raise GoneError("not on disk any more") from None
-        if not found.is_relative_to(self.home):
+        if not file.is_relative_to(self.home):
             raise GoneError("outside of the folder")
-        if not found.is_file():
+        if not file.is_file():
             raise GoneError("not on disk any more")
-        return found
+        return file
 
     def vector(self, row: int) -> np.ndarray:
         """float32 [dim] of a row. Raises GoneError where there is none."""
@@ -68,10 +64,10 @@ class Edition:
 
 
 class Library:
-    """Safe for any number of threads: one edition at a time, opened anew when the folder has changed.
+    """The folder, opened again when it has changed. Safe for any number of threads.
 
-    root: where the images are; None takes where the embeddings say they are. Raises UsageError where folder, model
-    or root cannot serve.
+    root: where the images are; None takes where they were when they were embedded. Raises UsageError where one of
+    folder, model and root cannot be used.
     """
 
     def __init__(
@@ -84,36 +80,36 @@ class Library:
         self._editions: dict[str, Edition] = {}  # the latest is the last
         self._add(index, open_model(index, model, provider))
         self._checked, self._problem = time.monotonic(), ""
-        self._text_vector = lru_cache(KEPT_TEXTS)(_text_vector)
+        self._text_vector = lru_cache(CACHED_TEXTS)(_text_vector)
 
     @property
     def title(self) -> str:
-        """The name of the folder of the images."""
+        """The name of the images' folder."""
         return self.latest.home.name or str(self.latest.home)
 
     @property
     def latest(self) -> Edition:
-        """What was opened last, whether or not it still is what the folder holds."""
+        """The edition opened last; the folder may have changed since."""
         return next(reversed(self._editions.values()))
 
     def warm(self) -> None:
-        """Load both graphs, so that a damaged one is found before anyone waits, and the first answer is quick."""
+        """Load both graphs, so that a damaged one is an error at the start, and the first answer is quick."""
         model = self.latest.model
         self.text_vector(self.latest, "a photo")
         model.embed_pixels(np.full((1, model.preprocess.size, model.preprocess.size, 3), 128, np.uint8))
 
     def now(self) -> Edition:
-        """The folder as it is. Raises GoneError where it changed into what cannot be used."""
+        """The folder as it is now. Raises GoneError where it has changed and cannot be used."""
         with self._lock:
             if time.monotonic() - self._checked >= SECONDS:
                 self._checked = time.monotonic()
-                self._follow()
+                self._refresh()
             if self._problem:
                 raise GoneError("The embeddings changed, and cannot be used now. Try again in a moment.")
             return self.latest
 
-    def _follow(self) -> None:
-        """Open the folder anew where it has changed; `_problem` is why that cannot be done, else empty."""
+    def _refresh(self) -> None:
+        """Open the folder again where it has changed; `_problem` is why that is impossible, else empty."""
         before, self._problem = self._problem, ""
         if self.latest.index.fresh():
             return
@@ -129,33 +125,33 @@ class Library:
                 note(f"the embeddings changed, and cannot be used: {error}")
 
     def edition(self, name: str) -> Edition:
-        """The edition of that name. Raises GoneError where EDITIONS others came since, or the server is a new one."""
+        """The edition of that name. Raises GoneError where EDITIONS newer ones exist, or the server was restarted."""
         edition = self._editions.get(name)
         if edition is None:
             raise GoneError("the folder has changed: search again")
         return edition
 
     def text_vector(self, edition: Edition, text: str) -> np.ndarray:
-        """float32 [dim] of a text; the latest are kept."""
+        """float32 [dim] of a text; the latest ones are cached."""
         return self._text_vector(edition.model, text)
 
     def _add(self, index: Index, model: OnnxModel) -> None:
-        place = image_root(index, self._root)
-        if isinstance(place, str):
+        root = image_root(index, self._root)
+        if isinstance(root, str):
             raise UsageError(
-                f"{self.folder}: its images are at {place}, and the page shows files of this machine "
+                f"{self.folder}: its images are at {root}, and the page shows files of this machine "
                 "alone. Fix: copy them and name the copy with --root"
             )
         name = secrets.token_hex(6)
-        # A new dict: who reads the old one needs no lock.
+        # A new dict, so that threads that read the old one need no lock.
         kept = list(self._editions.items())[1 - EDITIONS :]
-        self._editions = dict([*kept, (name, Edition(name, index, model, place.resolve()))])
+        self._editions = dict([*kept, (name, Edition(name, index, model, root.resolve()))])
 
 
 def best(edition: Edition, vector: np.ndarray, first: int, n: int, *, without: str | None = None) -> list[Hit]:
-    """The hits `first` to `first + n` for a vector [dim], best first. without: an image that is to be left out."""
-    wanted = first + n + (without is not None)
-    (hits,) = edition.index.search(vector[np.newaxis], min(wanted, len(edition.index)))
+    """The hits `first` to `first + n` for a vector [dim], best first. without: the path of an image to leave out."""
+    count = first + n + (without is not None)
+    (hits,) = edition.index.search(vector[np.newaxis], min(count, len(edition.index)))
     return [hit for hit in hits if hit.path != without][first : first + n]
 
 

@@ -1,4 +1,4 @@
-"""The page itself, in Gradio: what is on it and what calls what. The server keeps nothing of a person between calls."""
+"""The page in Gradio: its elements, and what their events call. The server keeps no state of a user between calls."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import gradio as gr
 
 from clipline.app import html
 from clipline.app.library import Library
-from clipline.app.views import LONGEST, View, Views
+from clipline.app.views import MAX_TEXT, View, Views
 from clipline.errors import CliplineError
 from clipline.utils import cores
 
 HERE = Path(__file__).parent
 EXAMPLES = ("two dogs play in the snow", "people near the water", "a child on a swing", "something red")
-# People whose calls may wait; the next one is told that the page is busy.
-WAITING = 100
-SESSIONS = 256  # whose last values Gradio keeps, about 0.1 MB each; the page needs none of them
+MAX_WAITING = 100  # calls in the queue; the next one gets the answer that the page is busy
+SESSIONS = 256  # whose last values Gradio keeps, about 0.1 MB each; the page does not need them
 PLAIN = (str, int, float, bool, type(None))
 
 
 class Page(gr.Blocks):
-    """Blocks whose calls take plain values alone.
+    """Blocks whose calls accept plain values only.
 
-    Gradio looks into each value for what looks like a file, and moves or even downloads what that names.
+    Gradio searches each value for descriptions of files, and copies or even downloads what they name.
     """
 
     async def preprocess_data(self, block_fn, inputs: list[Any], *args, **kwargs) -> list[Any]:
-        """Raises gr.Error for values that the page itself never sends."""
+        """Raises gr.Error for values that the page never sends."""
         for value in inputs:
             parts = [*value.values()] if isinstance(value, dict) else [value]
             if not all(isinstance(part, PLAIN) for part in parts) or (isinstance(value, dict) and "path" in value):
@@ -45,28 +44,28 @@ def build(library: Library, views: Views) -> Page:
         top = _part(elem_id="top", js_on_load=_file("upload.js"))
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Words", id="words"):
-                query, ask, chips, found = _words_tab()
+                query, ask, chips, results = _words_tab()
             with gr.Tab("Image", id="image"):
                 slot, near, label, caption = _image_tab()
-        _wire_words(page, library, views, top, query, ask, chips, found)
-        _wire_image(views, tabs, top, slot, found, near)
-        for (text, button, result), rank in ((label, views.labels), (caption, views.captions)):
-            gr.on([text.submit, button.click], _ranked(rank), [slot, text], result, **QUIET)
-    page.queue(max_size=WAITING, default_concurrency_limit=4 * max(2, cores.available()))
+        _wire_words(page, library, views, top, query, ask, chips, results)
+        _wire_image(views, tabs, top, slot, results, near)
+        for (text, button, ranking), rank in ((label, views.labels), (caption, views.captions)):
+            gr.on([text.submit, button.click], _ranked(rank), [slot, text], ranking, **QUIET)
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=4 * max(2, cores.available()))
     return page
 
 
-# One queue for all calls: each kind by itself would wait the longer the oftener it is asked.
+# One queue for all calls: with one for each kind, frequent kinds would wait longer.
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "answers"}
 
 
 def _part(value: Any = "", **options: Any) -> gr.HTML:
-    """A piece of HTML that only this page's own style sheet dresses."""
+    """A piece of HTML that only style.css styles."""
     return gr.HTML(value, apply_default_css=False, padding=False, **options)
 
 
 class Gallery:
-    """A grid of images with its pager. Its value, {"html", "about", "page"}, comes back with each call."""
+    """A grid of images with its pager. Its value {"html", "about", "page"} is sent back with each call."""
 
     def __init__(self, name: str, start: str) -> None:
         self.grid = _part(
@@ -89,7 +88,7 @@ class Gallery:
             button.click(turn, self.grid, self.outputs, **QUIET)
 
     def show(self, find: Callable[[], View]) -> list:
-        """Values for `outputs`; what goes wrong is said where the images would be."""
+        """Values for `outputs`; an error is shown in the place of the images."""
         try:
             view = find()
         except CliplineError as error:
@@ -105,11 +104,11 @@ def _words_tab() -> tuple[gr.Textbox, gr.Button, gr.HTML, Gallery]:
     with gr.Row(elem_classes="ask"):
         query = gr.Textbox(
             placeholder="Describe what you look for", label="Describe an image", show_label=False,
-            max_lines=1, max_length=LONGEST, autofocus=True, container=False, scale=5, elem_id="query",
+            max_lines=1, max_length=MAX_TEXT, autofocus=True, container=False, scale=5, elem_id="query",
         )  # fmt: skip
         button = gr.Button("Search", variant="primary", scale=0, min_width=110, elem_id="search")
     chips = _part(html.chips(EXAMPLES), elem_id="chips", js_on_load=_file("chips.js"))
-    return query, button, chips, Gallery("found", html.empty("One moment", "The folder is being opened."))
+    return query, button, chips, Gallery("results", html.empty("One moment", "The folder is being opened."))
 
 
 def _image_tab() -> tuple[gr.HTML, Gallery, tuple, tuple]:
@@ -145,11 +144,10 @@ def _ranking_form(name: str, title: str, example: str, lines: int, action: str) 
 
 def _wire_words(
     page: Page, library: Library, views: Views, top: gr.HTML, query: gr.Textbox, ask: gr.Button, chips: gr.HTML,
-    found: Gallery,
+    results: Gallery,
 ) -> None:  # fmt: skip
     def show(find: Callable[[], View]) -> list:
-        shown = found.show(find)
-        return [html.header(library), *shown]
+        return [html.header(library), *results.show(find)]
 
     def search(text: str) -> list:
         return show(lambda: views.words(text or ""))
@@ -158,13 +156,13 @@ def _wire_words(
         text = _sent(event, "query")
         return [text, *search(text)]
 
-    page.load(lambda: show(views.folder), None, [top, *found.outputs], **QUIET)
-    gr.on([query.submit, ask.click], search, query, [top, *found.outputs], **QUIET)
-    chips.ask(example, None, [query, top, *found.outputs], **QUIET)
-    found.wire(views)
+    page.load(lambda: show(views.folder), None, [top, *results.outputs], **QUIET)
+    gr.on([query.submit, ask.click], search, query, [top, *results.outputs], **QUIET)
+    chips.ask(example, None, [query, top, *results.outputs], **QUIET)
+    results.wire(views)
 
 
-def _wire_image(views: Views, tabs: gr.Tabs, top: gr.HTML, slot: gr.HTML, found: Gallery, near: Gallery) -> None:
+def _wire_image(views: Views, tabs: gr.Tabs, top: gr.HTML, slot: gr.HTML, results: Gallery, near: Gallery) -> None:
     def choose(event: gr.EventData) -> list:
         picture = _sent(event, "picture")
         shown = near.show(lambda: views.near(picture))
@@ -172,7 +170,7 @@ def _wire_image(views: Views, tabs: gr.Tabs, top: gr.HTML, slot: gr.HTML, found:
             picture = ""
         return [gr.Tabs(selected="image"), {"html": html.picture(picture), "picture": picture}, *shown]
 
-    for chosen in (top.chosen, found.grid.use, near.grid.use):
+    for chosen in (top.chosen, results.grid.use, near.grid.use):
         chosen(choose, None, [tabs, slot, *near.outputs], **QUIET)
     near.wire(views)
 
@@ -188,7 +186,7 @@ def _ranked(rank: Callable) -> Callable[[dict, str], str]:
 
 
 def _sent(event: gr.EventData, name: str) -> str:
-    """A value that the page's script sent along; from outside, so it may be anything."""
+    """A value that the page's script sent; it comes from outside, so it may be anything."""
     sent = event._data if isinstance(event._data, dict) else {}
     return str(sent.get(name, ""))
 

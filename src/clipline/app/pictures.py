@@ -1,4 +1,4 @@
-"""Images for the browser: thumbnails made on demand and kept within bounds, originals as they are."""
+"""Images for the browser: thumbnails, made on demand and cached, and originals as they are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from clipline.pictures.thumbnails import jpeg
 from clipline.utils import cores
 
 SIDE = 480  # pixels of a thumbnail's long side: sharp where a phone shows it across its width
-KEPT_BYTES = 96 * 2**20  # of thumbnails: about 3,000
-# What browsers show by themselves; anything else goes out as JPEG. By what the file holds, not by its name.
+CACHE_BYTES = 96 * 2**20  # of thumbnails: about 3,000
+# Formats that browsers show, by the content of a file, not its name; others are sent as JPEG.
 SHOWN = {
     "JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp", "BMP": "image/bmp",
     "AVIF": "image/avif",
@@ -23,24 +23,24 @@ SHOWN = {
 
 
 class Thumbnails:
-    """JPEG thumbnails by (edition, row); the ones used longest ago are dropped. Safe for any number of threads."""
+    """A cache of JPEG thumbnails by (edition, row): least recently used ones are dropped. Safe for threads."""
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._room = kept_bytes
+        self._room = cache_bytes
         self._lock = threading.Lock()
-        # A 12-megapixel photo takes 36 MB while it is decoded: as many at once as there are cores, not requests.
-        self._turns = threading.BoundedSemaphore(cores.available())
+        # A 12-megapixel photo takes 36 MB while it is decoded: one for each core at once, not for each request.
+        self._decoding = threading.BoundedSemaphore(cores.available())
 
     def get(self, edition: Edition, row: int) -> bytes:
-        """The thumbnail of a row. Raises GoneError where its file is not there any more, or no image any more."""
+        """The thumbnail of a row. Raises GoneError where its file is gone, or cannot be read any more."""
         file, key = edition.file(row), (edition.name, row)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         try:
-            with self._turns:
+            with self._decoding:
                 made = jpeg(_small(file), SIDE)
         except ImageError:
             raise GoneError("cannot be read any more") from None
@@ -56,7 +56,7 @@ class Thumbnails:
 def original(file: Path) -> tuple[str, bytes | None]:
     """(media type, bytes to send) of an image file; None for the bytes means the file as it is.
 
-    Raises GoneError where it is no image any more.
+    Raises GoneError where it cannot be read any more.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -70,11 +70,11 @@ def original(file: Path) -> tuple[str, bytes | None]:
 def _small(file: Path) -> Image.Image:
     """An image, upright and in RGB, at least SIDE pixels wide and high where the original is. Raises ImageError.
 
-    Of a JPEG only what a thumbnail needs is decoded: a fifth of the time for a large photo.
+    A JPEG is decoded at the scale that a thumbnail needs: a fifth of the time for a large photo.
     """
     try:
         with Image.open(file, formats=("JPEG",)) as image:
             image.draft("RGB", (SIDE, SIDE))
             return to_rgb(upright(image))
     except (Image.DecompressionBombError, *DAMAGE):
-        return open_rgb(file)  # another format, or damage that it passes over
+        return open_rgb(file)  # another format, or damage that open_rgb tolerates

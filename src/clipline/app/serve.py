@@ -1,4 +1,4 @@
-"""Start the page's server, say where it is once it answers, and stop it cleanly."""
+"""Start the server of the page, and stop it cleanly."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
-# A browser keeps a connection open for as long as the page is: these are cut when the server stops.
-SECONDS_TO_STOP = 1
+SECONDS_TO_STOP = 1  # then connections are cut: a browser keeps one while its page is open
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UsageError where the address cannot be had."""
+    """A socket that listens. Raises UsageError where the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.create_server((host, port), family=family, backlog=256)
+        listening = socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
         fix = "--port 0 takes a free one" if not isinstance(error, socket.gaierror) else "name one of this machine"
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # strerror has the address
         raise UsageError(f"--host {host} --port {port}: {why}. Fix: {fix}") from None
-    # Connections inherit it. Without, an answer in two pieces takes 40 ms more; asyncio sets it on its own alone.
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made
+    # Connections inherit it. Without it an answer in two pieces takes 40 ms longer; asyncio sets it only on sockets of
+    # its own making.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def url_of(listening: socket.socket) -> str:
@@ -45,7 +45,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 def is_public(listening: socket.socket) -> bool:
-    """Whether other machines may reach it."""
+    """Whether other machines can reach it."""
     return not ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
@@ -76,9 +76,9 @@ def application(library: Library, *, public: bool) -> ASGIApp:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Gradio with none of a shell's settings, no telemetry, and a folder of its own that is removed at the end.
+    """Run Gradio without settings of the shell, without telemetry, and with a folder that is removed at the end.
 
-    For onnxruntime too: it must be told before it is imported, as it reports itself while that happens.
+    onnxruntime's telemetry must be disabled before its import, during which it is sent.
     """
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
@@ -94,7 +94,7 @@ def quiet() -> Iterator[None]:
 
 
 def run(app: ASGIApp, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer until Ctrl-C or SIGTERM. ready: called once the server answers."""
+    """Serve until Ctrl-C or SIGTERM. ready: called once the server answers."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -105,7 +105,7 @@ def run(app: ASGIApp, listening: socket.socket, ready: Callable[[], None]) -> No
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            # As uvicorn's own, which in the end raises the signal again: to stop a server is no failure.
+            # As uvicorn's, but without raising the signal again at the end: stopping a server is not a failure.
             before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
             try:
                 yield

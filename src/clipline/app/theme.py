@@ -1,4 +1,4 @@
-"""How the page looks: a calm Gradio theme with the system's own fonts, so that nothing is loaded from elsewhere."""
+"""The Gradio theme of the page: with fonts of the system, so that nothing is loaded from other hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
 
 
 def theme() -> gr.themes.Base:
-    """The theme; names of fonts are strings, as only gr.themes.GoogleFont would be fetched."""
+    """The theme. Fonts are strings, as gr.themes.GoogleFont would be downloaded."""
     return gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="md", font=list(SANS),
         font_mono=list(MONO),

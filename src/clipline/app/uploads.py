@@ -1,6 +1,6 @@
-"""Images that people drop on the page: decoded at once, and forgotten but for a vector and a small picture.
+"""Images that users upload: they are decoded at once, and only a vector and a thumbnail of each are kept.
 
-Nothing of an upload is written to disk, and its name is a random token, so that nobody finds another one's.
+Nothing of an upload is written to disk, and its name is a random token, which other users cannot guess.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from clipline.pictures.thumbnails import jpeg
 from clipline.runtime.model import OnnxModel, usable
 
 MAX_BYTES = 20 * 2**20
-# Strangers' files, unlike the folder's: stricter than clipline.image, which says how many bytes decoding a pixel takes.
+# Stricter than clipline.image, which says how many bytes a decoded pixel takes: uploads may come from strangers.
 MAX_PIXELS = 64_000_000
-KEPT = 1000  # uploads: 50 kB each at most
+MAX_UPLOADS = 1000  # kept, 50 kB each at most
 
 
 @dataclass(frozen=True)
 class Upload:
-    """vector: float32 [dim], L2-normalised, by the model of that id. thumbnail: a JPEG file."""
+    """What is kept. vector: float32 [dim], L2-normalised, by the model of that id. thumbnail: a JPEG file."""
 
     vector: np.ndarray
     model_id: str
@@ -37,16 +37,16 @@ class Upload:
 class Uploads:
     """The latest uploads, by token. Safe for any number of threads."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._most = kept
+    def __init__(self, max_uploads: int = MAX_UPLOADS) -> None:
+        self._max_uploads = max_uploads
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
-        self._turn = threading.Lock()  # one decode at a time: see MAX_PIXELS
+        self._decoding = threading.Lock()  # one at a time: see MAX_PIXELS
 
     def add(self, data: bytes, model: OnnxModel) -> str:
-        """Embed an image file and keep what is needed of it; returns its token. Raises UsageError with the reason."""
+        """Embed an image file and keep its vector and thumbnail; returns a token. Raises UsageError with the reason."""
         try:
-            with self._turn:
+            with self._decoding:
                 image = open_rgb(data, MAX_PIXELS)
                 pixels = model.preprocess(image)
                 thumbnail = jpeg(image, SIDE)
@@ -59,12 +59,12 @@ class Uploads:
         token = secrets.token_urlsafe(16)
         with self._lock:
             self._kept[token] = Upload(vector, model.model_id, thumbnail)
-            if len(self._kept) > self._most:
+            if len(self._kept) > self._max_uploads:
                 self._kept.popitem(last=False)
         return token
 
     def get(self, token: str) -> Upload:
-        """Raises GoneError where it was forgotten."""
+        """The upload of that token. Raises GoneError where it was dropped."""
         with self._lock:
             if token not in self._kept:
                 raise GoneError("This image was forgotten: drop it again.")

@@ -1,4 +1,4 @@
-"""What the page shows for what a person asks: plain values, no HTML. Nothing is kept between two calls."""
+"""The answers to what users ask the page, as plain values without HTML. Nothing is kept between two calls."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipline.app.library import DEEPEST, Edition, GoneError, Library, best
+from clipline.app.library import MAX_RANK, Edition, GoneError, Library, best
 from clipline.app.uploads import Uploads
 from clipline.classify import zeroshot
 from clipline.errors import UsageError
 from clipline.search.index import Hit
 
 PAGE = 9  # images on a page
-LONGEST = 1000  # characters of a query, a label or a caption
-MOST_TEXTS = 100  # labels or captions at once
+MAX_TEXT = 1000  # characters of a query, a label or a caption
+MAX_TEXTS = 100  # labels or captions at once
 ROW = re.compile(r"row:([0-9a-f]{1,32}):([0-9]{1,12})")
 UPLOAD = re.compile(r"upload:([\w-]{1,64})")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image found. rank: from 1. score: cosine, or None where nothing was asked.
-
-    gone: why its file cannot be served, empty where it can.
-    """
+    """An image. rank: from 1. score: cosine, None without a query. gone: why its file cannot be served, or empty."""
 
     row: int
     path: str
@@ -36,9 +33,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class View:
-    """A page of a gallery. about: what was asked, to ask for the next page: `words:...`, a picture, or empty.
+    """A page of a gallery. about: the query, to ask for the next page: `words:...`, a picture, or empty.
 
-    title: for people. edition: what the rows belong to. total: images that can be paged through; of: in the folder.
+    title: the heading. edition: of the rows. total: images on all pages. of: images in the folder.
     """
 
     about: str
@@ -52,7 +49,7 @@ class View:
 
     @property
     def pages(self) -> int:
-        """How many pages there are, at least one."""
+        """The number of pages, at least one."""
         return max(1, -(-self.total // PAGE))
 
 
@@ -71,7 +68,7 @@ class Views:
         self._library, self._uploads = library, uploads
 
     def folder(self, page: int = 0, notes: list[str] | None = None) -> View:
-        """The folder's images in its own order."""
+        """The images of the folder, in its order."""
         edition = self._library.now()
         total = len(edition.index)
         first = _first(page, total)
@@ -86,7 +83,7 @@ class Views:
         if not text:
             return self.folder(page, ["Type what to look for, then press Enter."])
         edition = self._library.now()
-        total = min(len(edition.index), DEEPEST)
+        total = min(len(edition.index), MAX_RANK)
         first = _first(page, total)
         hits = best(edition, self._library.text_vector(edition, text), first, min(PAGE, total - first))
         return _view(
@@ -97,7 +94,7 @@ class Views:
         """The images most like a picture: `row:EDITION:ROW` or `upload:TOKEN`."""
         edition = self._library.now()
         vector, path = self._vector(edition, picture)
-        total = min(len(edition.index) - (path is not None), DEEPEST)
+        total = min(len(edition.index) - (path is not None), MAX_RANK)
         first = _first(page, total)
         hits = best(edition, vector, first, min(PAGE, total - first), without=path)
         title = f"Like {path}" if path is not None else "Like your image"
@@ -110,7 +107,7 @@ class Views:
         return self.near(about, page) if about else self.folder(page)
 
     def labels(self, picture: str, text: str) -> Ranking:
-        """Zero-shot: how likely each of the labels, between commas or on lines, is for a picture."""
+        """How likely each of the labels, separated by commas or lines, is for a picture (zero-shot)."""
         edition = self._library.now()
         vector, _ = self._vector(edition, picture)
         labels = _several(re.split(r"[,\n]", text), "labels, such as: dog, cat, beach")
@@ -128,17 +125,17 @@ class Views:
         return _ranking(edition, captions, captions, shares)
 
     def _vector(self, edition: Edition, picture: str) -> tuple[np.ndarray, str | None]:
-        """(float32 [dim], its path if it is of the folder). Raises GoneError where it is none of `edition`'s model."""
+        """(float32 [dim], its path if it is of the folder). Raises GoneError where another model embedded it."""
         if row := ROW.fullmatch(picture):
             earlier, number = self._library.edition(row[1]), int(row[2])
             if earlier.model.model_id != edition.model.model_id:
                 raise GoneError("The model has changed: search again.")
             return earlier.vector(number), earlier.index.path(number)
         if upload := UPLOAD.fullmatch(picture):
-            found = self._uploads.get(upload[1])
-            if found.model_id != edition.model.model_id:
+            uploaded = self._uploads.get(upload[1])
+            if uploaded.model_id != edition.model.model_id:
                 raise GoneError("The model has changed: drop the image again.")
-            return found.vector, None
+            return uploaded.vector, None
         raise UsageError("Choose an image first: drop one here, or press “Use” below an image that was found.")
 
 
@@ -168,14 +165,14 @@ def _gone(edition: Edition, row: int) -> str:
 
 
 def _first(page: int, total: int) -> int:
-    """The first row of a page; the last page for one that is beyond it."""
+    """The first row of a page, or of the last page where there are fewer."""
     return max(0, min(page, (total - 1) // PAGE)) * PAGE
 
 
 def _clean(text: str, what: str) -> str:
     text = " ".join(text.split())
-    if len(text) > LONGEST:
-        raise UsageError(f"{what} has more than {LONGEST:,} characters.")
+    if len(text) > MAX_TEXT:
+        raise UsageError(f"{what} has more than {MAX_TEXT:,} characters.")
     return text
 
 
@@ -183,8 +180,8 @@ def _several(parts: list[str], what: str) -> list[str]:
     texts = list(dict.fromkeys(filter(None, (_clean(part, "One of them") for part in parts))))
     if not texts:
         raise UsageError(f"Type some {what}.")
-    if len(texts) > MOST_TEXTS:
-        raise UsageError(f"These are {len(texts)}; at most {MOST_TEXTS} at once.")
+    if len(texts) > MAX_TEXTS:
+        raise UsageError(f"These are {len(texts)}; at most {MAX_TEXTS} at once.")
     return texts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +52,11 @@ def predict(vectors: Vectors, labels: Sequence[str], classes: np.ndarray, top: i
 class Errors:
     """Counts failures, and keeps the first SHOWN of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Iterable[Failure] = ()) -> None:
         self.count = 0
         self._first: list[Failure] = []
+        for failure in failures:
+            self.add(failure)
 
     def add(self, failure: Failure) -> None:
         """Count one more."""

@@ -21,7 +21,7 @@ from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError
 from clipline.utils.files import atomic
 
-SHOWN = 40  # images in a table
+SHOWN = 40  # images in a table: more do not fit a page
 MIN_PROBABILITY = 0.01  # of a second label in it
 
 

@@ -50,12 +50,12 @@ for module in (embed, search, classify, match, dupes, web_page, doctor, runs, pr
 
 
 def main() -> None:
-    """Entry point: errors that a person can fix are one message and an exit code, not a traceback."""
-    # File names may hold bytes that are no text: print them as they are.
+    """Entry point: errors that the user can fix are one message and an exit code, not a traceback."""
+    # File names may hold bytes that are not UTF-8: print them unchanged.
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
     sys.excepthook = errors.hook
-    # As for Ctrl-C, temporary files are removed on the way out.
+    # As with Ctrl-C, temporary files are removed before the process ends.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()

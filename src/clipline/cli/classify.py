@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from clipline.cli.options import CsvOption, JsonOption, ProviderName, ProviderOp
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipline.classify.evaluate import Evaluation
     from clipline.classify.images import Vectors
     from clipline.classify.labelled import Labelled
     from clipline.classify.predict import Errors, Prediction
@@ -32,16 +33,6 @@ EXAMPLES = (
     "In a pipe each line is: image, label, probability, second label, its probability, ..., separated by tabs.\n\n"
     "**Exit codes**: 0 done, 1 failed, 2 bad usage, 3 done but more errors than --max-errors"
 )
-
-
-class _Request(NamedTuple):
-    """What to predict and print. templates: prompts. csv: a file to write, or None."""
-
-    labels: list[str]
-    templates: list[str]
-    top: int
-    csv: Path | None
-    as_json: bool
 
 
 def classify(
@@ -94,6 +85,7 @@ def classify(
     captions use, such as `dog` or `beach`, do better than codes.
     """
     from clipline.classify import zeroshot
+    from clipline.classify.confusion import draw
     from clipline.classify.images import Images, open_for_images, open_vectors
     from clipline.classify.labelled import open_labelled
     from clipline.classify.predict import Errors
@@ -106,18 +98,26 @@ def classify(
         raise UsageError("--split and --confusion are for labelled images. Fix: add --evaluate")
     if confusion:
         check_path(confusion)
-    errors = Errors()
+    labelled, errors = None, Errors()
     if evaluate:
         if len(images) != 1 or root:
             raise UsageError("--evaluate takes one folder or parquet file of labelled images, and no --root")
         labelled = open_labelled(Path(images[0]), split)
         vectors = Images(labelled.source, open_for_images(model, provider.value, threads), threads)
         names = _with_distractors(labelled, labels, labels_file)
-        _evaluate(vectors, labelled, _Request(names, prompts, top, csv, as_json), errors, confusion)
     else:
         names = read_labels(labels, labels_file)
         vectors = open_vectors(images, model=model, root=root, provider=provider.value, threads=threads)
-        _classify(vectors, _Request(names, prompts, top, csv, as_json), errors)
+    results = _predict(vectors, names, prompts, top, csv, errors, truth=evaluate)
+    if labelled:
+        evaluation = _evaluate(results, labelled, names, as_json)
+    else:
+        _print(results, as_json)
+    if csv:
+        typer.echo(f"written: {csv}", err=True)
+    if confusion:
+        draw(evaluation, confusion)
+        typer.echo(f"drawn: {confusion}", err=True)
     print_notes([*vectors.notes, *zeroshot.notes(vectors.model, zeroshot.prompts(names, prompts))])
     print_notes([errors.enforce(vectors.total, max_errors)])
 
@@ -137,15 +137,16 @@ def _with_distractors(labelled: Labelled, labels: str | None, file: Path | None)
     return [*labelled.labels, *(label for label in given if label not in labelled.labels)]
 
 
-def _predict(vectors: Vectors, request: _Request, errors: Errors, *, truth: bool) -> Iterator[Prediction | Failure]:
+def _predict(
+    vectors: Vectors, labels: list[str], prompts: list[str], top: int, csv: Path | None, errors: Errors, *, truth: bool
+) -> Iterator[Prediction | Failure]:
     """The results as they come, with at least TOP labels for `truth`; all are written to the CSV, failures counted."""
     from clipline.classify import evaluate, predict, show
 
-    classes = predict.prepare(vectors.model, request.labels, request.templates)
-    top = min(request.top, len(request.labels))
-    predicted = max(top, evaluate.TOP) if truth else top
-    with show.Csv(request.csv, top, truth=truth) if request.csv else nullcontext() as table:
-        for result in predict.predict(vectors, request.labels, classes, predicted):
+    classes = predict.prepare(vectors.model, labels, prompts)
+    top = min(top, len(labels))
+    with show.Csv(csv, top, truth=truth) if csv else nullcontext() as table:
+        for result in predict.predict(vectors, labels, classes, max(top, evaluate.TOP) if truth else top):
             if table:
                 table.add(result, result.path.partition("/")[0])
             if not isinstance(result, predict.Prediction):
@@ -153,7 +154,7 @@ def _predict(vectors: Vectors, request: _Request, errors: Errors, *, truth: bool
             yield result
 
 
-def _classify(vectors: Vectors, request: _Request, errors: Errors) -> None:
+def _print(results: Iterator[Prediction | Failure], as_json: bool) -> None:
     """Print the labels of each image; in a pipe as they come."""
     import json
 
@@ -163,41 +164,36 @@ def _classify(vectors: Vectors, request: _Request, errors: Errors) -> None:
     from clipline.classify.predict import Prediction
 
     console, overview, objects = Console(), show.Overview(), []
-    for result in _predict(vectors, request, errors, truth=False):
-        if request.as_json:
+    for result in results:
+        if as_json:
             objects.append(show.as_object(result))
         elif isinstance(result, Prediction) and console.is_terminal:
             overview.add(result)
         elif isinstance(result, Prediction):
             typer.echo(show.line(result))
-    if request.as_json:
+    if as_json:
         typer.echo(json.dumps(objects, indent=2))
     elif console.is_terminal:
         overview.print(console)
-    if request.csv:
-        typer.echo(f"written: {request.csv}", err=True)
 
 
-def _evaluate(vectors: Vectors, labelled: Labelled, request: _Request, errors: Errors, confusion: Path | None) -> None:
-    """Predict the labels of all images, then print the accuracy."""
+def _evaluate(
+    results: Iterator[Prediction | Failure], labelled: Labelled, labels: list[str], as_json: bool
+) -> Evaluation:
+    """Compare all results with the classes, and print the accuracy."""
     from rich.console import Console
 
     from clipline.classify import show
-    from clipline.classify.confusion import draw
     from clipline.classify.evaluate import Evaluation
     from clipline.classify.predict import Prediction
     from clipline.cli.output import print_results
 
-    evaluation = Evaluation(labelled.classes, request.labels)
-    for result in _predict(vectors, request, errors, truth=True):
+    evaluation = Evaluation(labelled.classes, labels)
+    for result in results:
         if isinstance(result, Prediction):
             evaluation.add(labelled.class_of(result.path), [label for label, _ in result.labels])
     table = partial(show.print_classes, evaluation)
-    print_results(request.as_json, evaluation.as_dict(), table, show.class_lines(evaluation))
-    if not request.as_json:
+    print_results(as_json, evaluation.as_dict(), table, show.class_lines(evaluation))
+    if not as_json:
         typer.echo(show.summary(evaluation), err=not Console().is_terminal)
-    if request.csv:
-        typer.echo(f"written: {request.csv}", err=True)
-    if confusion:
-        draw(evaluation, confusion)
-        typer.echo(f"drawn: {confusion}", err=True)
+    return evaluation

@@ -14,7 +14,7 @@ EXAMPLES = (
     "clipline doctor\n\n"
     "clipline doctor --model models/onnx --provider cuda\n\n"
     "clipline doctor photos --model models/onnx\n\n"
-    "**Exit codes**: 0 all right, 1 something is broken, 2 bad usage"
+    "**Exit codes**: 0 OK, 1 there are problems, 2 bad usage"
 )
 
 
@@ -30,7 +30,7 @@ def doctor(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is installed, what really runs, and with IMAGES how many of them each stage does per second."""
+    """Show what is installed, what runs, and with IMAGES how many of them each stage processes per second."""
     import json
 
     from clipline.doctor.report import examine

@@ -43,8 +43,7 @@ ImagesArgument = Annotated[
     ),
 ]
 IncludeOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Only these images, such as '*.png' or '2024/**', as in .gitignore; may be repeated."),
+    list[str] | None, typer.Option(help="Only these images: '*.png', '2024/**', as in .gitignore; may be repeated.")
 ]
 BatchSizeOption = Annotated[
     str | None,
@@ -55,8 +54,7 @@ BatchSizeOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    EngineName,
-    typer.Option(help="local, or ray: a cluster whose nodes see model and images under the same paths, or URLs."),
+    EngineName, typer.Option(help="local, or a Ray cluster, whose nodes see model and images under the same paths.")
 ]
 RayAddressOption = Annotated[
     str | None,
@@ -68,10 +66,7 @@ RayWorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
 ]
 OverwriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Embed all again; what is in --out is replaced once the new embeddings are complete."
-    ),
+    bool, typer.Option("--overwrite", help="Embed all again; the old embeddings stay until the new are complete.")
 ]
 
 

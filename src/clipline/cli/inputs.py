@@ -1,8 +1,9 @@
-"""Labels and templates as people write them: on the command line, or in files with one on each line."""
+"""Labels and templates that users give: on the command line, or in files with one on each line."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,42 +18,42 @@ def read_labels(labels: str | None, file: Path | None) -> list[str]:
     """
     if (labels is None) == (file is None):
         raise UsageError("name the labels, with either --labels dog,cat or --labels-file FILE")
-    found = read_lines(file, "labels") if file else [each.strip() for each in labels.split(",") if each.strip()]
-    for label in found:
-        if found.count(label) > 1:
-            raise UsageError(f"the label {label!r} comes twice: its probability would be shared. Fix: name it once")
-    if len(found) < 2:
-        raise UsageError(f"{len(found)} label{'s' * (len(found) != 1)}: there is nothing to choose. Fix: name two")
-    return found
+    names = read_lines(file, "labels") if file else [name.strip() for name in labels.split(",") if name.strip()]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UsageError(f"the label {name!r} comes twice: its probability would be shared. Fix: name it once")
+    if len(names) < 2:
+        raise UsageError(f"{len(names)} label{'s' * (len(names) != 1)}: there is nothing to choose. Fix: name two")
+    return names
 
 
 def read_templates(templates: Sequence[str], name: str | None) -> list[str]:
-    """The templates of `--template`, each given there, or of `--templates`, a name in TEMPLATES or a file.
+    """The templates given with `--template`, or those of `--templates`: a name in TEMPLATES, or a file.
 
-    Raises UsageError where both are given, there is nothing of that name, or one has no `{}`.
+    Raises UsageError where both are given, the name is neither, or a template has no `{}`.
     """
     if templates and name:
         raise UsageError("--template and --templates cannot both be used")
     if templates:
-        found = list(templates)
+        chosen = list(templates)
     elif name is None or name in TEMPLATES:
-        found = TEMPLATES[name or DEFAULT_TEMPLATES]
+        chosen = TEMPLATES[name or DEFAULT_TEMPLATES]
     elif Path(name).is_file():
-        found = read_lines(Path(name), "templates")
+        chosen = read_lines(Path(name), "templates")
     else:
         raise UsageError(f"--templates {name}: neither a file nor one of {', '.join(TEMPLATES)}")
-    check_templates(found)
-    return found
+    check_templates(chosen)
+    return chosen
 
 
 def read_lines(file: Path, what: str) -> list[str]:
-    """The lines of a text file that are not empty; `-` is standard input. what: they are, for messages.
+    """The lines of a text file that are not empty; `-` is standard input. what: the lines are, for messages.
 
-    Raises UsageError where it cannot be read or is no UTF-8.
+    Raises UsageError where it cannot be read or is not UTF-8.
     """
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        # utf-8-sig: Windows' editors put a mark in front.
+        # utf-8-sig: editors on Windows begin a file with a byte order mark.
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None

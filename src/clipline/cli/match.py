@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from clipline.cli.options import JsonOption, ProviderName, ProviderOption, Threa
 from clipline.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipline.embed.item import Failure
     from clipline.match.captions import Captioned
     from clipline.runtime.model import OnnxModel
 
@@ -22,15 +24,6 @@ EXAMPLES = (
     "clipline match --quiz captions.csv --root images --choices 3\n\n"
     "In a pipe each line is: rank, probability, cosine, caption, separated by tabs."
 )
-
-
-class _Asked(NamedTuple):
-    """What --quiz asks. n: questions in the picture."""
-
-    choices: int
-    n: int
-    seed: int
-    max_errors: int
 
 
 def match(
@@ -71,6 +64,8 @@ def match(
     Probabilities are shared out among these captions alone: where none fits, one of them is likeliest all the same,
     and the cosine tells.
     """
+    from clipline.classify.images import open_for_images
+    from clipline.cli.output import print_notes
     from clipline.pictures.gallery import check_path
 
     if (image is None) == (quiz is None):
@@ -83,70 +78,54 @@ def match(
         check_path(out)
     if image:
         texts = _captions(caption or [], captions)
-        _match(image, texts, _open(model, provider, threads), as_json)
-    else:
-        from clipline.match.captions import read
+        _match(image, texts, open_for_images(model, provider.value, threads), as_json)
+        return
+    from clipline.classify.predict import Errors
+    from clipline.match.captions import read
 
-        data = read(quiz, split, root)
-        asked = _Asked(choices, n, seed, max_errors)
-        _quiz(asked, data, _open(model, provider, threads), out, as_json)
-
-
-def _open(model: Path | None, provider: ProviderName, threads: int | None) -> OnnxModel:
-    from clipline.classify.images import open_for_images
-
-    return open_for_images(model, provider.value, threads)
+    data = read(quiz, split, root)
+    failures = _quiz(data, open_for_images(model, provider.value, threads), choices, seed, n, out, as_json)
+    print_notes([Errors(failures).enforce(len(data.names), max_errors)])
 
 
 def _captions(given: list[str], file: Path | None) -> list[str]:
     from clipline.cli.inputs import read_lines
 
-    found = [*given, *(read_lines(file, "captions") if file else [])]
-    if len(found) < 2:
-        count = f"{len(found)} caption{'s' * (len(found) != 1)}"
+    texts = [*given, *(read_lines(file, "captions") if file else [])]
+    if len(texts) < 2:
+        count = f"{len(texts)} caption{'s' * (len(texts) != 1)}"
         raise UsageError(f"{count}: there is nothing to choose. Fix: give two, with --caption")
-    return found
+    return texts
 
 
 def _match(image: Path, captions: list[str], model: OnnxModel, as_json: bool) -> None:
-    import json
-
-    from rich.console import Console
-
     from clipline.classify.zeroshot import caption_vectors, logit_scale, notes, probabilities
+    from clipline.cli.output import print_notes, print_results
     from clipline.match import show
     from clipline.search.encode import embed_images
 
     texts, vector = caption_vectors(model, captions), embed_images(model, [image])
     ranked = show.rank(captions, probabilities(vector, texts, logit_scale(model))[0], (vector @ texts.T)[0])
-    console = Console()
-    if as_json:
-        typer.echo(json.dumps({"image": str(image), "captions": [each._asdict() for each in ranked]}, indent=2))
-    elif console.is_terminal:
-        show.print_table(ranked, console, str(image))
-    else:
-        for each in ranked:
-            typer.echo(show.line(each))
-    for note in notes(model, captions):
-        typer.echo(f"note: {note}", err=True)
+    content = {"image": str(image), "captions": [caption._asdict() for caption in ranked]}
+    print_results(as_json, content, partial(show.print_table, ranked, str(image)), map(show.line, ranked))
+    print_notes(notes(model, captions))
 
 
-def _quiz(asked: _Asked, data: Captioned, model: OnnxModel, out: Path | None, as_json: bool) -> None:
+def _quiz(
+    data: Captioned, model: OnnxModel, choices: int, seed: int, n: int, out: Path | None, as_json: bool
+) -> list[Failure]:
+    """Ask about all captions, print the accuracy, and draw `n` questions into `out`; returns unusable images."""
     import json
 
-    from clipline.classify.predict import Errors
     from clipline.classify.zeroshot import notes
-    from clipline.match import picture, quiz, show
+    from clipline.cli.output import print_notes
+    from clipline.match import picture, show
+    from clipline.match.quiz import ask
 
-    quiz, failures = quiz.ask(model, data, asked.choices, asked.seed)
+    quiz, failures = ask(model, data, choices, seed)
     typer.echo(json.dumps(show.figures(quiz), indent=2) if as_json else show.summary(quiz, data))
     if out:
-        picture.draw(quiz, data, asked.n, asked.seed, out)
+        picture.draw(quiz, data, n, seed, out)
         typer.echo(f"drawn: {out}", err=True)
-    for note in notes(model):
-        typer.echo(f"note: {note}", err=True)
-    errors = Errors()
-    for failure in failures:
-        errors.add(failure)
-    if note := errors.enforce(len(data.names), asked.max_errors):
-        typer.echo(f"note: {note}", err=True)
+    print_notes(notes(model))
+    return failures

@@ -22,18 +22,18 @@ def promote(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN", help="Id of the MLflow run, or how it begins.", show_default="that of models/run.json"
+            metavar="RUN", help="Id of the MLflow run, or its first characters.", show_default="that of models/run.json"
         ),
     ] = None,
     *,
     name: Annotated[str, typer.Option(help="The registered model.")] = "clipline",
-    margin: Annotated[float, typer.Option(min=0, help="Points of mean R@1 by which it must be better.")] = 0.5,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    margin: Annotated[float, typer.Option(min=0, help="How many points of mean R@1 it must be better by.")] = 0.5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, and print what would happen.")] = False,
 ) -> None:
-    """Register a run's exported model and make it the champion, if it is better than the present one.
+    """Register a run's exported model and make it the champion, if it is better than the current one.
 
-    It must have passed its gates, be measured on the champion's test images and captions, and its R@1 (the mean of
-    both directions, of the exported graphs) must be higher by the margin. Otherwise nothing is changed.
+    The model must have passed its gates and be measured on the same test images and captions as the champion, and its
+    R@1 (the mean of both directions, of the exported graphs) must be higher by the margin. Otherwise nothing changes.
     """
     from clipline.registry.promote import promote as promote_run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,59 +74,53 @@ def search(
 ) -> None:
     """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""
     from clipline.cli.inputs import read_lines
+    from clipline.cli.output import print_notes
     from clipline.embed.sources.patterns import is_image
     from clipline.search import show
     from clipline.search.searcher import open_searcher
 
-    asked = [*(words or []), *(read_lines(queries, "queries") if queries else []), *(image or [])]
-    if not asked and not queries and not sys.stdin.isatty():
+    requested = [*(words or []), *(read_lines(queries, "queries") if queries else []), *(image or [])]
+    if not requested and not queries and not sys.stdin.isatty():
         raise typer.BadParameter(
             "nothing to look for, and standard input is no terminal to ask at. Give words, --image FILE, "
             "or --queries FILE (- reads standard input)",
             param_hint="QUERY",
         )
-    if not asked and queries:
+    if not requested and queries:
         raise UsageError(f"--queries {queries}: no query in it. Fix: write one on each line")
     if gallery:
         show.check_path(gallery)
     searcher = open_searcher(folder, model=model, root=root, provider=provider.value, approximate=approximate)
+    print_notes(
+        f"`{name}` is taken for words; for images like that one: --image {name}"
+        for name in words or []
+        if is_image(name)
+    )
 
-    for name in words or []:
-        if is_image(name):
-            typer.echo(f"note: `{name}` is taken for words; for images like that one: --image {name}", err=True)
-
-    def find(what: list[str | Path]) -> None:
-        answers = searcher.find(what, n, without=without or [], min_score=min_score)
+    def find(queries: list[str | Path]) -> None:
+        answers = searcher.find(queries, n, without=without or [], min_score=min_score)
         _report(answers, as_json, gallery)
 
-    if asked:
-        find(asked)
+    if requested:
+        find(requested)
     else:
-        _ask(searcher, find)
+        _prompt(searcher, find)
 
 
-def _report(found: Answers, as_json: bool, gallery: Path | None) -> None:
-    from rich.console import Console
-
+def _report(result: Answers, as_json: bool, gallery: Path | None) -> None:
+    from clipline.cli.output import print_notes, print_results
     from clipline.search import show
 
-    console = Console()
-    if as_json:
-        typer.echo(show.to_json(found.answers))
-    elif console.is_terminal:
-        show.print_table(found.answers, console)
-    else:
-        for line in show.lines(found.answers):
-            typer.echo(line)
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    answers = result.answers
+    print_results(as_json, show.as_objects(answers), partial(show.print_table, answers), show.lines(answers))
+    print_notes(result.notes)
     if gallery:
-        show.draw(found.answers, gallery)
+        show.draw(answers, gallery)
         typer.echo(f"drawn: {gallery}", err=True)
 
 
-def _ask(searcher: Searcher, find: Callable[[list[str | Path]], None]) -> None:
-    """Queries from the terminal, until Ctrl-D; a bad one is told, and the next one asked for."""
+def _prompt(searcher: Searcher, find: Callable[[list[str | Path]], None]) -> None:
+    """Read queries from the terminal until Ctrl-D; errors are printed, and the next query is asked for."""
     import contextlib
 
     with contextlib.suppress(ImportError):

@@ -8,19 +8,19 @@ EXAMPLES = (
     "**Examples**\n\n"
     "clipline sync\n\n"
     "MLFLOW_TRACKING_URI=http://tracker:5000 clipline sync\n\n"
-    "**Exit codes**: 0 all is sent, 1 some of it is not"
+    "**Exit codes**: 0 everything is sent, 1 some of it is not"
 )
 
 
 def sync() -> None:
-    """Send to MLflow what waits on disk since its server was down.
+    """Send to MLflow what stages kept on disk while its server was down.
 
-    The next stage of a run sends what waits for that run by itself; this is for runs whose stages are all done.
+    The next stage of a run sends what was kept for that run; this command is for runs that have no stage left to run.
     """
     from clipline import tracking
 
-    sent = tracking.sync()
-    for run in sent:
-        typer.echo(f"sent: {run}")
-    if not sent:
+    run_ids = tracking.sync()
+    for run_id in run_ids:
+        typer.echo(f"sent: {run_id}")
+    if not run_ids:
         typer.echo("nothing to send")

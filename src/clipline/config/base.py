@@ -1,4 +1,4 @@
-"""Read a YAML file into strict settings; word every error as file, key, what was found, what is allowed."""
+"""Read a YAML file into strict settings. Every error names the file, the key, what was found and what is allowed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
 
 def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
-    """The error for a key that is not in `allowed`, with the nearest name if one is close."""
+    """The error for a key that is not in `allowed`; it suggests the most similar allowed key, if one is similar."""
     key = " ".join(key.splitlines())  # an error is one line
     near = difflib.get_close_matches(key, allowed, n=1)
     hint = f" (did you mean `{near[0]}`?)" if near else ""
@@ -55,12 +55,12 @@ def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
     return PydanticCustomError("unknown_key", "{message}", {"message": message})
 
 
-# What ruamel lets through: a 13th month, a mapping as a key, bytes that are no UTF-8.
+# What ruamel raises beside YAMLError: for a 13th month, a mapping as a key, bytes that are not UTF-8.
 _YAML_FAULTS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse YAML 1.2 as DVC does, so that both read the same numbers. Raises UsageError."""
+    """Parse YAML 1.2 as DVC does, so that both read the same numbers. Raises UsageError that names the file."""
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -70,34 +70,36 @@ def read_yaml(path: Path) -> Any:
     except YAMLError as error:
         raise UsageError(f"{path}{_yaml_fault(error)}") from None
     except RecursionError:
-        raise UsageError(f"{path}: not valid YAML: lists or mappings inside each other without end") from None
+        raise UsageError(f"{path}: not valid YAML: lists or mappings are nested too deep") from None
     except _YAML_FAULTS as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def _yaml_fault(error: YAMLError) -> str:
-    """Line and problem; the rest of ruamel's message is a picture of the line and advice for programmers."""
+    """The line and the problem; the rest of ruamel's message quotes the line and addresses programmers."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     line = f": line {mark.line + 1}" if mark else ""
     return f"{line}: not valid YAML: {problem or ' '.join(str(error).split())}"
 
 
 def validate(kind: Any, values: Any, where: str, *, from_earlier_version: bool = False) -> Any:
-    """Check `values` against `kind`, a Settings class or a union of them.
+    """Check `values` against `kind`, a Settings class or a union of them, and return an instance of it.
 
-    from_earlier_version: renamed keys are read under their old names too (`old_keys`); in a file that a person edits
-    they are an error. Raises UsageError with one line per fault: `where`, the key, what was found and what is allowed.
+    where: the file, for error messages. from_earlier_version: read renamed keys under their old names too (`old_keys`);
+    by default they are an error, so that people update their files.
+    Raises UsageError with one line per fault: `where`, the key, what was found and what is allowed.
     """
     try:
         return TypeAdapter(kind).validate_python(values, context={"rename": True} if from_earlier_version else None)
     except ValidationError as error:
         faults = [(_key(fault["loc"], values, fault["type"] == "missing"), fault) for fault in error.errors()]
-        raise UsageError("\n".join(_line(key, fault, where) for key, fault in _plainest(faults))) from None
+        raise UsageError("\n".join(_line(key, fault, where) for key, fault in _one_per_key(faults))) from None
 
 
-def _plainest(faults: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """One fault for each key. Where a value may be of two kinds, pydantic reports what each kind misses: keep
-    the fault inside the mapping that was given, else the first.
+def _one_per_key(faults: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """One fault for each key: the first one, and none for a mapping if there is one for a key inside it.
+
+    Where a value may be of two kinds, pydantic reports the faults under each kind.
     """
     first: dict[str, Any] = {}
     for key, fault in faults:
@@ -106,28 +108,27 @@ def _plainest(faults: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _line(key: str, fault: Any, where: str) -> str:
-    missing = fault["type"] == "missing"
-    place = f"{where}: {key}" if key else where
-    if missing:
-        return f"{place}: this key is required and missing"
+    location = f"{where}: {key}" if key else where
+    if fault["type"] == "missing":
+        return f"{location}: this key is required and missing"
     if fault["type"] in {"unknown_key", "combination"}:
-        return f"{place}: {fault['msg']}"
+        return f"{location}: {fault['msg']}"
     if fault["type"].startswith("union_tag"):
         context = fault["ctx"]
-        tag, found = context["discriminator"].strip("'"), context.get("tag")
-        wanted = f"should be one of {context['expected_tags']}, found {found!r}" if found else "is required and missing"
-        return f"{place}{'.' if key else ': '}{tag}: {wanted}"
+        tag, value = context["discriminator"].strip("'"), context.get("tag")
+        wanted = f"should be one of {context['expected_tags']}, found {value!r}" if value else "is required and missing"
+        return f"{location}{'.' if key else ': '}{tag}: {wanted}"
     message = fault["msg"].replace("Input should be", "should be").replace("should be None", "should be null")
     if fault["type"] in {"model_type", "model_attributes_type"}:
         message = "should be a mapping (`key: value` lines)"
-    return f"{place}: {message}, found {_shown(fault['input'])}"
+    return f"{location}: {message}, found {_shown(fault['input'])}"
 
 
-_SHOWN = 200
+_SHOWN = 200  # characters
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML calls it."""
+    """A value as YAML writes it, or its kind."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:
@@ -142,7 +143,7 @@ def _shown(value: Any) -> str:
 
 
 def _key(loc: tuple, values: Any, missing: bool) -> str:
-    """The key as the file spells it: pydantic's location also holds tags of unions, which the file lacks."""
+    """The key's path as the file has it: pydantic's location also holds tags of unions, which the file lacks."""
     parts = []
     for position, part in enumerate(loc):
         in_mapping = isinstance(values, dict) and part in values
@@ -155,18 +156,19 @@ def _key(loc: tuple, values: Any, missing: bool) -> str:
 
 
 def repository_root() -> Path:
-    """The folder that relative paths in settings start from: DVC_ROOT when a DVC stage runs, else the
-    current folder. A `dvc exp run --temp` works in a copy elsewhere, but DVC_ROOT stays the repository.
+    """The folder that relative paths in settings start from: DVC_ROOT in a DVC stage, else the current folder.
+
+    `dvc exp run --temp` works in a copy elsewhere, but DVC_ROOT stays the repository.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
 def resolve(path: str | Path) -> Path:
-    """`path` from settings as an absolute path (a leading `~` is the home folder).
+    """`path` from settings as an absolute path; a leading `~` is the home folder.
 
-    Raises UsageError where it can be no path: `~` and an unknown user, a NUL character.
+    Raises UsageError for what cannot be a path, such as `~` before an unknown user, or a NUL character.
     """
     try:
         return (repository_root() / Path(path).expanduser()).resolve()
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"{str(path)!r}: no path on this machine: {error}") from None
+        raise UsageError(f"{str(path)!r}: not a path on this machine: {error}") from None

@@ -1,7 +1,7 @@
 """A dataset: where it comes from, which captions are kept, how it is split (configs/data/*.yaml).
 
-The download stage reads `kind`, `path`, `source` and `expect`; preprocess reads `captions` and `split`: a new
-split downloads nothing again.
+The download stage depends on `kind`, `path`, `source` and `expect`, and preprocess on `captions` and `split`: changing
+the split downloads nothing again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pydantic_core import PydanticCustomError
 from clipline.config.base import Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-# Below 1 a fraction of the images, from 1 on a number of images.
+# A fraction of the images if below 1, otherwise a number of images.
 Share = Annotated[float, Field(gt=0)]
 
 
 class Expect(Settings):
-    """What a complete dataset holds; null means any number."""
+    """How many images and captions a complete dataset holds; null accepts any number."""
 
     images: Annotated[int, Field(gt=0)] | None
     captions: Annotated[int, Field(gt=0)] | None
 
 
 class CaptionRules(Settings):
-    """Which captions are kept, and in what form."""
+    """Which captions are kept, by their number of words, and whether they are lowercased."""
 
     lowercase: bool = False
     min_words: Annotated[int, Field(ge=1)] = 1
@@ -39,16 +39,16 @@ class CaptionRules(Settings):
 
 
 class OfficialSplit(Settings):
-    """The 6,000 / 1,000 / 1,000 image lists of Flickr8k, whose ids ship with clipline."""
+    """Flickr8k's official split of 6,000 / 1,000 / 1,000 images; the lists of ids ship with clipline."""
 
     kind: Literal["flickr8k"]
 
 
 class HashSplit(Settings):
-    """Images ordered by a hash of their name; the first go to test, the next to val, the rest to train.
+    """Images in the order of a hash of their names: the first go to test, the next to val, the rest to train.
 
-    Fractions below 1, or numbers of images from 1 on. The same name lands in the same place on every machine.
-    Images that have copies under other names all go to train.
+    val, test: a fraction below 1, or a number of images. A name is in the same split on every machine. Images that
+    exist under several names all go to train.
     """
 
     kind: Literal["hash"]
@@ -61,7 +61,7 @@ class HashSplit(Settings):
         for name, share in (("val", self.val), ("test", self.test)):
             self.require(
                 share < 1 or share == int(share),
-                f"{name}: {share} is no fraction below 1 and no whole number",
+                f"{name}: {share} is neither a fraction below 1 nor a whole number",
             )
         if self.val < 1 and self.test < 1:
             self.require(self.val + self.test < 1, "val + test must be below 1: something must be left for train")
@@ -69,7 +69,7 @@ class HashSplit(Settings):
 
 
 class ColumnSplit(Settings):
-    """The split that the dataset's own table names (values train, val or valid or validation, test)."""
+    """The split is a column of the dataset's own table, with the values train, val (valid, validation) and test."""
 
     kind: Literal["column"]
 
@@ -78,7 +78,7 @@ Split = Annotated[OfficialSplit | HashSplit | ColumnSplit, Field(discriminator="
 
 
 class ScenesSource(Settings):
-    """Drawn scenes: how many (no two alike: there are not more), how large, from which seed."""
+    """Rendered scenes. images: how many, all different (more do not exist). size: side in pixels."""
 
     images: Annotated[int, Field(ge=10, le=200_000)]
     size: Annotated[int, Field(ge=32, le=512)]
@@ -86,13 +86,13 @@ class ScenesSource(Settings):
 
 
 class NoOptions(Settings):
-    """A source that needs only its path."""
+    """A source without options beside its path."""
 
 
 def _one_mark(text: str) -> str:
     if len(text) != 1 or text in '\r\n"\0':
-        found = {"found": repr(text[:20])}
-        raise PydanticCustomError("combination", "should be one character, no quotation mark; found {found}", found)
+        context = {"found": repr(text[:20])}
+        raise PydanticCustomError("combination", "should be one character, no quotation mark; found {found}", context)
     return text
 
 
@@ -116,8 +116,9 @@ class _Captioned(Settings):
 class TableSource(_Captioned):
     """A caption table beside a folder of images.
 
-    captions: the table's path, relative to the repository (CSV, TSV or Flickr30k's `|`).
-    delimiter: null means: find out. caption_column: one name or a list; a cell may hold a list of captions as text.
+    captions: the table's path, relative to the repository. delimiter: the character between columns, such as a comma,
+    a tab, or Flickr30k's `|`; null detects it. caption_column: one name or a list; a cell may hold a list of captions
+    as text. split_column: the column for `split: {kind: column}`.
     """
 
     captions: str
@@ -145,13 +146,13 @@ class _Dataset(Settings):
     @model_validator(mode="after")
     def _column_split_has_its_column(self) -> _Dataset:
         if self.split.kind == "column":
-            named = getattr(self.source, "split_column", None)
-            self.require(named is not None, "split.kind `column` needs source.split_column (kinds csv, hf)")
+            column = getattr(self.source, "split_column", None)
+            self.require(column is not None, "split.kind `column` needs source.split_column (kinds csv, hf)")
         return self
 
 
 class Scenes(_Dataset):
-    """The embedded dataset: nothing to fetch."""
+    """Scenes rendered from a seed: nothing to download."""
 
     kind: Literal["scenes"]
     path: None
@@ -159,7 +160,7 @@ class Scenes(_Dataset):
 
 
 class Kaggle(_Dataset):
-    """A Kaggle dataset, `owner/name`, whose archive has one of the layouts that `archive` knows."""
+    """A Kaggle dataset, `owner/name`, whose archive has one of the layouts of kind `archive`."""
 
     kind: Literal["kaggle"]
     path: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -175,7 +176,7 @@ class Archive(_Dataset):
 
 
 class Table(_Dataset):
-    """Any folder of images with a caption table."""
+    """A folder of images with a caption table."""
 
     kind: Literal["csv"]
     path: str

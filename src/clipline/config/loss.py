@@ -1,4 +1,4 @@
-"""What training makes small: one of four contrastive losses (see clipline.losses)."""
+"""Section `loss` of a recipe: one of four contrastive losses, which clipline.losses computes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SoftTargetLoss(Settings):
 class InfoNCELoss(Settings):
     """Symmetric cross-entropy against the pair itself (CLIP, arXiv 2103.00020, figure 3).
 
-    label_smoothing: this share of the target is spread over the whole batch: captions fit other images too.
-    hard_negatives: how much more the likeliest of the negatives count (beta of arXiv 2010.04592); 0 is all alike.
-    With it, captions of the same image are no negatives of each other.
+    label_smoothing: the share of the target that is spread over the whole batch, since captions fit other images too.
+    hard_negatives: how much more the most similar negatives count (beta of arXiv 2010.04592); with 0 all count alike.
+    If it is set, other captions of the same image are not negatives.
     """
 
     kind: Literal["infonce"]
@@ -31,7 +31,7 @@ class InfoNCELoss(Settings):
 
 
 class MultiPositiveLoss(Settings):
-    """As InfoNCE, but all captions of an image are its positives (SupCon, arXiv 2004.11362, equation 2)."""
+    """Like InfoNCE, but all captions of an image are its positives (SupCon, arXiv 2004.11362, equation 2)."""
 
     kind: Literal["multi_positive"]
     label_smoothing: Probability = 0.0
@@ -39,7 +39,7 @@ class MultiPositiveLoss(Settings):
 
 
 class SigLIPLoss(Settings):
-    """Each pair of an image and a text is a yes or no of its own, with a learned bias (arXiv 2303.15343)."""
+    """A binary classification of every pair of an image and a text, with a learned bias (arXiv 2303.15343)."""
 
     kind: Literal["siglip"]
 

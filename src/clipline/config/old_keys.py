@@ -1,4 +1,4 @@
-"""Settings keys of earlier versions: what each is called now, or the value at which a removed one is still accepted."""
+"""Settings keys of earlier versions: the new name of a renamed key, the one accepted value of a removed key."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ class Removed(NamedTuple):
 
 # "Class.key" of the settings class that had the key -> its new name, or Removed.
 OLD_KEYS: dict[str, str | Removed] = {
+    "Augment.erase": Removed(None, "Fix: leave it out; crop and colour change images too"),
+    "Augment.grey": Removed(0.0, "Fix: leave it out; colour.saturation weakens colours"),
+    "Augment.off_last": "disable_last_epochs",
+    "Augment.synonyms": Removed(None, "Fix: leave it out; word_dropout changes captions too"),
+    "Head.copies": "num_heads",
+    "Train.chunk": "micro_batch_size",
     "TrainParams.shard": Removed(
         False,
         "Each process now holds the whole model. Fix: leave it out; less memory takes train.grad_checkpointing: true "
-        "or a smaller train.chunk in the recipe",
+        "or a smaller train.micro_batch_size in the recipe",
     ),
 }
 

@@ -1,7 +1,7 @@
-"""A recipe: inputs, two towers, head, temperature, loss and training (configs/recipe/*.yaml).
+"""A recipe: inputs, two towers, heads, temperature, loss and training (configs/recipe/*.yaml).
 
-`preprocess` reads `inputs`, `text.name` and `text.weights`; `train` reads everything. A recipe is checked
-here as far as that needs no weights and no torch, so that an impossible one stops before any work.
+The stage preprocess depends on `inputs`, `text.name` and `text.weights`, and train on everything. All that can be
+checked without weights and without torch is checked here, so that an impossible recipe fails before any work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from clipline.config.loss import Loss
 from clipline.config.towers import ImageTower, TextTower, TimmTower, ViTTower
 from clipline.config.training import Train
 
-BPE_LEAST = 256 + 3  # all bytes; padding, start and end
+BPE_MIN_VOCAB = 256 + 3  # all bytes; padding, start and end
 
 
 # ---------------------------------------------------------------- inputs
 
 
 class Tokenizer(Settings):
-    """`tower`: the text tower's own; `wordpiece` or `bpe`: trained on the training captions."""
+    """kind: `tower` is the text tower's own tokenizer; `wordpiece` or `bpe` is one trained on the training captions."""
 
     kind: Literal["tower", "wordpiece", "bpe"]
     vocab_size: Annotated[int, Field(ge=100)] | None = None
@@ -34,16 +34,16 @@ class Tokenizer(Settings):
     def _size(self) -> Tokenizer:
         trained = self.kind != "tower"
         self.require(trained == (self.vocab_size is not None), "vocab_size goes with wordpiece or bpe, and only there")
-        self.require(trained or self.lowercase, "lowercase: a tower's own tokenizer decides by itself; leave it out")
+        self.require(trained or self.lowercase, "lowercase: a tower's own tokenizer decides. Fix: leave it out")
         self.require(
-            self.kind != "bpe" or self.vocab_size >= BPE_LEAST,
-            f"vocab_size: found {self.vocab_size}; bpe needs at least {BPE_LEAST}",
+            self.kind != "bpe" or self.vocab_size >= BPE_MIN_VOCAB,
+            f"vocab_size: found {self.vocab_size}; bpe needs at least {BPE_MIN_VOCAB}",
         )
         return self
 
 
 class Inputs(Settings):
-    """What both towers are fed: S x S pixels and at most max_length tokens."""
+    """Inputs of both towers: image_size x image_size pixels, and at most max_length tokens."""
 
     image_size: Annotated[int, Field(ge=32, le=1024)]
     resize: Literal["shortest", "squash"]
@@ -55,31 +55,32 @@ class Inputs(Settings):
 
 
 class Head(Settings):
-    """From tower features to the embedding of `dim`, one for each tower.
+    """Each tower's projection from its features to an embedding of `dim` dimensions.
 
-    mlp: Linear-GELU-Linear-dropout, residual, LayerNorm (the Keras `nl_image_search` head).
-    residual: the same without the LayerNorm, which suits features that are trained no further.
-    norm_linear, linear_norm, linear: what they say.
-    tower: the tower's own projection (CLIP's), of its own dimension, which must be `dim`.
-    copies: so many heads side by side, each for its share of `dim` and with a loss of its own: an ensemble in one
-    model, whose similarity is the mean of theirs (their errors differ; arXiv 1612.01474).
+    kind: `mlp` is Linear-GELU-Linear-dropout, residual, LayerNorm (the Keras example `nl_image_search`); `residual` is
+    the same without the LayerNorm, which suits features of frozen towers; `linear`, `norm_linear` and `linear_norm` are
+    a Linear without, after and before a LayerNorm; `tower` is the tower's own projection (CLIP's), whose dimension must
+    be `dim`.
+    num_heads: the number of heads side by side, each with dim / num_heads dimensions and a loss of its own: an ensemble
+    in one model, whose similarity is the mean of theirs (their errors differ; arXiv 1612.01474).
+    input_dropout: dropout of the tower's features, which regularises the heads of a frozen tower.
     """
 
     kind: Literal["mlp", "residual", "norm_linear", "linear_norm", "linear", "tower"]
     dim: Positive
-    copies: Positive = 1
+    num_heads: Positive = 1
     dropout: Probability = 0.0
-    input_dropout: Probability = 0.0  # of the tower's features: what augmentation is to a frozen tower
+    input_dropout: Probability = 0.0
 
     @model_validator(mode="after")
-    def _copies(self) -> Head:
-        self.require(self.dim % self.copies == 0, f"copies ({self.copies}) must divide dim ({self.dim})")
-        self.require(self.copies == 1 or self.kind != "tower", "a tower has one projection: copies must be 1")
+    def _heads(self) -> Head:
+        self.require(self.dim % self.num_heads == 0, f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
+        self.require(self.num_heads == 1 or self.kind != "tower", "a tower has one projection. Fix: num_heads: 1")
         return self
 
 
 class Temperature(Settings):
-    """tau; logits are similarities / tau. A learned one is kept as log(1 / tau), clamped at max_scale."""
+    """The temperature tau, by which similarities are divided to give logits. max_scale: limit of a learned 1 / tau."""
 
     init: Annotated[float, Field(gt=0)]
     learned: bool
@@ -89,16 +90,16 @@ class Temperature(Settings):
     def _within(self) -> Temperature:
         self.require(
             1 / self.init <= (self.max_scale or math.inf),
-            f"init ({self.init}) begins at a scale of {1 / self.init:g}, over max_scale ({self.max_scale})",
+            f"init ({self.init}) is a scale of {1 / self.init:g}, over max_scale ({self.max_scale})",
         )
         return self
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- recipe
 
 
 class Recipe(Settings):
-    """Everything that makes the model, but the data."""
+    """Everything that decides the model, except for the data."""
 
     inputs: Inputs
     image: ImageTower
@@ -111,27 +112,37 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         self._check_patch()
-        own = isinstance(self.image, TimmTower) and self.text.architecture == "clip_text_model"
+        self._check_head()
+        self._check_train()
+        self._check_augment()
+        self._check_text()
+        return self
+
+    def _check_head(self) -> None:
+        projections = isinstance(self.image, TimmTower) and self.text.architecture == "clip_text_model"
         self.require(
-            self.head.kind != "tower" or own,
+            self.head.kind != "tower" or projections,
             "head.kind: tower needs towers with projections: image.tower timm and text.architecture clip_text_model",
         )
-        joined = self.image.pool == "avg_std" or self.text.pool == "mean_cls" or self.text.layers > 1
+        wider = self.image.pool == "avg_std" or self.text.pool == "mean_cls" or self.text.layers > 1
         self.require(
-            self.head.kind != "tower" or not joined,
+            self.head.kind != "tower" or not wider,
             "head.kind: tower takes features of the tower's own width: no avg_std, mean_cls or text.layers over 1",
         )
+
+    def _check_train(self) -> None:
         for kind in ("image", "text"):
             self.require(
                 getattr(self, kind).trainable or not getattr(self.train.freeze, kind),
-                f"train.freeze.{kind}: {kind}.trainable is false, so nothing of it ever learns; leave it out",
+                f"train.freeze.{kind}: {kind}.trainable is false, so that nothing of it is trained. Fix: leave it out",
             )
         self.require(
             self.train.captions_per_image == 1 or self.loss.kind in {"multi_positive", "siglip"},
             f"train.captions_per_image ({self.train.captions_per_image}) needs loss.kind multi_positive or siglip: "
-            f"{self.loss.kind} knows one caption of an image",
+            f"{self.loss.kind} takes one caption of an image",
         )
-        self._check_augment()
+
+    def _check_text(self) -> None:
         positions, length = self.text.positions(), self.inputs.max_length
         self.require(
             positions is None or length <= positions,
@@ -144,35 +155,34 @@ class Recipe(Settings):
         )
         self.require(
             own or self.text.weights == "random",
-            "a trained tokenizer (wordpiece, bpe) fits only text.weights: random; others know their own",
+            "a trained tokenizer (wordpiece, bpe) fits only text.weights: random; other weights have their own",
         )
-        return self
 
     def _check_augment(self) -> None:
         augment, views = self.train.augment, self.train.views
         self.require(
-            not views or not (augment is None or not augment.images),
-            "train.views: needs changes to images in train.augment",
+            not views or (augment is not None and augment.changes_images),
+            "train.views needs train.augment to change images",
         )
         self.require(
-            not views or not self.image.trainable or self.train.rests("image", 1),
-            "train.views: needs an image tower that is frozen, or rests (train.freeze.image: a share of 1)",
+            not views or not self.image.trainable or self.train.is_frozen("image", 1),
+            "train.views needs an image tower that is frozen, for good or at first (train.freeze.image: share 1)",
         )
         if augment is None:
             return
         self.require(
-            not augment.images or self.image.trainable or views > 0,
-            "train.augment: the features of a frozen image tower are computed once, so its images cannot change; "
-            "set train.views, the number of changed copies of each",
+            not augment.changes_images or self.image.trainable or views > 0,
+            "train.augment: the features of a frozen image tower are computed once, so that its images cannot change. "
+            "Fix: set train.views, the number of changed copies of each image",
         )
-        for name in ("word_dropout", "synonyms"):
-            self.require(
-                not getattr(augment, name) or self.text.trainable,
-                f"train.augment.{name}: the features of a frozen text tower are computed once; leave it out",
-            )
         self.require(
-            augment.off_last < self.train.epochs,
-            f"train.augment.off_last ({augment.off_last}) must be under train.epochs ({self.train.epochs})",
+            not augment.word_dropout or self.text.trainable,
+            "train.augment.word_dropout: the features of a frozen text tower are computed once. Fix: leave it out",
+        )
+        self.require(
+            augment.disable_last_epochs < self.train.epochs,
+            f"train.augment.disable_last_epochs ({augment.disable_last_epochs}) must be under train.epochs "
+            f"({self.train.epochs})",
         )
 
     def _check_patch(self) -> None:
@@ -180,10 +190,9 @@ class Recipe(Settings):
         if isinstance(self.image, ViTTower):
             key, patch = "image.patch", self.image.patch
         else:
-            found = re.search(r"patch(\d+)", self.image.name)
-            key, patch = "the patch of image.name", int(found[1]) if found else 1
-        allowed = [n for n in range(patch, 1025, patch) if n >= 32]
-        near = sorted(allowed, key=lambda n: abs(n - size))[:2]
+            match = re.search(r"patch(\d+)", self.image.name)
+            key, patch = "the patch of image.name", int(match[1]) if match else 1
+        near = sorted(range(patch, 1025, patch), key=lambda allowed: (allowed < 32, abs(allowed - size)))[:2]
         self.require(
             size % patch == 0,
             f"{key} ({patch}) does not divide inputs.image_size ({size}); nearest: {sorted(near)}",

@@ -1,4 +1,4 @@
-"""One run: params.yaml, and the dataset and recipe that it names, checked together before any work."""
+"""A run: params.yaml with the dataset and the recipe that it names, checked together before any work."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from clipline.errors import UsageError
 
 
 class PreprocessParams(Settings):
-    """max_broken: the fraction of images that may be unreadable before the stage fails."""
+    """max_broken: the largest fraction of unreadable images; above it the stage fails."""
 
     max_broken: Fraction
 
 
 class TrainParams(Settings):
-    """What belongs to a run, not to a recipe.
+    """Settings of a training run that are not part of the recipe.
 
-    device: auto takes CUDA where there is one. save_every: steps between two saved states, beside each epoch's end.
-    devices: how many processes train together, each on a GPU of its own, or on a share of the cores.
+    device: `auto` is CUDA if available, else the CPU. save_every: number of steps between saved states; each epoch's
+    end saves one too. devices: number of processes that train together, each on its own GPU, or on a part of the CPU's
+    cores.
     """
 
     seed: int
@@ -33,7 +34,7 @@ class TrainParams(Settings):
 
 
 class EvaluateParams(Settings):
-    """batch_size: images or captions per forward pass. The gallery shows `queries` rows of `top` images."""
+    """batch_size: images or captions in a forward pass. The gallery has `queries` rows of `top` images."""
 
     batch_size: Positive
     queries: Positive
@@ -41,16 +42,18 @@ class EvaluateParams(Settings):
 
 
 class VariantGate(Settings):
-    """What another precision of the image graph may lose against fp32: cosine, and R@1 in points."""
+    """Limits for a lower precision of the image graph against fp32: lowest cosine, largest loss of R@1 in points."""
 
     min_cosine: Fraction
     max_r1_drop: Annotated[float, Field(ge=0)]
 
 
 class ExportParams(Settings):
-    """The gates of the exported model against torch: embeddings on real inputs, and R@1 in points.
+    """The export, and its gates: the limits for the exported model against torch.
 
-    precisions: of the image graph, beside fp32; calibration_images: of the training split, that fix int8's scales.
+    batch_size: the largest batch that is compared. min_cosine, max_abs: limits for each embedding and for each of its
+    components. max_r1_drop: largest loss of R@1, in points. precisions: those of the image graph beside fp32.
+    calibration_images: how many training images determine int8's scales.
     """
 
     batch_size: Positive
@@ -65,7 +68,7 @@ class ExportParams(Settings):
 
 
 class EmbedParams(Settings):
-    """folder: what to embed; null means the dataset's test images."""
+    """folder: what to embed; null is the dataset's test images. dtype: of the stored embeddings."""
 
     folder: str | None
     batch_size: Positive
@@ -74,7 +77,7 @@ class EmbedParams(Settings):
 
 
 class TrackingParams(Settings):
-    """experiment: the name under which MLflow keeps the runs."""
+    """experiment: the MLflow experiment of the runs."""
 
     experiment: str
 
@@ -93,7 +96,7 @@ class Params(Settings):
 
 
 class Run(Settings):
-    """params.yaml with the dataset and the recipe that it names."""
+    """params.yaml, with the dataset and the recipe that it names."""
 
     params: Params
     dataset: Dataset
@@ -101,7 +104,7 @@ class Run(Settings):
 
 
 def load_run(root: Path = Path()) -> Run:
-    """Read and check all three files below `root`. Raises UsageError that names the file and the key."""
+    """Read and check the three files below `root`. Raises UsageError that names the file and the key."""
     params = Params.from_yaml(root / "params.yaml")
     dataset = _named(root / "configs" / "data", params.data, "data")
     recipe = _named(root / "configs" / "recipe", params.recipe, "recipe")

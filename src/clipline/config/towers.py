@@ -1,4 +1,4 @@
-"""The two towers of a recipe: sections `image` and `text`."""
+"""Sections `image` and `text` of a recipe: the two towers."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from clipline.errors import UsageError
 
 
 class MeanStd(Settings):
-    """Per channel (red, green, blue), for pixels scaled to 0..1."""
+    """Mean and standard deviation of red, green and blue, for pixels scaled to 0..1."""
 
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class _ImageTower(Settings):
-    """mirror: the finished model's features are the mean of those of the image and of its mirror image (Krizhevsky et
-    al. 2012, section 4.1): less chance in them, for twice the work of each embedding. Training sees one side at a time.
+    """mirror: the finished model averages the features of the image and of its mirror image (Krizhevsky et al. 2012,
+    section 4.1), which reduces noise for twice the work. Training takes one side at a time.
+    normalize: the mean and standard deviation of pixels; `tower` is what the timm model was trained with.
     """
 
     trainable: bool
     mirror: bool = False
-    # `tower`: what the timm model was trained with.
     normalize: Literal["tower", "imagenet", "clip"] | MeanStd = "tower"
 
 
 class TimmTower(_ImageTower):
     """Any timm model.
 
-    pool: `tower` (its own), `cls` or `last` (a patch token), `avg` (over the map or the patch tokens), or
-    `avg_std` (their average joined with their standard deviation, twice as wide: statistics pooling, Snyder et
-    al. 2018; it tells a frozen tower's heads also what stands in a part of the image only).
+    weights: `hub`, `random`, or a local .safetensors file. args: keyword arguments of timm.create_model.
+    pool: `tower` is the model's own pooling; `cls` the class token; `last` the last patch token; `avg` the average over
+    the feature map or the patch tokens; `avg_std` that average joined with the standard deviation, twice as wide
+    (statistics pooling, Snyder et al. 2018), from which the heads of a frozen tower also learn about parts of the
+    image.
     """
 
     tower: Literal["timm"]
@@ -47,10 +49,10 @@ class TimmTower(_ImageTower):
 class ViTTower(_ImageTower):
     """A vision transformer of any shape, from scratch (Dosovitskiy et al., arXiv 2010.11929).
 
-    patch_dropout: fraction of an image's patches that a training step leaves out, others each time; evaluation sees
-    all (FLIP, arXiv 2212.00794). A step costs so much less, and the tower cannot learn images by heart.
-    init: what its weights begin as: `random`, as timm draws them, or `mimetic`, attention that looks at what is alike
-    and near already (arXiv 2305.09828), for few images.
+    patch_dropout: the fraction of an image's patches that a training step leaves out at random; evaluation takes all
+    (FLIP, arXiv 2212.00794). It saves as much of the work, and keeps the tower from memorising images.
+    init: initial weights. `random` is timm's own initialisation; `mimetic` starts with attention to similar and near
+    patches (arXiv 2305.09828), which helps where images are few.
     """
 
     tower: Literal["vit"]
@@ -70,7 +72,7 @@ class ViTTower(_ImageTower):
         self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
         self.require(
             self.init == "random" or self.width % 4 == 0,
-            f"init: mimetic needs a width that 4 divides, for sines and cosines in two directions, not {self.width}",
+            f"init: mimetic needs a width that is a multiple of 4, found {self.width}",
         )
         return self
 
@@ -78,14 +80,14 @@ class ViTTower(_ImageTower):
     def _last_patch(self) -> ViTTower:
         self.require(
             not self.patch_dropout or self.pool != "last",
-            "pool: last reads one patch, which patch_dropout may leave out (use avg or cls)",
+            "pool: last reads one patch, which patch_dropout may leave out. Fix: pool: avg or cls",
         )
         return self
 
 
 ImageTower = Annotated[TimmTower | ViTTower, Field(discriminator="tower")]
 
-# transformers' model types, each with the key of its configuration that counts positions, and its default.
+# Model types of transformers, each with the key of its configuration for the number of positions, and its default.
 ARCHITECTURES = {
     "bert": ("max_position_embeddings", 512),
     "distilbert": ("max_position_embeddings", 512),
@@ -97,11 +99,11 @@ ARCHITECTURES = {
 class TextTower(Settings):
     """A transformers text model.
 
-    name: hub id, used where weights are `hub`. weights: `hub`, `random`, or a local folder.
-    args: changes to the architecture's default configuration, only where weights are `random`.
-    pool: `cls` (first token), `mean` (over real tokens), `mean_cls` (both joined, twice as wide) or `eot` (last
-    real token).
-    layers: how many of the last layers are pooled and joined (BERT as features: arXiv 1810.04805, section 5.3).
+    weights: `hub`, `random`, or a local folder. name: the hub's id, for weights `hub`.
+    args: changes to the architecture's default configuration, for weights `random`.
+    pool: `cls` is the first token, `eot` the last real token, `mean` the average over real tokens, `mean_cls` that
+    average joined with the first token, twice as wide.
+    layers: how many of the last layers are pooled and joined (as for BERT's features in arXiv 1810.04805, section 5.3).
     """
 
     architecture: Literal["bert", "distilbert", "gpt2", "clip_text_model"]
@@ -114,21 +116,24 @@ class TextTower(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> TextTower:
-        self.require(self.weights != "hub" or self.name is not None, "weights: hub needs a `name`, the hub's id")
-        self.require(not self.args or self.weights == "random", "args need weights: random (others have their own)")
-        self.require("vocab_size" not in self.args, "args.vocab_size: the tokenizer's is taken; leave it out")
+        self.require(self.weights != "hub" or self.name is not None, "weights: hub needs `name`, the hub's id")
+        self.require(
+            not self.args or self.weights == "random",
+            "args need weights: random (other weights have their own configuration)",
+        )
+        self.require("vocab_size" not in self.args, "args.vocab_size is the tokenizer's. Fix: leave it out")
         return self
 
     def positions(self) -> int | None:
-        """How many positions the tower has; None where only the hub knows."""
+        """The number of positions, the longest input in tokens; None where only the hub knows."""
         key, default = ARCHITECTURES[self.architecture]
         if self.weights == "random":
-            found = self.args.get(key, default)
+            positions = self.args.get(key, default)
             self.require(
-                type(found) is int and found > 0,
-                f"args.{key} should be a whole number above 0, found {found!r}",
+                type(positions) is int and positions > 0,
+                f"args.{key} should be a whole number above 0, found {positions!r}",
             )
-            return found
+            return positions
         if self.weights == "hub":
             return None
         try:
@@ -139,7 +144,7 @@ class TextTower(Settings):
         if text is None:
             return None
         try:
-            facts = json.loads(text)
-            return int(facts.get("text_config", facts).get(key, default))  # of a whole CLIP the text's part
+            values = json.loads(text)
+            return int(values.get("text_config", values).get(key, default))  # a CLIP has a section for its text tower
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            return self.require(False, f"weights: {config} is damaged: no number `{key}` can be read from it")
+            return self.require(False, f"weights: {config} is damaged: it has no number `{key}`")

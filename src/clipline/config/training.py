@@ -1,4 +1,4 @@
-"""How a recipe is trained: optimiser, schedule, batches, and what keeps a small dataset from being known by heart."""
+"""Section `train` of a recipe: optimiser, schedule, batches, and what prevents overfitting to a small dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipline.config.base import Positive, Probability, Rate, Settings
 
 
 class PerGroup(Settings):
-    """One value for each group of parameters."""
+    """One value for each group of parameters: image tower, text tower, and heads."""
 
     image: Rate
     text: Rate
@@ -19,7 +19,7 @@ class PerGroup(Settings):
 
 
 class LayerDecay(Settings):
-    """Each layer learns at this share of the rate of the one above it: what lies deep is known already.
+    """Each layer's learning rate as a share of the rate of the layer above it: lower layers change less.
 
     Source: ELECTRA (arXiv 2003.10555), BEiT (arXiv 2106.08254).
     """
@@ -29,7 +29,7 @@ class LayerDecay(Settings):
 
 
 class Optimizer(Settings):
-    """AdamW (arXiv 1711.05101). Norms, biases, the temperature and the loss's bias are never decayed."""
+    """AdamW (arXiv 1711.05101). Norms, biases, the temperature and the loss's bias have no weight decay."""
 
     lr: PerGroup
     weight_decay: PerGroup
@@ -39,15 +39,16 @@ class Optimizer(Settings):
 
 
 class Constant(Settings):
-    """The same learning rate throughout."""
+    """A constant learning rate."""
 
     kind: Literal["constant"]
 
 
 class Cosine(Settings):
-    """Linear warm-up over a fraction of all steps, then a cosine down to `floor` times the rate.
+    """Linear warm-up over the fraction `warmup` of all steps, then a cosine down to `floor` times the rate.
 
-    A tower that rests at first (see FrozenLayers) has its whole schedule in the steps from its waking on.
+    A tower that is frozen at first (see FrozenLayers) runs through its schedule in the steps from its first trainable
+    epoch on.
     """
 
     kind: Literal["cosine"]
@@ -56,7 +57,7 @@ class Cosine(Settings):
 
 
 class Plateau(Settings):
-    """Multiply by `factor` after `patience` epochs without a better validation loss."""
+    """Multiply the learning rate by `factor` after `patience` epochs without a better validation loss."""
 
     kind: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)]
@@ -67,11 +68,11 @@ Schedule = Annotated[Constant | Cosine | Plateau, Field(discriminator="kind")]
 
 
 class FrozenLayers(Settings):
-    """The first layers of a trainable tower that learn nothing: a `share` of them, for the first `epochs`.
+    """The first layers of a trainable tower are frozen: a `share` of them, for the first `epochs` (null: all epochs).
 
-    null epochs: for ever. What new heads send down at first is noise to pretrained layers (arXiv 1801.06146). With a
-    share of 1 the tower rests: meanwhile its features come from the cache, as a frozen tower's do, and the heads that
-    it meets when it wakes are good ones already (arXiv 2202.10054).
+    Gradients from new heads are noise to pretrained layers at first (arXiv 1801.06146). With a share of 1 the whole
+    tower is frozen: its features come from the cache until then, and its training starts under heads that are already
+    good (arXiv 2202.10054).
     """
 
     share: Annotated[float, Field(gt=0, le=1)]
@@ -79,48 +80,49 @@ class FrozenLayers(Settings):
 
 
 class Freeze(Settings):
-    """Of each tower; of several entries that hold in an epoch, the one with the largest share counts."""
+    """Frozen layers of each tower. Of several entries that apply in an epoch, the largest share counts."""
 
     image: list[FrozenLayers] = []
     text: list[FrozenLayers] = []
 
     def share(self, kind: Literal["image", "text"], epoch: int) -> float:
-        """The share of the tower's layers that learns nothing in `epoch` (from 1)."""
+        """The share of the tower's layers that is frozen in `epoch` (from 1)."""
         entries: list[FrozenLayers] = getattr(self, kind)
-        return max((each.share for each in entries if each.epochs is None or epoch <= each.epochs), default=0.0)
+        return max((entry.share for entry in entries if entry.epochs is None or epoch <= entry.epochs), default=0.0)
 
 
 class Train(Settings):
     """How the model is trained.
 
-    captions: `every` row is a sample; `random`: captions_per_image of each image, drawn anew each epoch; `once`: one
-    of each image, drawn at the start.
-    captions_per_image: each image is encoded once and meets so many of its captions in a step, far cheaper than as
-    many samples; needs a loss that knows several positives (multi_positive, siglip).
+    captions: `every` caption is a sample; `random` draws captions_per_image of each image anew in each epoch; `once`
+    draws one of each image at the start.
+    captions_per_image: the number of captions with which an image, encoded once, is compared in a step: far cheaper
+    than as many samples. It needs a loss with several positives (multi_positive, siglip).
     normalize: L2-normalise embeddings before the loss (evaluation and export always do).
-    augment: changes to images and captions in training, so that few samples are not known by heart.
-    views: of a frozen image tower, the features of so many changed copies of each training image are kept beside its
-    own, and each step takes one of them at random: augmentation that is paid for once.
-    freeze: the first layers of a tower that learn nothing, or nothing at first.
-    ema: the model is the average of the weights of the steps, an older one counting this much less with each step
-    (arXiv 1806.05594 has why averages generalise); its warm-up is (1 + step) / (10 + step).
-    wise_ft: the model is this share of the trained weights and the rest of those it began with (arXiv 2109.01903):
-    keeps what a pretrained CLIP knew beyond this dataset.
-    chunk: images, and captions, that are in memory at once: a batch beyond it still has the whole batch's gradient
-    (GradCache, arXiv 2101.06983), for one more forward pass.
-    batch_norm: of trainable towers. `batch` normalises by what is computed at once: the batch, a chunk of it, or the
-    share of one of several processes, whose first one's running statistics are kept. `frozen` keeps the running
-    statistics that the tower came with: neither chunks nor processes change anything, and small batches do no harm;
-    for pretrained towers (its weight and bias still learn). `synchronised` normalises by the whole batch of several
-    GPUs (arXiv 1711.07240).
-    grad_checkpointing: towers keep no inner activations and compute them again going back (arXiv 1604.06174).
-    precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are float32 always.
-    compile: torch.compile what a step computes, towers, heads and loss; its minutes pay off in long runs.
-    `cuda_graphs` also records what the GPU does and plays it back, for some memory: small steps else wait for the CPU,
-    which launches each kernel. On CUDA alone.
-    select: what the best epoch has most of (val_r1: mean of both directions; val_rsum: sum of R@1, 5 and 10 of both, as
-    VSE++ chooses, arXiv 1707.05612, steadier where R@1 is low) or least of (val_loss).
-    early_stop: stop after so many epochs without a better one.
+    augment: random changes to images and captions, against overfitting.
+    views: of a frozen image tower, the number of changed copies of each training image whose features are cached beside
+    the image's own; each step takes one of them at random. The tower's work is paid once.
+    freeze: the first layers of a tower that are not trained, or not at first.
+    ema: the model is the exponential moving average of the weights after each step, with this decay (arXiv 1806.05594);
+    at first the decay is (1 + step) / (10 + step).
+    wise_ft: the model's weights are this share of the trained ones plus the rest of the initial ones (arXiv
+    2109.01903), which keeps what a pretrained CLIP knows beyond this dataset.
+    grad_clip: the largest norm of the gradient of all parameters.
+    micro_batch_size: the most images, and captions, that are in memory at once. The gradient is still that of the whole
+    batch (GradCache, arXiv 2101.06983), for one more forward pass.
+    batch_norm: how trainable towers normalise. `batch`: by the statistics of what is computed at once, which is the
+    batch, a micro-batch, or one process's part of the batch; the first process's running statistics are kept. `frozen`:
+    by the running statistics that the tower came with, so that neither micro-batches nor processes change anything, and
+    small batches do no harm; for pretrained towers (weight and bias are still trained). `synchronised`: by the
+    statistics of the whole batch on several GPUs (arXiv 1711.07240).
+    grad_checkpointing: towers keep no inner activations and compute them again in the backward pass (arXiv 1604.06174).
+    precision: of the towers; `auto` is bf16 on CUDA and fp32 on the CPU. Heads and loss are always float32.
+    compile: torch.compile towers, heads and loss; its minutes pay off in long runs. `cuda_graphs`, on CUDA only, also
+    records the GPU's work and replays it, for some memory: small steps otherwise wait for the CPU to launch each
+    kernel.
+    select: the best epoch has the highest val_r1 (mean of both directions), the highest val_rsum (sum of R@1, 5 and 10
+    in both directions, as in VSE++, arXiv 1707.05612; steadier where R@1 is low), or the lowest val_loss.
+    early_stop: stop after this many epochs without a better one.
     """
 
     epochs: Positive
@@ -136,7 +138,7 @@ class Train(Settings):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     wise_ft: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip: Annotated[float, Field(gt=0)] | None = None
-    chunk: Positive | None = None
+    micro_batch_size: Positive | None = None
     batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     grad_checkpointing: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -144,22 +146,23 @@ class Train(Settings):
     early_stop: Positive | None = None
     select: Literal["val_r1", "val_rsum", "val_loss"] = "val_r1"
 
-    def rests(self, kind: Literal["image", "text"], epoch: int) -> bool:
-        """Whether all layers of a trainable tower wait in `epoch` (from 1)."""
+    def is_frozen(self, kind: Literal["image", "text"], epoch: int) -> bool:
+        """Whether all layers of a trainable tower are frozen in `epoch` (from 1)."""
         return self.freeze.share(kind, epoch) == 1
 
-    def wakes(self, kind: Literal["image", "text", "head"]) -> int:
-        """Epochs that a tower rests before it learns anything; 0 for the heads."""
+    def first_trainable_epoch(self, kind: Literal["image", "text", "head"]) -> int:
+        """The first epoch (from 1) in which a part of the model is trained; epochs + 1 if there is none."""
         if kind == "head":
-            return 0
-        return next((epoch for epoch in range(self.epochs) if not self.rests(kind, epoch + 1)), self.epochs)
+            return 1
+        epochs = range(1, self.epochs + 1)
+        return next((epoch for epoch in epochs if not self.is_frozen(kind, epoch)), self.epochs + 1)
 
     @model_validator(mode="after")
     def _batch_norm(self) -> Train:
         self.require(
-            self.batch_norm != "synchronised" or self.chunk is None,
-            "batch_norm: synchronised waits for every process in each chunk, and they may have different numbers of "
-            "chunks; leave out chunk, or take batch_norm: frozen",
+            self.batch_norm != "synchronised" or self.micro_batch_size is None,
+            "batch_norm: synchronised waits for all processes in each micro-batch, and they may have different numbers "
+            "of them. Fix: leave out micro_batch_size, or batch_norm: frozen",
         )
         return self
 
@@ -167,6 +170,6 @@ class Train(Settings):
     def _captions(self) -> Train:
         self.require(
             self.captions_per_image == 1 or self.captions == "random",
-            f"captions_per_image: {self.captions_per_image} goes with captions: random",
+            f"captions_per_image: {self.captions_per_image} needs captions: random",
         )
         return self

@@ -17,7 +17,7 @@ import numpy as np
 
 from clipline.errors import CliplineError, first_line
 from clipline.runtime.bundle import Bundle, Graph
-from clipline.runtime.session import CPU, CUDA, NoCudaError, Sessions, errors, load_onnxruntime
+from clipline.runtime.session import CPU, CUDA, NoCudaError, Sessions, load_onnxruntime, onnxruntime_errors
 
 Wanted = Literal["auto", "cpu", "cuda"]
 NAMES: dict[Literal["cpu", "cuda"], str] = {"cpu": CPU, "cuda": CUDA}
@@ -53,17 +53,16 @@ def providers(threads: int) -> list[Provider]:
 
 def _try(name: Literal["cpu", "cuda"], threads: int) -> str:
     """Run a small graph; why that fails, or nothing."""
-    ort = load_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "double.onnx"
         path.write_bytes(DOUBLE)
         try:
             (found,) = Sessions(name, threads).open(path).run(["y"], {"x": np.arange(3, dtype=np.float32)})
         except NoCudaError as error:
-            return error.why
+            return error.reason
         except CliplineError as error:
             return str(error).partition(". Fix: ")[0]
-        except errors(ort) as error:
+        except onnxruntime_errors() as error:
             return f"it starts, but a first call fails: {first_line(error)}"
     return "" if found.tolist() == [0, 2, 4] else f"it starts, but doubles 0 1 2 to {found.tolist()}"
 
@@ -146,7 +145,7 @@ def _profile(
         try:
             for _ in range(2):
                 session.run(["embedding"], inputs)
-        except errors(load_onnxruntime()) as error:
+        except onnxruntime_errors() as error:
             raise CliplineError(
                 f"{bundle.folder / graph.file}: onnxruntime fails on it: {first_line(error)}"
             ) from error

@@ -24,7 +24,7 @@ FileOf = Callable[[str], Path | str]
 
 KEEP, ALIKE, SAME = "keep", "alike", "same bytes"
 GREEN = "#18783c"
-GROUPS, FILES = 24, 7  # in a picture
+GROUPS, FILES = 24, 7  # in a picture: more do not fit a page
 
 
 class Entry(NamedTuple):

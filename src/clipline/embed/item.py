@@ -51,17 +51,13 @@ class Source(Protocol):
     name does not exist, and CliplineError while they are iterated, if they cannot be listed to their end.
     """
 
-    @property
-    def root(self) -> str: ...
+    root: str
 
     def __iter__(self) -> Iterator[Item | Failure]: ...
 
 
 class Ledger(Protocol):
-    """What is known of files from earlier runs and from this one.
-
-    `is_unchanged`, `is_current` and `sha256` are called by several threads at once.
-    """
+    """What is known of files from earlier runs and from this one. Only `is_duplicate` is called by one thread alone."""
 
     def is_unchanged(self, path: str, stat: Stat) -> bool:
         """Whether `path` has a row that is up to date, by size and date."""
@@ -69,11 +65,8 @@ class Ledger(Protocol):
     def is_current(self, path: str, sha256: str, stat: Stat) -> bool:
         """Whether `path` has a row that is up to date, by hash and date."""
 
-    def sha256(self, path: str) -> str | None:
-        """The hash in the row of `path`; None where it has no row."""
-
     def skip(self, path: str) -> None:
-        """Called in order for each item whose row is up to date."""
+        """Called for each item whose row is up to date."""
 
     def is_duplicate(self, sha256: str) -> bool:
         """Called in order for each file that needs a row: whether an earlier file has the same bytes."""
@@ -87,9 +80,6 @@ class NullLedger:
 
     def is_current(self, path: str, sha256: str, stat: Stat) -> bool:
         return False
-
-    def sha256(self, path: str) -> str | None:
-        return None
 
     def skip(self, path: str) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ class Entry(NamedTuple):
 class FolderLedger:
     """The ledger of an embeddings folder (see `item.Ledger`).
 
-    It takes the existing rows from `parts`. on_skip: called for each file whose row is up to date. out_of_date: rows
-    that newer ones have replaced, or whose file is no image any more. Memory: about 500 bytes for each existing row,
-    200 for each new one.
+    It takes the existing rows from `parts`. on_skip: called for each file whose row is up to date, by any thread.
+    out_of_date: rows that newer ones have replaced, or whose file is no image any more. Memory: about 500 bytes for
+    each existing row, 200 for each new one.
     """
 
     def __init__(self, parts: Parts, on_skip: Callable[[], None]) -> None:
@@ -39,6 +40,7 @@ class FolderLedger:
         self._entries: dict[str, Entry] = {}
         self._originals: dict[bytes, Original | Failure | None] = {}  # by hash; None: being embedded
         self._seen: set[str] = set()
+        self._lock = threading.Lock()
         self.out_of_date: list[RowId] = []
         self.skipped = 0
         for row, row_id in parts.existing:
@@ -70,8 +72,9 @@ class FolderLedger:
 
     def skip(self, path: str) -> None:
         """Keep the row of `path`."""
-        self.skipped += 1
-        self._seen.add(path)
+        with self._lock:
+            self.skipped += 1
+            self._seen.add(path)
         self._on_skip()
 
     def is_duplicate(self, sha256: str) -> bool:

@@ -43,7 +43,6 @@ class Embedded:
 
 
 Result = Embedded | Duplicate | Failure
-UNCHANGED = None  # takes the place of an item whose row is up to date
 
 
 class Engine(Protocol):
@@ -76,26 +75,26 @@ class Pipeline:
         with closing(loaded), closing(decoded), closing(results):
             yield from results
 
-    def _load(self, item: Item | Failure) -> tuple[str, Loaded | Failure | None]:
+    def _load(self, item: Item | Failure) -> Loaded | Failure | None:
+        """None for an item whose row is up to date."""
         if isinstance(item, Failure):
-            return item.path, item
+            return item
         with self.clock.stage("read"):
             try:
                 stat = item.stat()
-                if self.ledger.is_unchanged(item.path, stat):
-                    return item.path, UNCHANGED
-                loaded = load(item, stat)
+                loaded = None if self.ledger.is_unchanged(item.path, stat) else load(item, stat)
             except OSError as error:
-                return item.path, Failure(item.path, "read", error.strerror or str(error))
-        return item.path, UNCHANGED if self.ledger.is_current(item.path, loaded.sha256, loaded.stat) else loaded
+                return Failure(item.path, "read", error.strerror or str(error))
+        if loaded and not self.ledger.is_current(item.path, loaded.sha256, loaded.stat):
+            return loaded
+        self.ledger.skip(item.path)
+        return None
 
-    def _new(self, items: Iterable[tuple[str, Loaded | Failure | None]]) -> Iterator[Loaded | Duplicate | Failure]:
-        for path, item in items:
-            if item is UNCHANGED:
-                self.ledger.skip(path)
-            elif isinstance(item, Loaded) and self.ledger.is_duplicate(item.sha256):
-                yield Duplicate(path, item.stat, item.sha256)
-            else:
+    def _new(self, items: Iterable[Loaded | Failure | None]) -> Iterator[Loaded | Duplicate | Failure]:
+        for item in items:
+            if isinstance(item, Loaded) and self.ledger.is_duplicate(item.sha256):
+                yield Duplicate(item.path, item.stat, item.sha256)
+            elif item:
                 yield item
 
     def _decode(self, item: Loaded | Duplicate | Failure) -> Decoded | Duplicate | Failure:

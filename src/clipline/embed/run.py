@@ -12,7 +12,7 @@ import numpy as np
 
 from clipline.embed import destination
 from clipline.embed.decode import Decoded
-from clipline.embed.item import Failure, Ledger, Source
+from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import FolderLedger
 from clipline.embed.lister import listed
 from clipline.embed.pipeline import Duplicate, Embedded, Engine, Pipeline, Result
@@ -51,7 +51,7 @@ class Options:
     stable: bool = False
     published: Path | None = None
     root: str | None = None
-    engine: Callable[[OnnxModel, Ledger, StageTimer, int | None], Engine] | None = None
+    engine: Callable[[OnnxModel, FolderLedger, StageTimer, int | None], Engine] | None = None
 
 
 def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summary:

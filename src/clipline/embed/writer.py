@@ -33,7 +33,7 @@ class Writer:
         elif any(folder.glob(PARTS)):
             raise UsageError(
                 f"{folder}: its manifest.json is missing: the model of its parts is unknown. "
-                "Fix: choose another --out, or embed all anew with --overwrite"
+                "Fix: choose another --out, or embed all images again with --overwrite"
             )
         with disk(folder):
             for pattern in TEMPORARY:  # left by a process that was killed: only this one holds the lock
@@ -93,7 +93,7 @@ class Writer:
 
 def _check_same(folder: Path, old: Identity, new: Identity) -> None:
     """Raise UsageError where embeddings of the two must not be in one folder."""
-    fix = "Fix: choose another --out, or embed all anew with --overwrite"
+    fix = "Fix: choose another --out, or embed all images again with --overwrite"
     if old.model_id != new.model_id:
         raise UsageError(f"{folder}: made by model {old.model_id}, and this is {new.model_id}. {fix}")
     if old.variant != new.variant:

@@ -123,5 +123,5 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CliplineError(
             f"{path}: cannot write: {error.strerror or error}. What was written is whole. Fix: free space, or "
-            "choose another --out, then run again: it goes on from there"
+            "choose another --out, then run again: it continues from there"
         ) from error

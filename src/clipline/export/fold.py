@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ def fold_scaling(tower: ImageTower, pixels_BHWC: Tensor) -> ImageTower:
     # Subclasses may compute their weights, as those of standardised convolutions do.
     if type(conv) not in (nn.Conv2d, Conv2dSame) or conv.weight.shape[1] != len(tower.mean):
         return tower
+    _fold_batch_norm(conv, folded.net)
     mean, std = (255 * values.double().reshape(-1, 1, 1) for values in (tower.mean, tower.std))
     weight = conv.weight / std
     if type(conv) is Conv2dSame or any(conv.padding):
@@ -43,3 +45,24 @@ def fold_scaling(tower: ImageTower, pixels_BHWC: Tensor) -> ImageTower:
     conv.weight.copy_(weight)
     expected, actual = tower(pixels_BHWC), folded(pixels_BHWC)
     return folded if (actual - expected).abs().max() <= TOLERANCE * expected.abs().max() else tower
+
+
+def _fold_batch_norm(conv: nn.Conv2d, net: nn.Module) -> None:
+    """Move the statistics of the batch norm that follows `conv`, if one does, into the convolution's weights.
+
+    The exporter does the same later, in the same float32 operations. Done before the scaling, the weights are rounded
+    in the order in which earlier releases rounded them, so that an old checkpoint's graph stays the same to the bit.
+    """
+    modules = list(net.modules())
+    norm = next(iter(modules[modules.index(conv) + 1 :]), None)
+    if not isinstance(norm, nn.BatchNorm2d) or norm.num_features != conv.out_channels:
+        return
+    # numpy, as the exporter: torch's square roots differ in the last bit.
+    factor = norm.weight / torch.from_numpy(np.sqrt(norm.running_var.numpy() + norm.eps))
+    norm.bias.copy_(((0 if conv.bias is None else conv.bias) - norm.running_mean) * factor + norm.bias)
+    conv.weight.mul_(factor.reshape(-1, 1, 1, 1))
+    conv.bias = None
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1)
+    norm.weight.fill_(1)
+    norm.eps = 0.0

@@ -77,7 +77,7 @@ def logit_scale(checkpoint: Checkpoint) -> float | None:
     """
     recipe = checkpoint.recipe
     # Copies are of length 1 by themselves (model/heads.py).
-    if not recipe.train.normalize and recipe.head.copies == 1:
+    if not recipe.train.normalize and recipe.head.num_heads == 1:
         return None
     return checkpoint.model.temperature().item()
 

@@ -1,1 +1,1 @@
-"""A multiple-choice test of the model: which of some captions is this image's own?"""
+"""Match captions to an image, and a multiple-choice test of the model: which of some captions describes this image?"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,9 @@ PREPARED = "captions.parquet"
 
 @dataclass(frozen=True)
 class Captioned:
-    """n images with m captions. folder: of the files `names`. caption_image: int64 [m], each caption's image, 0..n-1.
+    """n images with m captions. folder: of the files `names`. caption_image: int64 [m], the image of each caption.
 
-    where: what this is, in words.
+    where: what this is, for messages.
     """
 
     folder: Path
@@ -29,47 +30,51 @@ class Captioned:
     where: str
 
 
-def read(place: Path, split: str | None, root: Path | None) -> Captioned:
-    """The captions of `split` (None: test, and all of a CSV without splits) and where their images are.
+def read(path: Path, split: str | None, root: Path | None) -> Captioned:
+    """The captions of `split` and the names of their images. split: None is test, or all of a CSV without splits.
 
-    place: data/prepared, or a CSV with the columns image and caption, and maybe split (data/raw/captions.csv, Kaggle's
+    path: data/prepared, or a CSV with the columns image and caption, and maybe split (data/raw/captions.csv, Kaggle's
     captions.txt). root: the folder of the images; None takes data/raw/images for data/prepared, and for a CSV
     `images` or `Images` beside it, else its own folder. Raises UsageError where any of it is missing.
     """
-    if place.is_dir():
-        rows, folder = _prepared(place), place.parent / "raw" / "images"
-    elif place.is_file():
-        rows = _csv(place)
-        folder = next((each for each in (place.parent / "images", place.parent / "Images") if each.is_dir()), None)
-        folder = folder or place.parent
+    if path.is_dir():
+        captions, folder = _prepared(path), path.parent / "raw" / "images"
+    elif path.is_file():
+        captions = _csv(path)
+        beside = (path.parent / "images", path.parent / "Images")
+        folder = next((folder for folder in beside if folder.is_dir()), path.parent)
     else:
-        raise UsageError(f"{place}: no such file or folder")
-    if not rows:
-        raise UsageError(f"{place}: no captions in it")
-    where = str(place)
-    if rows[0][2] is None:
+        raise UsageError(f"{path}: no such file or folder")
+    if not captions:
+        raise UsageError(f"{path}: no captions in it")
+    where = str(path)
+    if captions[0].split is None:
         if split:
-            raise UsageError(f"{place}: has no column `split`. Fix: leave out --split to take all of it")
+            raise UsageError(f"{path}: has no column `split`. Fix: leave out --split to take all of it")
     else:
         split = split or "test"
-        names = sorted({each for _, _, each in rows})
-        rows = [row for row in rows if row[2] == split]
-        where = f"the {split} split of {place}"
-        if not rows:
-            raise UsageError(f"{place}: no split {split!r}; it has: {', '.join(names)}")
+        names = sorted({caption.split for caption in captions})
+        captions = [caption for caption in captions if caption.split == split]
+        where = f"the {split} split of {path}"
+        if not captions:
+            raise UsageError(f"{path}: no split {split!r}; it has: {', '.join(names)}")
     folder = root or folder
-    index = {name: number for number, name in enumerate(dict.fromkeys(image for image, _, _ in rows))}
-    if not (folder / rows[0][0]).is_file():
-        raise UsageError(f"{folder / rows[0][0]}: no such file. Fix: name the folder of the images with --root")
-    owners = np.array([index[image] for image, _, _ in rows], np.int64)
-    return Captioned(folder, list(index), [caption for _, caption, _ in rows], owners, where)
+    if not (folder / captions[0].image).is_file():
+        raise UsageError(f"{folder / captions[0].image}: no such file. Fix: name the folder of the images with --root")
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(caption.image for caption in captions))}
+    caption_image = np.array([numbers[caption.image] for caption in captions], np.int64)
+    return Captioned(folder, list(numbers), [caption.text for caption in captions], caption_image, where)
 
 
-# (image, caption, split or None)
-_Rows = list[tuple[str, str, str | None]]
+class _Caption(NamedTuple):
+    """split: None where the file has no column for it."""
+
+    image: str
+    text: str
+    split: str | None
 
 
-def _prepared(folder: Path) -> _Rows:
+def _prepared(folder: Path) -> list[_Caption]:
     path = folder / PREPARED
     try:
         # Not read_table, which imports pandas where it is installed: half a second.
@@ -79,11 +84,11 @@ def _prepared(folder: Path) -> _Rows:
         raise UsageError(f"{path}: no such file. Fix: name what the preprocess stage writes, or a CSV") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({first_line(error)})") from None
-    return list(zip(columns["image"], columns["caption"], columns["split"], strict=True))
+    return list(map(_Caption, columns["image"], columns["caption"], columns["split"]))
 
 
-def _csv(path: Path) -> _Rows:
-    rows: _Rows = []
+def _csv(path: Path) -> list[_Caption]:
+    captions = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -93,9 +98,9 @@ def _csv(path: Path) -> _Rows:
                 if row["image"] and row["caption"] and row["caption"].strip():
                     if "split" in row and row["split"] is None:
                         raise UsageError(f"{path}: line {reader.line_num} has no `split`. Fix: complete it")
-                    rows.append((row["image"], row["caption"].strip(), row.get("split")))
+                    captions.append(_Caption(row["image"], row["caption"].strip(), row.get("split")))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    return rows
+    return captions

@@ -1,4 +1,4 @@
-"""Draw some questions: the image, the captions to choose from, and what the model picked. Pillow only."""
+"""Draw some questions: the image, the captions to choose from, and which the model picked. Pillow only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GREEN, RED = "#18783c", "#b3261e"
 PALE = {GREEN: "#e3f3e8", RED: "#fbe9e7", gallery.INK: gallery.PAPER}
 WIDTH = 560  # of the captions, in pixels
 SIZE, LINE, PAD = 15, 20, 8
-# Words as well as colours: one man in twelve does not tell red from green.
+# Words as well as colours: one man in twelve cannot tell red from green.
 PICKED_RIGHT, PICKED_WRONG, MISSED = "picked: right", "picked: wrong", "the right one"
 
 
@@ -34,8 +34,8 @@ class _Option:
 
 
 def draw(quiz: Quiz, data: Captioned, count: int, seed: int, path: Path) -> None:
-    """Draw `count` questions, each of another image, drawn from `seed`. Raises CliplineError."""
-    rows = _choose(quiz, count, seed)
+    """Draw `count` questions, each of another image, chosen with `seed`. Raises CliplineError."""
+    rows = _pick_questions(quiz, count, seed)
     blocks = [_block(quiz, data, row) for row in rows]
     right = int(quiz.right[rows].sum())
     title = (
@@ -55,7 +55,7 @@ def draw(quiz: Quiz, data: Captioned, count: int, seed: int, path: Path) -> None
     save(picture, path)
 
 
-def _choose(quiz: Quiz, count: int, seed: int) -> np.ndarray:
+def _pick_questions(quiz: Quiz, count: int, seed: int) -> np.ndarray:
     """Rows of questions, each of another image."""
     order = np.random.default_rng(seed).permutation(len(quiz.images))
     _, first = np.unique(quiz.images[order], return_index=True)
@@ -63,7 +63,7 @@ def _choose(quiz: Quiz, count: int, seed: int) -> np.ndarray:
 
 
 def _block(quiz: Quiz, data: Captioned, row: int) -> Image.Image:
-    """One question: the image, framed by whether it is answered right, and its options."""
+    """One question: the image, in a frame whose colour says whether the answer is right, and its options."""
     options = _options(quiz, data, row)
     right = bool(quiz.right[row])
     height = max(gallery.CELL, sum(option.height for option in options)) + gallery.GAP
@@ -85,16 +85,16 @@ def _block(quiz: Quiz, data: Captioned, row: int) -> Image.Image:
 
 
 def _options(quiz: Quiz, data: Captioned, row: int) -> list[_Option]:
-    found, answer = quiz.found[row], int(quiz.answers[row])
-    # The first of those that are as likely, but not the true one: as `right` counts it.
-    picked = answer if quiz.right[row] else int(np.argmax(np.where(np.arange(len(found)) == answer, -1, found)))
+    shares, answer = quiz.probabilities[row], int(quiz.answers[row])
+    # With a tie the true one is not picked, as in `Quiz.right`.
+    picked = answer if quiz.right[row] else int(np.argmax(np.where(np.arange(len(shares)) == answer, -1, shares)))
     options = []
-    for place, caption in enumerate(quiz.choices[row]):
+    for position, caption in enumerate(quiz.choices[row]):
         mark, colour = "", gallery.INK
-        if place == answer:
+        if position == answer:
             mark, colour = (PICKED_RIGHT if picked == answer else MISSED), GREEN
-        elif place == picked:
+        elif position == picked:
             mark, colour = PICKED_WRONG, RED
         lines = gallery.wrap(data.captions[caption], gallery.font(SIZE), WIDTH - 80)
-        options.append(_Option(lines, float(found[place]), mark, colour))
+        options.append(_Option(lines, float(shares[position]), mark, colour))
     return options

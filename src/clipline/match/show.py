@@ -1,4 +1,4 @@
-"""Show what captions fit, and how a quiz went."""
+"""Print how well captions fit an image, and the accuracy of a quiz."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipline.match.quiz import Quiz
 
 
 class Ranked(NamedTuple):
-    """A caption, with its place among others."""
+    """A caption with its rank among others."""
 
     rank: int
     probability: float
@@ -24,34 +24,34 @@ class Ranked(NamedTuple):
     caption: str
 
 
-def rank(captions: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[Ranked]:
-    """The captions, likeliest first. found, cosines: float32 [captions]."""
-    order = np.argsort(-found, kind="stable").tolist()
+def rank(captions: Sequence[str], probabilities: np.ndarray, cosines: np.ndarray) -> list[Ranked]:
+    """The captions, likeliest first. probabilities, cosines: float32 [captions]."""
+    order = np.argsort(-probabilities, kind="stable").tolist()
     return [
-        Ranked(place, round(float(found[row]), 6), round(float(cosines[row]), 6), captions[row])
-        for place, row in enumerate(order, 1)
+        Ranked(rank, round(float(probabilities[row]), 6), round(float(cosines[row]), 6), captions[row])
+        for rank, row in enumerate(order, 1)
     ]
 
 
-def line(found: Ranked) -> str:
+def line(ranked: Ranked) -> str:
     """`rank <tab> probability <tab> cosine <tab> caption`."""
-    return f"{found.rank}\t{found.probability:.4f}\t{found.cosine:.4f}\t{' '.join(found.caption.split())}"
+    return f"{ranked.rank}\t{ranked.probability:.4f}\t{ranked.cosine:.4f}\t{' '.join(ranked.caption.split())}"
 
 
-def print_table(found: list[Ranked], console: Console, title: str) -> None:
-    """For people."""
+def print_table(captions: list[Ranked], title: str, console: Console) -> None:
+    """Print a table."""
     table = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for name in ("rank", "probability", "cosine"):
         table.add_column(name, justify="right")
     table.add_column("caption", overflow="fold")
-    for each in found:
-        values = (str(each.rank), f"{each.probability:.1%}", f"{each.cosine:.3f}")
-        table.add_row(*values, Text(each.caption))
+    for caption in captions:
+        values = (str(caption.rank), f"{caption.probability:.1%}", f"{caption.cosine:.3f}")
+        table.add_row(*values, Text(caption.caption))
     console.print(table)
 
 
 def figures(quiz: Quiz) -> dict[str, Any]:
-    """For JSON, percentages."""
+    """The figures for JSON: percentages and counts."""
     return {
         "accuracy": round(quiz.accuracy, 2),
         "standard_error": round(quiz.uncertainty, 2),
@@ -63,7 +63,7 @@ def figures(quiz: Quiz) -> dict[str, Any]:
 
 
 def summary(quiz: Quiz, data: Captioned) -> str:
-    """One line."""
+    """The accuracy in one line."""
     return (
         f"{data.where}: {quiz.accuracy:.1f}% (± {quiz.uncertainty:.1f}) of {len(quiz.answers):,} questions on "
         f"{len(np.unique(quiz.images)):,} images right; by chance {quiz.chance:.1f}%"

@@ -51,7 +51,7 @@ def build_head(config: Head, width: int, projection: nn.Module | None) -> nn.Mod
             found = getattr(projection, "out_features", "none")
             raise UsageError(f"head.dim ({config.dim}) must be that of the tower's own projection ({found})")
         return nn.Sequential(nn.Dropout(config.input_dropout), projection)
-    heads = [_head(config, width, config.dim // config.copies) for _ in range(config.copies)]
+    heads = [_head(config, width, config.dim // config.num_heads) for _ in range(config.num_heads)]
     return heads[0] if len(heads) == 1 else Copies(heads)
 
 

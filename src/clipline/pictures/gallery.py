@@ -1,6 +1,6 @@
-"""Draw pictures of searches: a title (the query) above its images, each with a caption and maybe a frame.
+"""Draw galleries: titles (such as queries) above their images, each with an optional caption and frame.
 
-Pillow only, so that `clipline search --gallery` works without matplotlib; the evaluation uses it too.
+Needs Pillow only, so that `clipline search --gallery` works without matplotlib.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clipline.errors import CliplineError, UsageError
 from clipline.image import ImageError, open_rgb
 from clipline.utils.files import output
 
-CELL = 224  # side of the square that an image is fitted into, in pixels
+CELL = 224  # side in pixels of the square that an image is fitted into
 GAP, MARGIN, FRAME, PAD = 14, 24, 6, 6
 TITLE_SIZE, CAPTION_SIZE = 21, 15
 CAPTION_LINES = 4
@@ -28,7 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Cell:
-    """One image. caption: up to four lines below it, such as a score. frame: a colour, or None for no frame."""
+    """One image. caption: text below it, at most CAPTION_LINES lines. frame: a colour, or None for no frame."""
 
     image: Path
     caption: str = ""
@@ -37,23 +37,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A title, such as the query, and the images that belong to it, best first."""
+    """A title, such as a query, and its images, best first."""
 
     title: str
     cells: list[Cell]
 
 
 def check_path(path: Path) -> None:
-    """Raise UsageError unless `path` names a kind of picture that `draw` writes; call it before long work."""
+    """Raise UsageError unless `draw` can write the format that `path` ends in; call it before long work."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: a picture's name ends in one of {', '.join(SUFFIXES)}")
 
 
 def draw(rows: Sequence[Row], path: Path, *, columns: int | None = None) -> None:
-    """Draw `rows` below each other into the picture `path`.
+    """Draw `rows` below each other and write the picture to `path`.
 
-    columns: images side by side before a row wraps; None keeps each row on one line. Raises UsageError for a
-    `path` of another kind, and CliplineError where an image cannot be read or the picture not be written.
+    columns: the number of images after which a row wraps; None keeps every row on one line. Raises UsageError for a
+    `path` of another format, and CliplineError where an image cannot be read or the picture cannot be written.
     """
     check_path(path)
     columns = columns or max((len(row.cells) for row in rows), default=1) or 1
@@ -68,12 +68,12 @@ def draw(rows: Sequence[Row], path: Path, *, columns: int | None = None) -> None
 
 
 def grid(count: int) -> int:
-    """Columns for one query's `count` images: as near to a square as it goes, 9 -> 3 x 3, at most 8."""
+    """The number of columns for `count` images that makes them nearly a square, at most 8: 9 images -> 3 x 3."""
     return max(1, min(8, math.ceil(math.sqrt(count))))
 
 
 def _block(row: Row, columns: int, width: int) -> Image.Image:
-    """One row: its title, wrapped, above its cells, wrapped at `columns`."""
+    """One row: its wrapped title above its cells, which wrap after `columns`."""
     title, small = font(TITLE_SIZE), font(CAPTION_SIZE)
     lines = wrap(row.title, title, width - 2 * MARGIN)
     head = len(lines) * round(TITLE_SIZE * 1.3) + 8
@@ -95,7 +95,7 @@ def _block(row: Row, columns: int, width: int) -> Image.Image:
 
 
 def tile(cell: Cell) -> Image.Image:
-    """The whole image, centred on a square of CELL pixels, framed where the cell asks for it."""
+    """The uncropped image, centred on a square of CELL pixels, with the frame that the cell names."""
     try:
         image = open_rgb(cell.image)
     except ImageError as error:
@@ -110,7 +110,7 @@ def tile(cell: Cell) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 3) -> list[str]:
-    """Break `text` at spaces (a long word anywhere) into at most `lines` lines of `width` pixels."""
+    """Break `text` at spaces, and long words anywhere, into at most `lines` lines of `width` pixels."""
     out = [""]
     for word in text.split():
         longer = f"{out[-1]} {word}".strip()
@@ -133,35 +133,35 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 3) ->
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans (Greek, Cyrillic, accents): matplotlib's copy, else the system's, else Pillow's own font.
+    """DejaVu Sans (Greek, Cyrillic, accents) from matplotlib, else from the system, else Pillow's default font.
 
-    Pillow's own font knows ASCII alone; other letters then show as boxes.
+    Pillow's default font has ASCII only; other letters appear as boxes.
     """
-    found = importlib.util.find_spec("matplotlib")
-    folders = [Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"] if found and found.origin else []
-    for name in (*(str(folder / "DejaVuSans.ttf") for folder in folders), "DejaVuSans.ttf"):
+    spec = importlib.util.find_spec("matplotlib")
+    bundled = [Path(spec.origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf"] if spec and spec.origin else []
+    for file in (*bundled, "DejaVuSans.ttf"):
         try:
-            return ImageFont.truetype(name, size)
+            return ImageFont.truetype(file, size)
         except OSError:
             continue
     return ImageFont.load_default(size)
 
 
-# Pixels of a side: WebP's format and the JPEG library hold no more.
-LONGEST = {"WEBP": 16_383, "JPEG": 65_500}
+# The most pixels of a side that WebP's format and the JPEG library allow.
+MAX_SIDE = {"WEBP": 16_383, "JPEG": 65_500}
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write `picture` as the kind that `path` ends in, whole or not at all.
+    """Write `picture` atomically, in the format that `path` ends in.
 
-    Raises UsageError where it is too large for that kind, and CliplineError where it cannot be written.
+    Raises UsageError where it is too large for that format, and CliplineError where it cannot be written.
     """
     kind = Image.registered_extensions()[path.suffix.lower()]
-    if max(picture.size) > LONGEST.get(kind, max(picture.size)):
+    if max(picture.size) > MAX_SIDE.get(kind, math.inf):
         width, height = picture.size
         raise UsageError(
-            f"{path}: a {kind} has at most {LONGEST[kind]:,} pixels a side, and the picture is {width:,} x {height:,}. "
-            "Fix: let the name end in .png, or show fewer images"
+            f"{path}: a {kind} has at most {MAX_SIDE[kind]:,} pixels a side, and the picture is {width:,} x "
+            f"{height:,}. Fix: let the name end in .png, or show fewer images"
         )
     with output(path) as file:
         picture.save(file, format=kind, quality=92)

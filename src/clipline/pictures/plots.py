@@ -1,4 +1,4 @@
-"""Pictures for people: how long the captions are, and how training went."""
+"""Plots with matplotlib: the distribution of caption lengths, and the curves of a training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ _STYLES = ("-", "--", ":")
 
 
 def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int, path: Path) -> None:
-    """Share of captions by token count (special tokens included, before truncation), one line per split, and
-    where max_length cuts.
+    """Plot the share of captions by token count, one line per split, and a line at `max_length`.
 
-    lengths_by_split: split -> integers [captions].
+    lengths_by_split: split -> integers [captions], special tokens included, before truncation.
     """
     drawing, axes = figure(1, "Caption lengths")
     (panel,) = axes
@@ -36,7 +35,7 @@ def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int,
         cut = float(np.mean(lengths > max_length)) if lengths.size else 0.0
         label = f"{split}: {lengths.size:,} captions, {cut:.1%} truncated"
         panel.stairs(share, edges, label=label, color=_COLOURS.get(split), linewidth=1.6)
-    # A line far beyond the longest caption would squeeze the curves into a corner: the legend names it then.
+    # A line far beyond the longest caption would squeeze the curves into a corner: then only the legend names it.
     label = f"max_length {max_length}"
     if max_length <= 2 * longest:
         panel.axvline(max_length + 0.5, color="black", linestyle="--", linewidth=1.2, label=label)
@@ -50,9 +49,9 @@ def caption_lengths(lengths_by_split: Mapping[str, np.ndarray], max_length: int,
 
 
 def curves(train_csv: Path, path: Path) -> None:
-    """Loss and, where there is a validation, its R@k against the epoch; only columns that train.csv has.
+    """Plot the losses and the validation's R@k by epoch, as far as train.csv has these columns.
 
-    Raises CliplineError where train.csv is missing or holds no loss.
+    Raises CliplineError where train.csv is missing or has no epoch or no loss.
     """
     table = _columns(train_csv)
     losses = [name for name in ("train_loss", "val_loss") if name in table]
@@ -68,7 +67,7 @@ def curves(train_csv: Path, path: Path) -> None:
         _recalls(axes[1], table, recalls)
     for panel in axes:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        # Below: curves that rise from nothing leave no corner free.
+        # Below the axes: curves that rise from 0 leave no corner free.
         panel.legend(frameon=False, fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     save(drawing, path)
 
@@ -88,13 +87,13 @@ def _recalls(panel: Axes, table: Mapping[str, np.ndarray], names: list[str]) -> 
 def _line(panel: Axes, table: Mapping[str, np.ndarray], name: str, *, label: str, colour: str, style: str) -> None:
     known = np.isfinite(table[name]) & np.isfinite(table["epoch"])
     x, y = table["epoch"][known], table[name][known]
-    # A run of a few epochs is a few points: show them, or a single epoch draws nothing.
+    # With few epochs the points are marked: a line of a single point would be invisible.
     marker = "o" if x.size <= 30 else None
     panel.plot(x, y, style, color=colour, label=label, marker=marker, markersize=3.5, linewidth=1.6)
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    """Columns that hold numbers; an empty cell is NaN."""
+    """The columns that contain numbers: name -> float64 [rows]; an empty cell is NaN."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
@@ -118,8 +117,8 @@ def _number(cell: str | None, where: str) -> float:
 
 
 def figure(panels: int, title: str, *, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """`panels` axes side by side below a title; height in inches."""
-    # No pyplot: it keeps global state and looks for a screen.
+    """Create `panels` axes side by side below a title. height: in inches."""
+    # Not pyplot: it has global state and looks for a display.
     drawing = Figure(figsize=(6.4 * panels, height), dpi=110, layout="constrained")
     FigureCanvasAgg(drawing)
     drawing.suptitle(title)
@@ -131,7 +130,7 @@ def figure(panels: int, title: str, *, height: float = 4.2) -> tuple[Figure, lis
 
 
 def save(drawing: Figure, path: Path) -> None:
-    """Write the picture as PNG, whole or not at all."""
-    # Without matplotlib's version inside, the same data gives the same file wherever it is drawn.
+    """Write the figure as PNG, atomically."""
+    # Without matplotlib's version in the file, the same data gives the same bytes everywhere.
     with atomic(path) as file:
         drawing.savefig(file, format="png", metadata={"Software": None})

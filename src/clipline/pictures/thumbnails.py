@@ -1,4 +1,4 @@
-"""Small pictures: JPEG files in memory, and data URIs for pages that need no other file."""
+"""Small JPEG images in memory, and data URIs for pages that consist of one file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 from clipline.errors import CliplineError
 from clipline.image import ImageError, open_rgb
 
-SIDE = 220  # pixels of a thumbnail's long side in a page: sharp on the screen of a phone, 10 kB
+SIDE = 220  # pixels of a thumbnail's long side: sharp on a phone's screen, 10 kB
 
 
 def of_png(path: Path) -> str:
-    """A PNG file as it is. Raises CliplineError where it is missing."""
+    """The data URI of a PNG file. Raises CliplineError where it is missing."""
     try:
         return _uri(path.read_bytes(), "png")
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def of_png(path: Path) -> str:
 
 
 def of_image(path: Path) -> str:
-    """A thumbnail of an image file. Raises CliplineError where it cannot be read."""
+    """The data URI of a thumbnail of an image file. Raises CliplineError where it cannot be read."""
     try:
         return _uri(jpeg(open_rgb(path), SIDE), "jpeg")
     except ImageError as error:
@@ -32,12 +32,12 @@ def of_image(path: Path) -> str:
 
 
 def of_pixels(pixels: np.ndarray) -> str:
-    """A thumbnail of uint8 [H, W, 3]."""
+    """The data URI of a thumbnail of uint8 [H, W, 3]."""
     return _uri(jpeg(Image.fromarray(pixels), SIDE), "jpeg")
 
 
 def jpeg(image: Image.Image, side: int | None = None, quality: int = 82) -> bytes:
-    """An RGB image as a JPEG file, its long side at most `side` pixels."""
+    """Encode an RGB image as JPEG, its long side at most `side` pixels; `image` itself is shrunk."""
     if side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     data = io.BytesIO()

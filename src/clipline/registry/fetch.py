@@ -1,4 +1,4 @@
-"""The bundle of a model in MLflow, as a folder on this machine."""
+"""Fetch the bundle of a model in MLflow into a folder on this machine."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PARTIAL = ".partial."
 
 
 def fetch(model: str) -> Path:
-    """The folder of the MLflow model that `model` names, such as `models:/clipline@champion`.
+    """The folder of the MLflow model with the address `model`, such as `models:/clipline@champion`.
 
-    A model is fetched once, into `cache()`, and its graphs are compared with the hashes in manifest.json: what MLflow
-    keeps under one id never changes. Raises UsageError where there is no such model, and CliplineError where it cannot
-    be fetched or kept, or is damaged.
+    A model is fetched once, into `cache()`, because what MLflow stores under one id never changes. Its files are
+    compared with the hashes in manifest.json. Raises UsageError where there is no such model, and CliplineError where
+    it cannot be fetched or kept, or is damaged.
     """
     with reading() as store:
         logged, uri = find(store.client, model), store.uri
     if not re.fullmatch(r"[\w-]+", logged.model_id):
-        raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is no id of MLflow's")
+        raise CliplineError(f"{model}: the store calls it {logged.model_id!r}, which is not an MLflow id")
     folder = cache() / logged.model_id
     if not folder.is_dir():
         try:
@@ -48,11 +48,9 @@ def fetch(model: str) -> Path:
 
 
 def cache() -> Path:
-    """Where fetched models stay: in the repository, as all else that can be had again, or with the user's caches."""
+    """The folder of fetched models: .cache of the repository, or the user's cache where there is no repository."""
     root = repository_root()
-    if (root / "dvc.yaml").is_file():
-        return root / ".cache" / "models"
-    return user_cache() / "models"
+    return (root / ".cache" if (root / "dvc.yaml").is_file() else user_cache()) / "models"
 
 
 def verify(folder: Path) -> None:
@@ -61,7 +59,7 @@ def verify(folder: Path) -> None:
         bundle = Bundle(folder)
         bundle.read_tokenizer()
         for graph in [*bundle.manifest.image.values(), *bundle.manifest.text.values()]:
-            bundle.graph(graph)
+            bundle.graph_path(graph)
     except UsageError as error:
         what = str(error).replace(f"{folder}{os.sep}", "").partition(". Fix: ")[0]
         raise CliplineError(
@@ -71,7 +69,7 @@ def verify(folder: Path) -> None:
 
 
 def _download(uri: str, logged: LoggedModel, folder: Path) -> None:
-    """Fetch, verify, and only then give it its name; another process may do the same at once. Raises OSError."""
+    """Fetch the bundle, verify it, and rename it to `folder`. Another process may do the same. Raises OSError."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

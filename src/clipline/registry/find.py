@@ -1,4 +1,4 @@
-"""An MLflow model by its name: `models:/clipline@champion`, `models:/clipline/3`, `runs:/<id>/clip`."""
+"""Look up an MLflow model by its address: `models:/clipline@champion`, `models:/clipline/3` or `runs:/<id>/clip`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADDRESS = re.compile(
 
 
 def find(client: MlflowClient, text: str) -> LoggedModel:
-    """The model that `text` names. Raises UsageError, which says what there is, where it names none."""
+    """The model with the address `text`. Raises UsageError, which lists the existing names, where there is none."""
     address = ADDRESS.fullmatch(text)
     if not address:
         raise UsageError(f"--model {text}: an MLflow model is named as {FORMS}")
@@ -34,16 +34,16 @@ def find(client: MlflowClient, text: str) -> LoggedModel:
 def _version(client: MlflowClient, name: str, alias: str | None, number: str | None) -> ModelVersion:
     registered = or_none(client.get_registered_model, name)
     if registered is None:
-        known = sorted(model.name for model in client.search_registered_models(max_results=20))
+        names = sorted(model.name for model in client.search_registered_models(max_results=20))
         raise UsageError(
-            f"no registered model {name} in {client.tracking_uri}; it has {_list(known)}. Fix: name one that "
-            "is there, or register one with clipline promote"
+            f"no registered model {name} in {client.tracking_uri}; it has {_list(names)}. Fix: name one of "
+            "these, or register one with clipline promote"
         )
     if alias:
         number = registered.aliases.get(alias)
         if number is None:
-            known = sorted(f"{one} (version {version})" for one, version in registered.aliases.items())
-            raise UsageError(f"{name} has no alias {alias}; it has {_list(known)}")
+            aliases = sorted(f"{known} (version {version})" for known, version in registered.aliases.items())
+            raise UsageError(f"{name} has no alias {alias}; it has {_list(aliases)}")
     versions = {str(version.version): version for version in client.search_model_versions(f"name = '{name}'")}
     if str(number) not in versions:
         raise UsageError(f"{name} has no version {number}; it has {_list(sorted(versions, key=int))}")
@@ -62,16 +62,15 @@ def _of_version(client: MlflowClient, version: ModelVersion) -> LoggedModel:
 
 
 def _of_run(client: MlflowClient, run: str, name: str) -> LoggedModel:
-    found = or_none(logged_models, client, run, None)
-    if found is None:
-        experiments = [one.experiment_id for one in client.search_experiments()]
-        known = [one.info.run_id for one in client.search_runs(experiments, max_results=5)]
-        raise UsageError(f"no run {run}; the newest in the store: {_list(known)}")
-    whole = [one for one in found if one.status == "READY"]
-    for one in whole:
-        if one.name == name:
-            return one
-    raise UsageError(f"the run {run} has no model {name}; it has {_list(sorted({one.name for one in whole}))}")
+    models = or_none(logged_models, client, run, None)
+    if models is None:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        newest = [known.info.run_id for known in client.search_runs(experiments, max_results=5)]
+        raise UsageError(f"no run {run}; the newest in the store: {_list(newest)}")
+    ready = {model.name: model for model in reversed(models) if model.status == "READY"}
+    if name not in ready:
+        raise UsageError(f"the run {run} has no model {name}; it has {_list(sorted(ready))}")
+    return ready[name]
 
 
 def _list(names: list[str]) -> str:

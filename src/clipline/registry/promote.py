@@ -1,4 +1,4 @@
-"""Which registered version is the champion: `clipline promote`."""
+"""`clipline promote`: make a run's exported model the champion among the registered versions, if it is better."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 EXPORT_AGAIN = "Fix: dvc repro --force --single-item export"
 NEEDED = ("onnx_i2t_r1", "onnx_t2i_r1", "test_fingerprint")
-# Digits of an id of MLflow's own.
-WHOLE_ID = 32
-# Of the run, for the version: so that it says where it comes from even when the run is gone.
+# The number of digits of the ids that MLflow makes.
+FULL_ID = 32
+# The run's tags that the version gets too, so that it tells its origin even when the run is gone.
 RUN_TAGS = ("git_revision", "git_dirty")
 
 
@@ -36,10 +36,14 @@ class Refusal(CliplineError):
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported model. where: `run 1a2b…` or `version 3`. logged: MLflow's id of it. tags: its facts."""
+    """An exported model in MLflow.
 
-    where: str
-    logged: str
+    label: `run 1a2b…` or `version 3`. mlflow_id: MLflow's id of it. tags: those of `tracking.clip_model.model_tags`, of
+    the export stage and of its run, with `run_id`.
+    """
+
+    label: str
+    mlflow_id: str
     tags: Mapping[str, str]
 
     @property
@@ -49,31 +53,32 @@ class Exported:
 
     @property
     def mean(self) -> float:
-        """Of both."""
+        """The mean R@1 of both directions."""
         return sum(self.recalls) / 2
 
     @property
     def data(self) -> str:
-        """What it was measured on, in words."""
+        """The dataset and test split that it was measured on, for messages."""
         return f"{self.tags.get('dataset', '?')} (test split {self.tags['test_fingerprint']})"
 
     def __str__(self) -> str:
         i2t, t2i = self.recalls
-        return f"{self.where}, mean R@1 {self.mean:.2f} (i2t {i2t:.2f}, t2i {t2i:.2f})"
+        return f"{self.label}, mean R@1 {self.mean:.2f} (i2t {i2t:.2f}, t2i {t2i:.2f})"
 
 
 def promote(
     run_id: str | None, *, receipt: Path, experiment: str, name: str, margin: float, dry_run: bool = False
 ) -> str:
-    """Make a run's exported model the champion of the registered model `name`, if it is better. What was done.
+    """Make a run's exported model the champion of the registered model `name`, if it is better.
 
-    run_id: an id or how it begins; None takes that of `receipt`. The model must have passed its gates; where there is a
-    champion, it must be measured on the same test images and captions, and its mean R@1 must be at least `margin`
-    points higher. Raises Refusal where one of these fails; nothing is changed then, nor with `dry_run`.
+    run_id: an id or its first characters; None takes that of `receipt`. The model must have passed its gates; where
+    there is a champion, it must be measured on the same test images and captions, and its mean R@1 must be at least
+    `margin` points higher. Returns a line that says what was done. Raises Refusal where one of these fails; nothing is
+    changed then, nor with `dry_run`.
 
-    But for a dry run, which only reads, the store's lock is held meanwhile, so of two promotions the later one meets
-    the earlier one's champion. The lock is a file: on a server, promotions from two machines at once are not kept apart
-    (MLflow's alias has no compare-and-set).
+    The store's lock is held meanwhile (a dry run only reads), so that of two promotions the later one is compared with
+    the earlier one's champion. The lock is a file: promotions from two machines to one server at once are not kept
+    apart, because MLflow's alias has no compare-and-set.
     """
     if not re.fullmatch(r"[\w. -]+", name):
         raise UsageError(f"--name {name!r}: should be of letters, digits, spaces and _ . -")
@@ -84,7 +89,7 @@ def promote(
     with reading(experiment) if dry_run else opened(experiment) as store:
         candidate = _candidate(store, run_id)
         champion = _champion(store.client, name)
-        if champion and champion.logged == candidate.logged:
+        if champion and champion.mlflow_id == candidate.mlflow_id:
             return f"{name}: the champion already: {champion}"
         decide(candidate, champion, margin)
         old = f"; before it: {champion}" if champion else "; the first one"
@@ -97,12 +102,12 @@ def promote(
 
 
 def decide(candidate: Exported, champion: Exported | None, margin: float) -> None:
-    """Raises Refusal where `candidate` should not take the champion's place."""
+    """Raise Refusal where `candidate` should not replace `champion`; margin: points of mean R@1."""
     if champion is None:
         return
     if candidate.tags["test_fingerprint"] != champion.tags["test_fingerprint"]:
         raise Refusal(
-            f"not promoted: {candidate.where} is measured on {candidate.data}, the champion, {champion.where}, on "
+            f"not promoted: {candidate.label} is measured on {candidate.data}, the champion, {champion.label}, on "
             f"{champion.data}: their R@1 cannot be compared. Fix: promote it under another --name"
         )
     gain = candidate.mean - champion.mean
@@ -114,48 +119,48 @@ def decide(candidate: Exported, champion: Exported | None, margin: float) -> Non
 
 
 def _full_id(experiment: str, run_id: str) -> str:
-    """The id that begins with `run_id`, as `clipline runs` takes it; a full one may be of another experiment."""
+    """The run id that begins with `run_id`, among those of the experiment; a full id may be of another one."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,256}", run_id):
         raise UsageError(f"{run_id!r} is not the id of an MLflow run")
-    return run_id if len(run_id) >= WHOLE_ID else find_runs(experiment, [run_id])[0].id
+    return run_id if len(run_id) >= FULL_ID else find_runs(experiment, [run_id])[0].id
 
 
 def _candidate(store: Store, run_id: str) -> Exported:
-    """The run's exported model, which passed its gates."""
+    """The run's exported model. Raises UsageError without such a run, and Refusal where its gates are not passed."""
     run = store.find(run_id)
     if run is None:
         raise UsageError(f"no run {run_id} in {store.uri}. Fix: name one that `clipline runs` shows")
-    where, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
+    label, gates = f"run {run.info.run_id}", run.data.tags.get("gates")
     if gates not in (None, "passed"):
-        raise Refusal(f"not promoted: {where} did not pass its gates: {gates}")
-    whole = [model for model in logged_models(store.client, run.info.run_id) if model.status == "READY"]
-    if gates is None or not whole:
-        raise Refusal(f"not promoted: {where} has no exported model in {store.uri}. {EXPORT_AGAIN}")
-    kept = {tag: run.data.tags[tag] for tag in RUN_TAGS if tag in run.data.tags}
-    found = Exported(where, whole[0].model_id, {**whole[0].tags, **kept, "run_id": run.info.run_id})
-    return _checked(found, EXPORT_AGAIN)
+        raise Refusal(f"not promoted: {label} did not pass its gates: {gates}")
+    ready = [model for model in logged_models(store.client, run.info.run_id) if model.status == "READY"]
+    if gates is None or not ready:
+        raise Refusal(f"not promoted: {label} has no exported model in {store.uri}. {EXPORT_AGAIN}")
+    tags = {tag: run.data.tags[tag] for tag in RUN_TAGS if tag in run.data.tags}
+    tags = {**ready[0].tags, **tags, "run_id": run.info.run_id}
+    return _checked(Exported(label, ready[0].model_id, tags), EXPORT_AGAIN)
 
 
 def _champion(client: MlflowClient, name: str) -> Exported | None:
     registered = or_none(client.get_registered_model, name)
-    version = registered and registered.aliases.get(ALIAS)
-    if not version:
+    number = registered and registered.aliases.get(ALIAS)
+    if not number:
         return None
-    found = client.get_model_version(name, version)
+    version = client.get_model_version(name, number)
     fix = f"Fix: promote under another --name, or take the alias {ALIAS} away from it"
-    return _checked(Exported(f"version {found.version}", logged_id(found) or "", found.tags), fix)
+    return _checked(Exported(f"version {number}", logged_id(version) or "", version.tags), fix)
 
 
 def _checked(model: Exported, fix: str) -> Exported:
-    """`model`, if its tags hold what is compared; another program may have registered it."""
+    """`model` itself. Raises Refusal where its tags lack what is compared: another program may have registered it."""
     missing = [tag for tag in NEEDED if tag not in model.tags]
     if missing:
-        raise Refusal(f"not promoted: {model.where} does not say how good it is: no tag {', '.join(missing)}. {fix}")
+        raise Refusal(f"not promoted: {model.label} does not say how good it is: no tag {', '.join(missing)}. {fix}")
     return model
 
 
 def _register(client: MlflowClient, name: str, model: Exported) -> ModelVersion:
-    """The version of `model`: the one that exists, else a new one."""
+    """The registered version of `model`: the existing one, else a new one."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
@@ -166,17 +171,17 @@ def _register(client: MlflowClient, name: str, model: Exported) -> ModelVersion:
             raise
     versions = client.search_model_versions(f"name = '{name}' AND run_id = '{model.tags['run_id']}'")
     for version in versions:
-        if logged_id(version) == model.logged:
+        if logged_id(version) == model.mlflow_id:
             return version
-    made = client.create_model_version(
+    version = client.create_model_version(
         name,
-        f"models:/{model.logged}",
+        f"models:/{model.mlflow_id}",
         run_id=model.tags["run_id"],
         tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")},
-        model_id=model.logged,
+        model_id=model.mlflow_id,
     )
-    # As `mlflow.register_model` does: by this tag the pages of the run and of its model show the version.
+    # As `mlflow.register_model` does: by this tag MLflow's pages of the run and of its model show the version.
     others = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    known = json.dumps([*others, {"name": name, "version": made.version}])
-    client.set_logged_model_tags(model.logged, {MLFLOW_MODEL_VERSIONS: known})
-    return made
+    versions = json.dumps([*others, {"name": name, "version": version.version}])
+    client.set_logged_model_tags(model.mlflow_id, {MLFLOW_MODEL_VERSIONS: versions})
+    return version

@@ -1,4 +1,4 @@
-"""The exported bundle as an MLflow model: images or texts in, embeddings out. MLflow runs this file to load it.
+"""The exported bundle as an MLflow model: images or texts in, embeddings out. MLflow runs this file to load the model.
 
 Each logged model holds a copy of this file and of clipline ("models from code"): nothing is pickled, and neither
 torch nor an installed clipline is needed.
@@ -64,12 +64,12 @@ class ClipModel(PythonModel):
 
 
 def _column(frame: pd.DataFrame) -> tuple[str, list[Any]]:
-    """The one column that is given; an optional one may be there with nothing in it."""
-    given = [name for name in COLUMNS if name in frame and (not len(frame) or frame[name].notna().any())]
-    if len(given) != 1:
-        found = "both" if given else f"neither, but {list(frame.columns)}"
-        raise CliplineError(f"give a column `image` (bytes of image files) or a column `text`; found {found}")
-    return given[0], frame[given[0]].tolist()
+    """Name and values of the one column that holds values; the other one may be there, but empty."""
+    filled = [name for name in COLUMNS if name in frame and (not len(frame) or frame[name].notna().any())]
+    if len(filled) != 1:
+        columns = "both" if filled else f"neither, but {list(frame.columns)}"
+        raise CliplineError(f"give a column `image` (bytes of image files) or a column `text`; found {columns}")
+    return filled[0], frame[filled[0]].tolist()
 
 
 def _text(value: Any, row: int) -> str:

@@ -1,5 +1,5 @@
-"""What a trained model finds and misses, told in pictures, on one page and in a model card.
+"""What a trained model finds and misses: pictures, one HTML page and a model card.
 
-`examples`, `ranking` and `words` look at an embedded test split, `pictures` draws what they see; `facts` gathers
-what the stages wrote, `page` and `card` tell it. Needs neither torch nor mlflow nor dvc.
+`ranking`, `word_confusion` and `pick_examples` analyse an embedded test split, `figures` draws the results; `summary`
+reads what the stages wrote, `page` and `card` present it. Needs neither torch nor mlflow nor dvc.
 """

@@ -1,4 +1,4 @@
-"""Searches worth looking at, as reports/examples.json holds them: a sample, and the worst failures."""
+"""The searches in reports/examples.json: a sample, and the worst failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Hit:
-    """An image beside a query. text: a caption that was found, where captions are searched."""
+    """An image in a result.
+
+    score: cosine with the query. right: whether it is a right answer. place: its rank, 1 is best.
+    text: the caption that was found, where captions are searched.
+    """
 
     image: str
     score: float
@@ -19,10 +23,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class Example:
-    """A query and what it finds.
+    """A query and its results.
 
-    query: a caption, or an image's own captions. place: where the first right answer stands, 1 is best, of
-    `among` answers. hits: best first; in a failure the right image stands before them.
+    query: a caption, or an image's own captions. place: the rank of the first right answer, 1 is best, of `among`
+    answers. hits: the best first; in a failure the right image comes before them.
     """
 
     query: str
@@ -32,14 +36,16 @@ class Example:
 
     @property
     def verdict(self) -> str:
-        """Where the right answer stands, in words."""
-        return f"place {self.place:,} of {self.among:,}"
+        """The rank of the first right answer as text: `rank 3 of 1,000`."""
+        return f"rank {self.place:,} of {self.among:,}"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """sample: captions drawn from a fixed seed. captions: those whose own image is found last. images: those whose
-    captions are found last."""
+    """The contents of reports/examples.json.
+
+    sample: random captions, from a fixed seed. captions, images: those whose right answers have the worst ranks.
+    """
 
     sample: list[Example]
     captions: list[Example]
@@ -51,9 +57,9 @@ class Examples:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Examples:
-        """What `as_dict` gave."""
+        """The reverse of `as_dict`."""
 
-        def one(example: dict[str, Any]) -> Example:
+        def read(example: dict[str, Any]) -> Example:
             return Example(**{**example, "hits": [Hit(**hit) for hit in example["hits"]]})
 
-        return cls(**{name: [one(example) for example in values[name]] for name in ("sample", "captions", "images")})
+        return cls(**{name: [read(example) for example in values[name]] for name in ("sample", "captions", "images")})

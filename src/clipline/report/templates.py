@@ -1,4 +1,4 @@
-"""The two templates of this package, filled in by jinja2."""
+"""Render the two jinja2 templates of this package."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jinja2 import Environment, StrictUndefined
 
 
 def fill(name: str, *, escape: bool, **values: Any) -> str:
-    """The template `name` of this folder with `values`; escape: of all values, for HTML.
+    """Render the template `name` of this folder. escape: whether to escape all values for HTML.
 
-    A name that it does not know is an error (jinja2.UndefinedError), never a blank.
+    Raises jinja2.UndefinedError where the template uses a name that `values` lacks.
     """
     environment = Environment(autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= FILTERS
@@ -25,12 +25,12 @@ def thousands(number: float) -> str:
 
 
 def figure(value: float | None, form: str = ".1f", unit: str = "") -> str:
-    """A number in a table; a dash for what was not measured or not published."""
+    """A number in a table, or a dash where it was not measured or not published."""
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as text, such as `1 h 02 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

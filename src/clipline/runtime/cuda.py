@@ -1,8 +1,8 @@
-"""Calls of one image graph on a device through buffers that stay: no memory is asked for or bound per batch.
+"""Run an image graph on a device through reused buffers: no memory is allocated or bound per batch.
 
-A set of buffers holds one batch: page-locked pixels that the device copies from, their place on the device, and the
-vectors. While one set is in the model another can be filled, so two threads keep the device busy; onnxruntime gives
-each call a stream of its own.
+A set of buffers holds one batch: page-locked pixels that the device copies from, the same on the device, and the
+vectors. While the model runs on one set another can be filled, so that two threads keep the device busy; onnxruntime
+uses a separate stream for each call.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from clipline.errors import CliplineError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue
 
-# A batch takes a larger set of buffers where it fills at least half of it; else it gets one of its own size.
-WASTE = 2
+# A batch may use buffers of up to twice its size; else new ones of its size are allocated.
+MAX_BUFFER_RATIO = 2
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every context of the process
 DEVICE = 0
 
 
 def pinned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 zeros of `shape` in page-locked memory, given back when the array is gone.
+    """Allocate uint8 zeros of `shape` in page-locked memory, which is freed with the array.
 
-    Raises CliplineError where the driver has none to give. Call it only where CUDA has started.
+    Raises CliplineError where the driver cannot allocate it. Call it only where CUDA has started.
     """
     size = int(np.prod(shape))
     pointer = ctypes.c_void_p()
     with _context():
         _check("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(size), PORTABLE)
     memory = (ctypes.c_uint8 * size).from_address(pointer.value)
-    # Views of the array keep `memory` alive, and with it the pages.
+    # Views of the array keep `memory` alive, and with it the allocation.
     weakref.finalize(memory, _free, pointer)
     array = np.frombuffer(memory, np.uint8).reshape(shape)
     array[...] = 0
@@ -49,7 +49,7 @@ def pinned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def load_driver() -> ctypes.CDLL:
-    """The CUDA driver's library. Raises OSError where there is none."""
+    """Load the CUDA driver's library. Raises OSError where there is none."""
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
 
@@ -60,7 +60,7 @@ def _driver() -> ctypes.CDLL:
 
 @contextmanager
 def _context() -> Iterator[None]:
-    """The context that onnxruntime uses too, current in this thread."""
+    """Make the context that onnxruntime uses too the current one of this thread."""
     device, context = ctypes.c_int(), ctypes.c_void_p()
     _check("cuInit", 0)
     _check("cuDeviceGet", ctypes.byref(device), DEVICE)
@@ -90,7 +90,10 @@ def _check(name: str, *arguments: object) -> None:
 
 @dataclass(frozen=True)
 class _Buffers:
-    """One batch. staging: uint8 [b, S, S, 3]. pixels: the same on the device. vectors: float32 [b, dim]."""
+    """The buffers of one batch.
+
+    staging: uint8 [b, S, S, 3] in page-locked memory. pixels: the same on the device. vectors: float32 [b, dim].
+    """
 
     staging: np.ndarray
     pixels: OrtValue
@@ -99,9 +102,10 @@ class _Buffers:
 
 
 class CudaBufferPool:
-    """Runs `session` on batches of any size; may be called by several threads at once.
+    """Runs `session` on batches of any size; several threads may call it at the same time.
 
-    device: onnxruntime's name of it. allocate: gives uint8 memory of a shape to copy from.
+    dim: length of an embedding. device: onnxruntime's name of the device. allocate: returns uint8 memory of a shape for
+    the staging buffers.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class CudaBufferPool:
         self._free: list[_Buffers] = []
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [n, S, S, 3] -> float32 [n, dim]. The rest of a larger set holds what was there before."""
+        """uint8 [n, S, S, 3] -> float32 [n, dim]. The rest of larger buffers keeps its earlier content."""
         buffers = self._take(pixels.shape)
         try:
             buffers.staging[: len(pixels)] = pixels
@@ -130,17 +134,14 @@ class CudaBufferPool:
                 self._free.append(buffers)
 
     def _take(self, shape: tuple[int, ...]) -> _Buffers:
-        """The smallest free set that suits, or a new one."""
+        """The smallest free buffers that are large enough, or new ones."""
         with self._lock:
-            suits = [each for each in self._free if shape[0] <= len(each.staging) <= WASTE * shape[0]]
-            if suits:
-                found = min(suits, key=lambda each: len(each.staging))
-                # Arrays have no plain equality: look for the very object.
-                self._free = [each for each in self._free if each is not found]
-                return found
-        return self._make(shape)
+            sizes = {len(buffers.staging): index for index, buffers in enumerate(self._free)}
+            if fitting := [size for size in sizes if shape[0] <= size <= MAX_BUFFER_RATIO * shape[0]]:
+                return self._free.pop(sizes[min(fitting)])
+        return self._allocate_buffers(shape)
 
-    def _make(self, shape: tuple[int, ...]) -> _Buffers:
+    def _allocate_buffers(self, shape: tuple[int, ...]) -> _Buffers:
         value = self._ort.OrtValue
         pixels = value.ortvalue_from_shape_and_type(list(shape), np.uint8, self._device, 0)
         vectors = np.zeros((shape[0], self._dim), np.float32)

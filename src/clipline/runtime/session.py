@@ -1,7 +1,7 @@
 """Open onnxruntime sessions on the CPU or on CUDA, and never on another provider than the one asked for.
 
-Where CUDA does not start, onnxruntime prints pages of library errors and takes the CPU. Here `auto` first
-looks whether there is a device at all and says what it took; `cuda` is an error where CUDA does not start.
+Where CUDA does not start, onnxruntime prints pages of library errors and falls back to the CPU. Here `auto` first tests
+whether there is a device and reports which provider it chose; `cuda` is an error where CUDA does not start.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# Full float32: the parity that the export stage promises does not hold with TF32's 10 bits.
+# Full float32: with TF32's 10 bits of mantissa the parity that the export stage promises does not hold.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 QUIET, WARNINGS = 4, 2
-# What a graph takes and gives: name -> (element type, number of dimensions).
+# Inputs and output of the graphs: name -> (element type, number of dimensions).
 INPUTS = {
     "image": {"pixels": ("tensor(uint8)", 4)},
     "text": {"input_ids": ("tensor(int64)", 2), "attention_mask": ("tensor(int64)", 2)},
 }
 OUTPUTS = {"embedding": ("tensor(float)", 2)}
-# The first onnxruntime that reads tensors from files inside the model's folder alone, whichever way they are named.
+# The first version of onnxruntime that reads tensors only from files inside the model's folder.
 CONFINES_FILES = (1, 27)
 CUDA_FIX = (
     "Fix: see that nvidia-smi lists a GPU and that `pip list` shows onnxruntime-gpu without onnxruntime; "
@@ -42,32 +42,33 @@ CUDA_FIX = (
 
 
 class NoCudaError(UsageError):
-    """CUDA was asked for and cannot be had. why: in words, without how to fix it."""
+    """CUDA was asked for and is not available. reason: without the advice how to fix it."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"CUDA was asked for, but {why}. {CUDA_FIX}. Or use the CPU: --provider cpu")
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"CUDA was asked for, but {reason}. {CUDA_FIX}. Or use the CPU: --provider cpu")
+        self.reason = reason
 
 
 class Sessions:
-    """Opens ONNX files with one provider. words: what it runs on, known once a session is open.
+    """Opens ONNX files with one provider.
 
-    threads: of the CPU, which so many calls share.
+    provider: `auto` takes CUDA where it starts, else the CPU. threads: CPU threads, which `calls` concurrent calls
+    share. running_on: the provider in words, known once a session is open.
     """
 
-    def __init__(self, wanted: Literal["auto", "cpu", "cuda"], threads: int, calls: int = 1) -> None:
-        """Raises UsageError where onnxruntime is missing, or CUDA is asked for and cannot be had."""
+    def __init__(self, provider: Literal["auto", "cpu", "cuda"], threads: int, calls: int = 1) -> None:
+        """Raises UsageError where onnxruntime is missing, and NoCudaError where CUDA is asked for and not available."""
         self._ort = load_onnxruntime()
         self._threads, self._calls = threads, calls
-        self._wanted = wanted
-        self._why_not = None if wanted == "cpu" else self._no_cuda()
-        if wanted == "cuda" and self._why_not:
-            raise NoCudaError(self._why_not)
-        self.words = ""
+        self._provider = provider
+        self._no_cuda = None if provider == "cpu" else self._why_no_cuda()
+        if provider == "cuda" and self._no_cuda:
+            raise NoCudaError(self._no_cuda)
+        self.running_on = ""
 
     def open_graph(self, bundle: Bundle, side: Literal["image", "text"], graph: Graph) -> InferenceSession:
         """Open a graph of the model. Raises as `open`, and UsageError where inputs or output are not that side's."""
-        path = bundle.graph(graph)
+        path = bundle.graph_path(graph)
         session = self.open(path)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         signature = [{value.name: (value.type, len(value.shape)) for value in values} for values in (inputs, outputs)]
@@ -81,31 +82,34 @@ class Sessions:
         return session
 
     def open(self, path: Path) -> InferenceSession:
-        """Open the ONNX file `path`. Raises UsageError where onnxruntime refuses it or CUDA does not start, and
-        CliplineError where memory runs out."""
+        """Open the ONNX file `path`.
+
+        Raises UsageError where onnxruntime refuses the file, NoCudaError where CUDA was asked for and does not start,
+        and CliplineError where memory runs out.
+        """
         _refuse_other_files(self._ort, path)
         try:
-            if self._wanted != "cpu" and not self._why_not:
+            if self._provider != "cpu" and not self._no_cuda:
                 session = self._open_on_cuda(path)
             else:
-                # The fallback would print the error and try the same again.
+                # With the fallback enabled onnxruntime prints its error and tries the same provider again.
                 session = self._ort.InferenceSession(path, self._options(), providers=[CPU], enable_fallback=0)
-        except errors(self._ort) as error:
+        except onnxruntime_errors() as error:
             kind = CliplineError if out_of_memory(error) else UsageError
             raise kind(
                 f"{path}: onnxruntime cannot load it: {first_line(error)}. Fix: export the model again"
             ) from error
         on_cuda = session.get_providers()[0] == CUDA
-        self.words = "CUDA" if on_cuda else f"CPU, {self._threads} thread{'s' * (self._threads > 1)}"
-        if self._wanted == "auto" and self._why_not and CUDA in self._ort.get_available_providers():
-            self.words += f" ({self._why_not})"
+        self.running_on = "CUDA" if on_cuda else f"CPU, {self._threads} thread{'s' * (self._threads > 1)}"
+        if self._provider == "auto" and self._no_cuda and CUDA in self._ort.get_available_providers():
+            self.running_on += f" ({self._no_cuda})"
         return session
 
     def _open_on_cuda(self, path: Path) -> InferenceSession:
-        said = io.StringIO()
+        printed = io.StringIO()
         self._ort.set_default_logger_severity(QUIET)
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(printed):
                 # The libraries of the CUDA wheels are on no search path: onnxruntime must load them itself.
                 self._ort.preload_dlls()
                 providers = [(CUDA, CUDA_OPTIONS), CPU]
@@ -113,36 +117,36 @@ class Sessions:
         finally:
             self._ort.set_default_logger_severity(WARNINGS)
         if session.get_providers()[0] != CUDA:
-            reason = said.getvalue().strip().partition("\n")[0]
-            self._why_not = "its CUDA libraries do not load" + (f": {reason}" if reason else "")
-            if self._wanted == "cuda":
-                raise NoCudaError(self._why_not)
+            reason = printed.getvalue().strip().partition("\n")[0]
+            self._no_cuda = "its CUDA libraries do not load" + (f": {reason}" if reason else "")
+            if self._provider == "cuda":
+                raise NoCudaError(self._no_cuda)
         return session
 
     def _options(self):
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads // self._calls)
         options.inter_op_num_threads = 1
-        options.log_severity_level = QUIET  # what goes wrong is raised as well
+        options.log_severity_level = QUIET  # errors are raised as well
         # Whatever the file's name: .ort would select onnxruntime's own format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         # Threads that wait for the next batch would otherwise spin on the cores that decode it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not cores.multiplies_bytes():
-            # Without VNNI products of bytes saturate: another embedding than on the machine that passed the gate.
+            # Without VNNI products of bytes saturate: embeddings would differ from those that passed the export's gate.
             options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
-    def _no_cuda(self) -> str | None:
-        """Why CUDA cannot be used, as far as can be told without a model; None where it may start."""
+    def _why_no_cuda(self) -> str | None:
+        """The reason why CUDA cannot be used, as far as it shows without a model; None where it may start."""
         if CUDA not in self._ort.get_available_providers():
             return "this onnxruntime has no CUDA provider"
         return no_device()
 
 
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module. Raises UsageError that names the extras where it is missing or broken."""
-    # Its import already starts what reports on its use, and leaves files in the temporary folder and in the home.
+    """Import onnxruntime. Raises UsageError that names the extras where it is missing or broken."""
+    # Telemetry starts with the import, and leaves files in the temporary folder and in the home.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
@@ -153,7 +157,7 @@ def load_onnxruntime() -> ModuleType:
             "onnxruntime is not installed. Fix: pip install 'clipline[cpu]', or 'clipline[gpu]' for NVIDIA"
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
-        # Removing one of the two wheels takes the files that they share.
+        # Uninstalling one of the two wheels removes the files that they share.
         raise UsageError(
             "onnxruntime is installed in part. Fix: pip uninstall onnxruntime onnxruntime-gpu, "
             "then pip install 'clipline[cpu]' or 'clipline[gpu]'"
@@ -162,24 +166,22 @@ def load_onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-def errors(ort: ModuleType) -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a bad graph or a failed run; they share no base class."""
-    state = ort.capi.onnxruntime_pybind11_state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    # Buffers on a device raise a plain RuntimeError when its memory is out; a message that quotes bytes of a damaged
-    # file may be no UTF-8.
-    return (
-        *(getattr(state, name) for name in (*names, "RuntimeException", "EPFail")),
-        RuntimeError,
-        UnicodeDecodeError,
-    )
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that onnxruntime raises for a bad graph or a failed run; they share no base class.
+
+    A plain RuntimeError where a device has no memory for buffers; a UnicodeDecodeError where a message quotes bytes of
+    a damaged file.
+    """
+    classes = vars(load_onnxruntime().capi.onnxruntime_pybind11_state).values()
+    own = (kind for kind in classes if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, UnicodeDecodeError)
 
 
 def _refuse_other_files(ort: ModuleType, path: Path) -> None:
-    """Raise UsageError where a graph keeps tensors in other files and this onnxruntime would read any file named there.
+    """Raise UsageError where a graph has tensors in other files and this onnxruntime would read any file.
 
     Versions before 1.27 follow `..`, absolute paths or links, and some take an address in memory for a path. Each such
-    tensor has the key `location`, whose bytes stand in the file as they are.
+    tensor has the key `location`, whose bytes appear in the file as they are.
     """
     if tuple(map(int, ort.__version__.split(".")[:2])) >= CONFINES_FILES or not path.stat().st_size:
         return
@@ -192,7 +194,7 @@ def _refuse_other_files(ort: ModuleType, path: Path) -> None:
 
 
 def no_device() -> str | None:
-    """Why there is no NVIDIA device to use, asked of the driver itself; None where there is one."""
+    """The reason why there is no NVIDIA device, asked of the driver itself; None where there is one."""
     try:
         driver = load_driver()
     except OSError:

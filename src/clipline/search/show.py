@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipline.embeddings.paths import printable
 from clipline.errors import CliplineError, UsageError
@@ -40,23 +39,20 @@ def lines(answers: list[Answer]) -> Iterator[str]:
             yield f"{rank}\t{result.score:.4f}\t{result.file}\t{' '.join(answer.query.split())}"
 
 
-def to_json(answers: list[Answer]) -> str:
-    """A list with an object for each query. path: as the embeddings name the image; file: to open from here."""
-    return json.dumps(
-        [
-            {
-                "query": answer.query,
-                "by": "image" if answer.image else "words",
-                "not": list(answer.without),
-                "results": [
-                    {"rank": rank, "score": round(result.score, 6), "path": result.path, "file": str(result.file)}
-                    for rank, result in enumerate(answer.results, 1)
-                ],
-            }
-            for answer in answers
-        ],
-        indent=2,
-    )
+def as_objects(answers: list[Answer]) -> list[dict[str, Any]]:
+    """For JSON, an object for each query. path: as the embeddings name the image; file: to open from here."""
+    return [
+        {
+            "query": answer.query,
+            "by": "image" if answer.image else "words",
+            "not": list(answer.without),
+            "results": [
+                {"rank": rank, "score": round(result.score, 6), "path": result.path, "file": str(result.file)}
+                for rank, result in enumerate(answer.results, 1)
+            ],
+        }
+        for answer in answers
+    ]
 
 
 def check_path(path: Path) -> None:
@@ -78,16 +74,12 @@ def draw(answers: list[Answer], path: Path) -> None:
 
         html_gallery.write(answers, path)
         return
-    from clipline.pictures import gallery
+    from clipline.pictures.gallery import INK, Cell, Row, draw, grid
 
-    rows = [gallery.Row(printable(answer.title), _cells(answer)) for answer in answers]
-    gallery.draw(rows, path, columns=gallery.grid(max(len(row.cells) for row in rows)))
-
-
-def _cells(answer: Answer) -> list:
-    from clipline.pictures.gallery import INK, Cell
-
-    query = [Cell(answer.image, "searched for", INK)] if answer.image else []
-    return query + [
-        Cell(Path(result.file), f"{rank}.  {result.score:.3f}") for rank, result in enumerate(answer.results, 1)
-    ]
+    rows = []
+    for answer in answers:
+        cells = [Cell(answer.image, "searched for", INK)] if answer.image else []
+        for rank, result in enumerate(answer.results, 1):
+            cells.append(Cell(Path(result.file), f"{rank}.  {result.score:.3f}"))
+        rows.append(Row(printable(answer.title), cells))
+    draw(rows, path, columns=grid(max(len(row.cells) for row in rows)))

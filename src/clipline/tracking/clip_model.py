@@ -1,4 +1,4 @@
-"""The exported bundle as one MLflow model of a run: a pyfunc "from code" (`registry/served.py`), nothing pickled."""
+"""The exported bundle as an MLflow model of a run: a pyfunc "from code" (`registry/served.py`), without pickle."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ EXAMPLE = "two dogs play in the snow"
 def log_bundle(client: MlflowClient, run_id: str, folder: Path, tags: Mapping[str, str]) -> None:
     """Log the bundle in `folder` with signature, example, requirements and clipline's own code.
 
-    The run's earlier models of that kind are deleted, except those that are registered: a registered version is
-    loaded from its run's model.
+    The run's earlier models of that name are deleted, except registered ones: a registered version is loaded from its
+    run's model.
 
-    Not `mlflow.pyfunc.log_model`: without MLflow's global "active run" that puts the model into the default
+    `mlflow.pyfunc.log_model` is not used: without MLflow's global "active run" it puts the model into the default
     experiment and ./mlruns.
     """
     from mlflow.entities import LoggedModelOutput
@@ -38,7 +38,7 @@ def log_bundle(client: MlflowClient, run_id: str, folder: Path, tags: Mapping[st
     experiment = client.get_run(run_id).info.experiment_id
     earlier = logged_models(client, run_id)
     logged = client.create_logged_model(
-        experiment, NAME, source_run_id=run_id, tags={**facts(manifest), **tags}, model_type="clip"
+        experiment, NAME, source_run_id=run_id, tags={**model_tags(manifest), **tags}, model_type="clip"
     )
     model = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
     with tempfile.TemporaryDirectory() as scratch:
@@ -53,7 +53,7 @@ def log_bundle(client: MlflowClient, run_id: str, folder: Path, tags: Mapping[st
 
 
 def logged_models(client: MlflowClient, run_id: str, name: str | None = NAME) -> list[LoggedModel]:
-    """The run's models of that name (None: of any), whole or not, the newest first."""
+    """The run's models of that name (None: of any name), finalized or not, the newest first."""
     experiment = client.get_run(run_id).info.experiment_id
     query = f"source_run_id = '{run_id}'" + (f" AND name = '{name}'" if name else "")
     newest = [{"field_name": "creation_timestamp", "ascending": False}]
@@ -61,23 +61,26 @@ def logged_models(client: MlflowClient, run_id: str, name: str | None = NAME) ->
 
 
 def logged_id(version: ModelVersion) -> str | None:
-    """The id of the logged model that was registered as `version`; None where something else was.
+    """The id of the logged model that was registered as `version`; None where another kind of source was registered.
 
     MLflow's own database keeps it in `source` alone.
     """
-    found = re.fullmatch(r"models:/([\w-]+)", version.source or "")
-    return version.model_id or (found[1] if found else None)
+    match = re.fullmatch(r"models:/([\w-]+)", version.source or "")
+    return version.model_id or (match[1] if match else None)
 
 
-def facts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of the model, from manifest.json: what it is, and the R@1 that the exported graphs reach."""
+def model_tags(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The model's tags, from manifest.json: recipe, data, precisions, and the R@1 of the exported graphs in percent."""
     tags = {name: str(manifest[name]) for name in ("model_id", "recipe", "dataset", "dataset_fingerprint")}
     recalls = {f"onnx_{name}": str(value) for name, value in manifest["metrics"].items() if name.endswith("_r1")}
     return tags | recalls | {"precisions": " ".join(manifest["image"])}
 
 
 def save(folder: Path, target: Path, model: Model, dim: int) -> None:
-    """Write the MLflow model of the bundle in `folder` to `target`, which does not exist."""
+    """Write the MLflow model of the bundle in `folder` to `target`, which must not exist.
+
+    dim: the embeddings' length.
+    """
     import mlflow.pyfunc
     import pandas as pd
 
@@ -86,16 +89,16 @@ def save(folder: Path, target: Path, model: Model, dim: int) -> None:
         mlflow_model=model,
         python_model=SERVED,
         artifacts={"bundle": str(folder)},
-        code_paths=[str(PACKAGE)],  # clipline is on no index
+        code_paths=[str(PACKAGE)],  # clipline is on no package index
         signature=signature(dim),
         input_example=pd.DataFrame({"text": [EXAMPLE]}),
-        # Stated, because MLflow would run the model for seconds to find out.
+        # Without this MLflow would run the model for seconds to infer them.
         pip_requirements=requirements(),
     )
 
 
 def signature(dim: int) -> ModelSignature:
-    """In: a column `image` (bytes) or a column `text`. Out: float32 [n, dim]."""
+    """Input: a column `image` (bytes) or a column `text`. Output: float32 [n, dim]."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -105,11 +108,11 @@ def signature(dim: int) -> ModelSignature:
 
 
 def requirements() -> list[str]:
-    """clipline's base dependencies and onnxruntime (for the CPU), as they are installed here."""
+    """clipline's base dependencies and onnxruntime (the CPU package), pinned to the versions installed here."""
     from packaging.requirements import Requirement
 
     declared = [Requirement(line) for line in metadata.requires("clipline") or []]
-    base = [one.name for one in declared if not (one.marker and "extra" in str(one.marker))]
-    # Not imported for it, which makes it report itself; installed here may be onnxruntime-gpu.
+    base = [entry.name for entry in declared if not (entry.marker and "extra" in str(entry.marker))]
+    # From the metadata: importing onnxruntime sends a usage report. Installed here may be onnxruntime-gpu.
     runtime = metadata.version(metadata.packages_distributions()["onnxruntime"][0])
     return [f"{name}=={metadata.version(name)}" for name in base] + [f"onnxruntime=={runtime}"]

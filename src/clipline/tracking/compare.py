@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, and what came of it."""
+"""Runs side by side: the settings that differ between them, and their results."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from clipline.tracking.store import Store, reading
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
-# Of the tags, those that say what a run was made from; others only tell when and where.
+# The tags that say what a run was made from; the others only tell when and where.
 TAGS = ("recipe", "dataset", "dataset_fingerprint", "git_revision", "git_dirty", "device")
-# Where `make ui` listens.
+# The address of `make ui`.
 UI = "http://127.0.0.1:5000"
-# Of the metrics, what came of the run in the end. Higher is better for recalls, and for them alone it is said.
+# Prefixes of the metrics that are results. Only for recalls is it certain that higher is better.
 METRICS = ("best_val_", "test_", "onnx_", "images_per_second", "peak_")
 RECALL = re.compile(r"_r\d+$")
 RUN_ID = re.compile(r"[A-Za-z0-9-]*")
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One run. experiment: its id. settings: params and tags, as text. metrics: the last value of each."""
+class LoggedRun:
+    """A run as the store holds it.
+
+    experiment: the experiment's id. settings: params and tags. metrics: the last value of each.
+    """
 
     id: str
     experiment: str
@@ -40,36 +43,39 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the comparison: a setting or a metric of each run, None where it has none. best: their indices."""
+class Comparison:
+    """One setting or metric of several runs.
+
+    values: one for each run, None where the run does not have it. best: indices of the runs with the best value.
+    """
 
     name: str
     values: Sequence[str | float | None]
     best: Sequence[int] = ()
 
 
-def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> list[Summary]:
-    """The runs whose ids begin with `ids`, in that order; without any, the last `count`, the latest first.
+def find_runs(experiment: str, ids: Sequence[str] = (), *, count: int = 5) -> list[LoggedRun]:
+    """The runs whose ids begin with `ids`, in that order; without ids the last `count` runs, the latest first.
 
-    Raises UsageError where an id fits no run or several, or there is no run or no store at all, and CliplineError where
-    the store does not answer. Nothing is created.
+    Raises UsageError where an id fits no run or several, or where there is no run or no store at all, and CliplineError
+    where the store does not answer. Nothing is created.
     """
     with reading(experiment) as store:
         if ids:
-            return [_summary(_find(store, prefix)) for prefix in ids]
+            return [_logged_run(_find(store, prefix)) for prefix in ids]
         runs = store.search(max_results=count, order_by=["start_time DESC"])
         if not runs:
             raise UsageError(f"{store.uri}: no run in the experiment {experiment} yet. Fix: dvc repro")
-        return [_summary(run) for run in runs]
+        return [_logged_run(run) for run in runs]
 
 
-def compare(runs: Sequence[Summary]) -> list[Row]:
-    """What differs between `runs`: settings by name, then metrics that any of them has. One run: all of it."""
+def compare(runs: Sequence[LoggedRun]) -> list[Comparison]:
+    """The settings that differ between `runs`, by name, then the metrics that any run has. Of one run, all settings."""
     return _settings(runs) + _metrics(runs)
 
 
-def as_json(runs: Sequence[Summary]) -> list[dict[str, Any]]:
-    """`runs` for machines: id, name, started (ISO 8601), status, and of settings and metrics what `compare` shows."""
+def as_json(runs: Sequence[LoggedRun]) -> list[dict[str, Any]]:
+    """`runs` for JSON: id, name, started (ISO 8601), status, and those settings and metrics that `compare` returns."""
     settings, metrics = _settings(runs), _metrics(runs)
     return [
         {
@@ -77,34 +83,34 @@ def as_json(runs: Sequence[Summary]) -> list[dict[str, Any]]:
             "name": run.name,
             "started": run.started.isoformat(),
             "status": run.status,
-            "settings": {row.name: row.values[index] for row in settings},
-            "metrics": {row.name: row.values[index] for row in metrics},
+            "settings": {line.name: line.values[index] for line in settings},
+            "metrics": {line.name: line.values[index] for line in metrics},
         }
         for index, run in enumerate(runs)
     ]
 
 
-def page(runs: Sequence[Summary]) -> str:
+def comparison_url(runs: Sequence[LoggedRun]) -> str:
     """The address of MLflow's page that compares `runs`: on the server in use, or on `make ui`'s."""
     server = address(tracking_uri()) if tracking_uri().startswith(SERVERS) else UI
     listed = json.dumps([run.id for run in runs], separators=(",", ":"))
     return f'{server.rstrip("/")}/#/compare-runs?runs={listed}&experiments=["{runs[0].experiment}"]'
 
 
-def _settings(runs: Sequence[Summary]) -> list[Row]:
+def _settings(runs: Sequence[LoggedRun]) -> list[Comparison]:
     names = sorted({name for run in runs for name in run.settings})
-    rows = [Row(name, [run.settings.get(name) for run in runs]) for name in names]
-    return [row for row in rows if len(runs) == 1 or len(set(row.values)) > 1]
+    rows = [Comparison(name, [run.settings.get(name) for run in runs]) for name in names]
+    return [line for line in rows if len(runs) == 1 or len(set(line.values)) > 1]
 
 
-def _metrics(runs: Sequence[Summary]) -> list[Row]:
+def _metrics(runs: Sequence[LoggedRun]) -> list[Comparison]:
     names = sorted({name for run in runs for name in run.metrics if name.startswith(METRICS)}, key=_order)
     rows = []
     for name in names:
         values = [run.metrics.get(name) for run in runs]
         top = max(value for value in values if value is not None)
         best = [index for index, value in enumerate(values) if value == top] if RECALL.search(name) else []
-        rows.append(Row(name, values, best if len(best) < len(runs) else ()))
+        rows.append(Comparison(name, values, best if len(best) < len(runs) else ()))
     return rows
 
 
@@ -121,9 +127,9 @@ def _find(store: Store, prefix: str) -> MlflowRun:
     return runs[0]
 
 
-def _summary(run: MlflowRun) -> Summary:
+def _logged_run(run: MlflowRun) -> LoggedRun:
     tags = {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
-    return Summary(
+    return LoggedRun(
         run.info.run_id,
         run.info.experiment_id,
         run.info.run_name,

@@ -1,4 +1,4 @@
-"""MLflow in this process: imported with our settings, and told how long to wait and where to look."""
+"""MLflow in this process: the import with our settings, request timeouts, and the process-wide tracking address."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from clipline.errors import missing_extra
 
 REQUEST_SECONDS = "5"
-# Unless the user says otherwise. A server that is down must cost seconds (MLflow's own defaults: 120 s and 7
-# retries), a stage's output must stay readable (what matters raises), and MLflow's makers get no reports.
+# Defaults, which the user's own environment overrides. A server that is down must cost seconds (MLflow's own defaults:
+# 120 s and 7 retries), a stage's output must stay readable (what matters raises), and no usage reports are sent.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": REQUEST_SECONDS,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -27,7 +27,7 @@ def import_mlflow() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        import filelock  # noqa: F401 - all that the store needs is tried here, once
+        import filelock  # noqa: F401 - all that the store imports is tried here, once
         import mlflow  # noqa: F401
         import sqlalchemy  # noqa: F401
     except ModuleNotFoundError as error:
@@ -37,7 +37,7 @@ def import_mlflow() -> None:
 
 @contextmanager
 def long_timeouts(seconds: int = 120) -> Iterator[None]:
-    """Longer request timeouts: a server may pass a large file on to its own storage before it answers."""
+    """Longer request timeouts, for uploads: a server may pass a large file on to its storage before it answers."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(name)
     if before == REQUEST_SECONDS:
@@ -51,20 +51,20 @@ def long_timeouts(seconds: int = 120) -> Iterator[None]:
 
 @contextmanager
 def use_tracking_uri(uri: str) -> Iterator[None]:
-    """While it lasts, what MLflow does by the process's own address goes to `uri`.
+    """Make `uri` the process-wide tracking address for a while.
 
-    A client looks `models:/` up there, whatever its own address is.
+    MLflow resolves `models:/` addresses there, also for a client that has another address.
     """
     import mlflow
 
-    # MLflow's call changes the variable as well, and its own question would not tell the two apart.
+    # `set_tracking_uri` changes the variable as well, and `is_tracking_uri_set` does not tell the two apart.
     variable = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    told = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(told)
+        mlflow.set_tracking_uri(before)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         if variable is not None:
             os.environ["MLFLOW_TRACKING_URI"] = variable

@@ -16,7 +16,7 @@ SERVERS = ("http:", "https:")
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else an SQLite file in the repository root, where relative paths start too."""
+    """MLFLOW_TRACKING_URI, else mlflow.db in the repository root. Relative SQLite paths start at that root, too."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"{SQLITE}mlflow.db"
     path = sqlite_path(uri)
     return f"{SQLITE}{path}" if path else uri
@@ -25,8 +25,8 @@ def tracking_uri() -> str:
 def existing_store() -> str:
     """The store's address.
 
-    Raises UsageError where it is an SQLite file that is not there, or not yet set up; TrackingError where it is another
-    file.
+    Raises UsageError where it is an SQLite file that does not exist or is not yet set up, and TrackingError where the
+    file is no database.
     """
     uri = tracking_uri()
     path = sqlite_path(uri)
@@ -49,7 +49,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifacts(uri: str) -> str | None:
-    """Where a new experiment keeps files: beside an SQLite file, else in the repository; a server decides."""
+    """The artifact folder of a new experiment: beside an SQLite file, or in the repository; None: a server decides."""
     if uri.startswith((*SERVERS, "databricks")):
         return None
     path = sqlite_path(uri)
@@ -57,7 +57,7 @@ def artifacts(uri: str) -> str | None:
 
 
 def fix(uri: str) -> str:
-    """What to do about a store that cannot be used."""
+    """The line that says what to do about a store that cannot be used."""
     if uri.startswith(SERVERS):
         return "Fix: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
     if uri.startswith(SQLITE):

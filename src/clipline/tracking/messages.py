@@ -1,4 +1,4 @@
-"""What tracking says to people: one error type, and single lines on stderr."""
+"""Tracking's error types, its lines on stderr, and the one line that an error of MLflow's comes down to."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ class TrackingError(CliplineError):
 
 
 class StoreUnavailableError(TrackingError):
-    """The tracking server does not answer, or is in trouble: later it may be well again."""
+    """The tracking server does not answer or fails, or the file is locked: a later attempt may succeed."""
 
 
 def say(message: str) -> None:
-    """One line on stderr, where the stages' own output goes."""
+    """Print one line on stderr, without secrets."""
     print(redact(f"tracking: {message}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, cut, without secrets: it also becomes a tag."""
+    """The first line of an error, at most 300 characters, without secrets: it also becomes a tag."""
     lines = redact(str(error)).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:299] + "…"
 
 
 def cause(error: BaseException) -> str:
-    """The system's or the database's own words, if they are underneath: MLflow wraps a page around them."""
+    """The message of the system or the database below an error, where there is one: MLflow's own are a page long."""
     below: BaseException | None = error
-    found = error
+    root = error
     while below:
-        found = below if isinstance(below, OSError | sqlite3.Error) else found
+        root = below if isinstance(below, OSError | sqlite3.Error) else root
         below = below.__cause__ or below.__context__
-    text = getattr(found, "strerror", None) or reason(found)
-    file = getattr(found, "filename", None)
+    text = getattr(root, "strerror", None) or reason(root)
+    file = getattr(root, "filename", None)
     return f"{text}: {file}" if file else text
 
 

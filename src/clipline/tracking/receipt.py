@@ -1,4 +1,4 @@
-"""models/run.json: which run belongs to the trained model, and what a lost one is made again from."""
+"""models/run.json: the MLflow run of the trained model, and what is needed to create that run again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipline.utils import checksums
 
 
 class DatasetInfo(BaseModel):
-    """What a model learned from, as MLflow shows datasets. digest: its fingerprint. profile: counts of each split."""
+    """The training data, as MLflow shows datasets. digest: its fingerprint. profile: counts of each split."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -22,7 +22,7 @@ class DatasetInfo(BaseModel):
 
 
 class Receipt(BaseModel):
-    """started: when the run was created, in milliseconds since 1970.
+    """The contents of models/run.json. started: when the run was created, in milliseconds since 1970.
 
     The store's address is left out on purpose: the file is shared between machines.
     """
@@ -44,7 +44,7 @@ class Receipt(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Receipt:
-        """Raises UsageError where there is none, or where it is damaged."""
+        """Read the file. Raises UsageError where it does not exist or is damaged."""
         try:
             return cls.model_validate(checksums.read_verified(path, required=False))
         except FileNotFoundError:

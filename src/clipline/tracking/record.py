@@ -1,9 +1,10 @@
-"""What a stage logged and the store has not taken: in memory while the stage runs, then on disk until a later one."""
+"""What a stage logged and the store does not hold yet: in memory while the stage runs, then on disk."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def kept_records(run_id: str = "*") -> dict[Path, Record]:
 def forget(path: Path) -> None:
     """Delete a record and its copies, and the folder of its run after the last one."""
     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-    path.unlink(missing_ok=True)
-    if {left.name for left in path.parent.iterdir()} <= {"receipt", "files"}:  # these two are `_old_message`'s
-        shutil.rmtree(path.parent, ignore_errors=True)
+    with suppress(OSError):  # what stays is sent again, which changes nothing
+        path.unlink()
+        if {left.name for left in path.parent.iterdir()} <= {"receipt", "files"}:  # these two are an earlier clipline's
+            shutil.rmtree(path.parent)
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -83,14 +85,10 @@ def _copy(path: Path, folder: Path) -> Path:
 
 
 def _old_message(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A file of clipline before December 2026, which kept each log call by itself, as the fields of a record."""
-    if kind == "artifact":
-        return {"artifacts": [(arguments["path"], arguments["folder"])]}
-    if kind == "bundle":
-        return {"bundle": (arguments["path"], arguments["tags"])}
-    if kind == "end":
-        return {"end": (arguments["status"], arguments["when"])}
-    return arguments if kind in ("metrics", "tags") else {"settings": True}
+    """The fields of a record, from one of the files in which an earlier clipline kept each log call by itself."""
+    values = tuple(arguments.values())  # in the order of the record's pairs
+    fields = {"artifact": {"artifacts": [values]}, "bundle": {"bundle": values}, "end": {"end": values}}
+    return fields.get(kind) or (arguments if kind in ("metrics", "tags") else {"settings": True})
 
 
 def _root() -> Path:

@@ -120,7 +120,7 @@ class Run:
         try:
             rest = f"it is kept in {self.record.keep()}. The next stage sends it, or: clipline sync"
         except OSError as error:
-            rest = f"nor can it be kept on disk ({cause(error)}), and it is lost"
+            rest = f"nor can it be kept on disk ({cause(error)})"
         say(f"what was logged did not reach {self.store.uri} ({self._failure}): {rest}")
 
 

@@ -1,4 +1,4 @@
-"""The tracking store, opened to write or to read, and which run in it a receipt means."""
+"""The tracking store, opened to write or to read, and the runs in it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipline.config.base import repository_root
 from clipline.errors import CliplineError
+from clipline.tracking import location
 from clipline.tracking.environment import import_mlflow
-from clipline.tracking.location import (
-    SERVERS,
-    artifacts,
-    check_writable,
-    existing_store,
-    fix,
-    sqlite_path,
-    tracking_uri,
-)
 from clipline.tracking.messages import StoreUnavailableError, TrackingError, cause, is_final
 from clipline.tracking.receipt import Receipt
 
@@ -48,12 +40,11 @@ class Store:
 
     def create(self, receipt: Receipt, tags: Mapping[str, str]) -> str:
         """Create a run with the receipt's name and start, and status RUNNING. Returns its id."""
-        return _nonempty(
-            self.client.create_run(self.experiment_id, receipt.started, dict(tags), receipt.name).info.run_id
-        )
+        run = self.client.create_run(self.experiment_id, receipt.started, dict(tags), receipt.name)
+        return _nonempty(run.info.run_id)
 
     def find(self, run_id: str) -> MlflowRun | None:
-        """The run of that id, else the one that took its place, else None."""
+        """The run with that id, else the one that replaced it (tag `receipt`), else None."""
         run = or_none(self.client.get_run, run_id)
         if run and run.info.lifecycle_stage == "active":
             return run
@@ -67,44 +58,44 @@ class Store:
 
 @contextmanager
 def opened(experiment: str) -> Iterator[Store]:
-    """The store, for as long as a run is found or created in it; one process at a time, for two reasons.
+    """The store with the experiment in it, held by this process alone while a run is found or created.
 
-    A new SQLite store is set up by migrations that fail when two processes run them, and two stages that miss
-    the same run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used, and of
-    these StoreUnavailableError where it is a server that does not answer, or a file that another process keeps locked.
+    Two processes that set up a new SQLite store at once would fail in its migrations, and two stages that miss the same
+    run must not both replace it. Raises TrackingError, in seconds, where the store cannot be used; this is a
+    StoreUnavailableError where a server does not answer, or where another process keeps the file locked.
     """
-    uri = tracking_uri()
+    uri = location.tracking_uri()
     import_mlflow()
     import filelock
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    path = sqlite_path(uri)
+    path = location.sqlite_path(uri)
     lock = Path(f"{path}.lock") if path else repository_root() / ".cache" / "tracking.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock, timeout=LOCK_SECONDS):
             if path:
-                check_writable(path)
+                location.check_writable(path)
             client = MlflowClient(uri)
-            yield Store(uri, client, _experiment(client, experiment, artifacts(uri)))
+            yield Store(uri, client, _experiment(client, experiment, location.artifacts(uri)))
     except (MlflowException, SQLAlchemyError, OSError, ImportError, sqlite3.Error) as error:
-        # What a person must fix stops a stage before it works; a server, or a file that another process keeps
-        # locked, may be free before it ends.
-        silent = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
-        silent = silent or (uri.startswith(SERVERS) and not is_final(error))
-        kind = StoreUnavailableError if silent else TrackingError
-        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{fix(uri)}") from error
+        # What a person must fix stops a stage before its work. A server may answer, and a locked file may be free,
+        # before the stage ends.
+        unavailable = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
+        unavailable = unavailable or (uri.startswith(location.SERVERS) and not is_final(error))
+        kind = StoreUnavailableError if unavailable else TrackingError
+        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{location.fix(uri)}") from error
 
 
 @contextmanager
 def reading(experiment: str = "") -> Iterator[Store]:
-    """The store, to read from: nothing is created, and no lock is waited for.
+    """The store, to read from. Nothing is created, and no lock is waited for.
 
     Raises UsageError where mlflow or the store is missing, and CliplineError where it does not answer.
     """
-    uri = existing_store()
+    uri = location.existing_store()
     import_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -119,7 +110,7 @@ def reading(experiment: str = "") -> Iterator[Store]:
 
 
 def or_none(call: Callable[..., T], *arguments: object) -> T | None:
-    """What MLflow answers; None where it knows no such thing."""
+    """The result of a call of MLflow's client, or None where what it asks for does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""Tags that every run carries, to filter and compare by."""
+"""Tags of every run, to filter and compare by."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from clipline.utils.checksums import file_hash
 from clipline.utils.revision import git_revision
 
-# What decides a run's result. With files that the pipeline rewrites (dvc.lock) each run would be dirty.
+# The files that decide a run's result. With dvc.lock, which the pipeline rewrites, every run would be dirty.
 SOURCES = ["src", "stages", "configs", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock"]
 
 
 def base_tags(*, recipe: str, dataset: str, fingerprint: str, device: str) -> dict[str, str]:
     """Tags of a training run: names, dataset fingerprint, device, git revision, DVC stage and experiment.
 
-    `git_dirty` says whether code or settings differ from `git_revision`; outside a repository both are
-    `unknown`. Names with `mlflow.` are those that MLflow's UI shows in its own columns.
+    `git_dirty` says whether code or settings differ from `git_revision`; outside a git repository both are `unknown`.
+    MLflow's UI shows the tags whose names start with `mlflow.` in columns of their own.
     """
-    # The current folder, not DVC_ROOT: a `dvc exp run --temp` checks its own revision out there.
+    # The current folder, not DVC_ROOT: `dvc exp run --temp` checks out its revision here.
     revision = git_revision(Path.cwd())
     tags = {
         "recipe": recipe,
@@ -43,7 +43,7 @@ def base_tags(*, recipe: str, dataset: str, fingerprint: str, device: str) -> di
 
 
 def lock_tag() -> dict[str, str]:
-    """`dvc_lock`: the SHA-256 of dvc.lock here, which names every input and output of the stages that are done."""
+    """The tag `dvc_lock`: the SHA-256 of dvc.lock, which lists every input and output of the finished stages."""
     path = Path("dvc.lock")
     return {"dvc_lock": file_hash(path)} if path.is_file() else {}
 

@@ -105,7 +105,8 @@ def _learnt_from(split: Split) -> bool:
 def resting(model: CLIP, epoch: int) -> set[str]:
     """Whose features can come from the cache in `epoch` (from 1): of `image` and `text`, what is frozen or rests."""
     towers = {"image": model.image_tower, "text": model.text_tower}
-    return {kind for kind, tower in towers.items() if tower in model.frozen or model.recipe.train.rests(kind, epoch)}
+    config = model.recipe.train
+    return {kind for kind, tower in towers.items() if tower in model.frozen or config.is_frozen(kind, epoch)}
 
 
 def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -122,7 +123,7 @@ def _views(config: Train, encode: Callable[[Tensor], Tensor], split: Split) -> d
         rows = iter([np.arange(len(split.image_rows))[start : start + BATCH] for start in starts])
         return lambda pixels: encode(changed.images(pixels, next(rows)))
 
-    settings = augment.model_dump_json(include={"crop", "flip", "colour", "grey", "erase"})
+    settings = augment.model_dump_json(include={"crop", "flip", "colour"})
     sides = hashlib.sha256(names_a_side(split)).hexdigest()
     return {f"{seed}/{settings}/{sides}": view(seed) for seed in range(config.views)}
 

@@ -75,7 +75,7 @@ class Trainer:
         # Before Step, which may let towers compute things twice.
         self.flops = FlopCounter(self.model, splits["train"], device)
         steps = self.sampler.steps * config.epochs
-        self.step = Step(self.model, recipe, self.train, steps, self.phases, seed, tokenizer=data.tokenizer)
+        self.step = Step(self.model, recipe, self.train, steps, self.phases, seed)
         self._weights = Best(self.step, config.wise_ft)
         self._keeper, self._save_every, self._notes = keeper, save_every, notes or {}
         # position: steps done in this epoch, whose losses these are; drawn: what it was drawn from.

@@ -42,7 +42,7 @@ class Objective:
     def _copies(self, batch: Batch) -> list[Batch]:
         """The share of the embeddings that each copy of the head gave, L2-normalised if the recipe says so."""
         recipe = self.model.recipe
-        parts = [each.chunk(recipe.head.copies, dim=1) for each in (batch.image_BD, batch.text_TD)]
+        parts = [each.chunk(recipe.head.num_heads, dim=1) for each in (batch.image_BD, batch.text_TD)]
         if recipe.train.normalize:
             parts = [[F.normalize(part, dim=-1) for part in each] for each in parts]
         rest = (batch.image_id_B, batch.text_id_T, batch.image_start, batch.text_start)

@@ -66,7 +66,10 @@ class Scheduler:
         self._by_step, self._by_epoch = None, None
         match config.schedule:
             case Cosine(warmup=warmup, floor=floor):
-                begins = [config.wakes(group["name"]) * steps // config.epochs for group in optimizer.param_groups]
+                begins = [
+                    (config.first_trainable_epoch(group["name"]) - 1) * steps // config.epochs
+                    for group in optimizer.param_groups
+                ]
                 self._by_step = LambdaLR(optimizer, [_cosine(steps - begin, begin, warmup, floor) for begin in begins])
             case Plateau(factor=factor, patience=patience):
                 self._by_epoch = ReduceLROnPlateau(optimizer, factor=factor, patience=patience)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -36,8 +35,8 @@ class LocalBatch:
 class Step:
     """Call it with a batch's image and caption indices. number: steps done. parameters: all that may learn, by name.
 
-    In several processes each takes its share of the batch, and all take the same step. tokenizer: what synonyms in the
-    recipe need. Raises UsageError for settings that do not go together with the device.
+    In several processes each takes its share of the batch, and all take the same step. Raises UsageError for settings
+    that do not go together with the device.
     """
 
     def __init__(
@@ -48,8 +47,6 @@ class Step:
         steps: int,
         phases: PhaseTimer,
         seed: int,
-        *,
-        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.model, self.config, self.data, self.phases = model, recipe.train, data, phases
         self.number = 0
@@ -62,7 +59,7 @@ class Step:
         if world_size() == 1:
             self._loss_of = compiled(self._loss_of, self.config, data.device)
         augment = self.config.augment
-        self.augment = Augmentation(augment, data.split, seed, tokenizer) if augment else None
+        self.augment = Augmentation(augment, data.split, seed) if augment else None
         self.optimizer = build_optimizer(model, self.config.optimizer, data.device)
         self.scheduler = Scheduler(self.optimizer, self.config, steps)
         self.average = Average(self.parameters, self.config.ema) if self.config.ema else None
@@ -72,7 +69,9 @@ class Step:
         """Make ready for an epoch (from 1): training mode, frozen layers, augmentation off at the end."""
         batch_norm.set_training(self.model, self.config)
         set_frozen(self.model, self.config.freeze, epoch)
-        self._augments = self.augment is not None and epoch <= self.config.epochs - self.config.augment.off_last
+        self._augments = (
+            self.augment is not None and epoch <= self.config.epochs - self.config.augment.disable_last_epochs
+        )
         self.data.changes = self._augments
 
     def __call__(self, images: np.ndarray, captions: np.ndarray) -> Tensor:
@@ -131,7 +130,7 @@ class Step:
             return self._loss_of(image_BD, text_TD, *ids, own.start)
 
         towers = self.towers
-        if size := self.config.chunk:
+        if size := self.config.micro_batch_size:
             pixels, texts = (chunks(each, size) for each in inputs)
             return grad_cache.backward(pixels, texts, towers.image, towers.text, loss_of, model=self.model)
         loss = loss_of(towers.image(inputs[0]), towers.text(inputs[1]))

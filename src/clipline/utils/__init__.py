@@ -1,1 +1,1 @@
-"""What every part may use: files, checksums, cores, threads, memory, progress, signals, revisions and the hub."""
+"""Helpers for every part: files, checksums, cores, threads, memory, progress, signals, revisions and the hub."""

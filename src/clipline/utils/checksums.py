@@ -1,7 +1,7 @@
-"""SHA-256 checksums by which the next stage tells whole files from damaged ones.
+"""SHA-256 checksums, by which a stage tells intact files from damaged ones.
 
-A byte that a disk, a cable or a hand changed leaves most files readable, and what is computed from them wrong. So what
-one stage leaves for another carries checksums: a JSON file holds those of the files beside it, and its own.
+Most files stay readable when a byte of them changes, and results computed from them are wrong. So the files that one
+stage writes for another have checksums: a JSON file holds those of the files beside it, and its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def verify_checksum(values: dict[str, Any], *, required: bool = True) -> dict[st
 
 
 def write_with_checksum(path: Path, values: dict[str, Any] | BaseModel) -> None:
-    """Write values and their checksum as readable JSON, whole or not at all. Raises OSError."""
+    """Write values and their checksum as indented JSON, atomically. Raises OSError."""
     plain = values.model_dump(mode="json") if isinstance(values, BaseModel) else values
     with atomic(path) as file:
         file.write(_readable(with_checksum(plain)))
@@ -65,7 +65,7 @@ def check_files(folder: Path, hashes: dict[str, str]) -> None:
 
 
 def write_json(path: Path, value: BaseModel | dict[str, Any]) -> None:
-    """Write readable JSON with a stable key order."""
+    """Write indented JSON with a stable key order."""
     path.write_bytes(_readable(value.model_dump(mode="json") if isinstance(value, BaseModel) else value))
 
 
@@ -74,6 +74,6 @@ def _readable(value: dict[str, Any]) -> bytes:
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    # As JSON gives them back: keys are text, tuples are lists.
+    # As JSON returns them: keys are text, tuples are lists.
     plain = json.loads(json.dumps(values))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may really use: containers show all of the host's."""
+"""The number of CPU cores that this process may use: inside containers the system reports all of the host's."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ def available() -> int:
 
 
 def affinity() -> int:
-    """How many cores this process may be put on."""
+    """The number of cores that the scheduler may run this process on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota() -> float | None:
-    """The cgroup quota in cores, the smallest above this process; None where there is none."""
+    """The smallest cgroup quota that holds for this process, in cores; None where there is none."""
     return min(quotas(CGROUP, Path("/proc/self/cgroup")), default=None)
 
 
 def multiplies_bytes() -> bool:
-    """Whether the CPU adds up products of bytes without saturation (VNNI); False where it cannot be told."""
+    """Whether the CPU sums products of bytes without saturation (VNNI); False where /proc/cpuinfo does not say."""
     return any("vnni" in line for line in _text(Path("/proc/cpuinfo")).splitlines() if line.startswith("flags"))
 
 
 def quotas(mount: Path, membership: Path) -> list[float]:
-    """The CPU quotas, in cores, of this process's cgroup and those above it; version 2 and version 1.
+    """The CPU quotas, in cores, of this process's cgroup and its parents, in version 2 and version 1.
 
-    mount: where cgroups are mounted; membership: the lines `number:controllers:path` of /proc/self/cgroup.
+    mount: the folder where cgroups are mounted. membership: a file with lines `number:controllers:path`, as
+    /proc/self/cgroup has them.
     """
-    found = []
+    limits = []
     for line in _text(membership).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = mount / controllers if controllers else mount
         group = base / path.lstrip("/")
-        # Inside a container the path may be the host's, of which only the mount's own root can be seen.
+        # Inside a container the path may be the host's, of which only the root of the mount is visible.
         for folder in (group, *group.parents):
             if folder.is_relative_to(base):
-                found += _quota(folder)
-    return found
+                limits += _quota(folder)
+    return limits
 
 
 def _quota(folder: Path) -> list[float]:

@@ -1,6 +1,6 @@
-"""Files and folders that are written whole, folders that one process holds at a time, and the cache of the user.
+"""Atomic writes of files and folders, a lock on a folder, and the user's cache folder.
 
-A name only ever holds all of a file: it is written beside its place, flushed to disk, and renamed.
+A file or folder is written under a temporary name, flushed to disk, and renamed, so that its name never holds a part.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from clipline.errors import CliplineError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends well; after an error nothing of it is left.
+    """Yield a binary file that becomes `path` when the block succeeds; after an error nothing of it is left.
 
-    The temporary name starts with a dot, so that tools that read every file of a folder pass over it, and holds
-    the process's number, so that two processes may write the same file. Raises OSError.
+    The temporary name starts with a dot, so that tools that read every file of a folder skip it, and contains the
+    process id, so that two processes may write the same file. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -38,7 +38,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def output(path: Path) -> Iterator[BinaryIO]:
-    """`atomic` for a file that a person asked for by name: its folder is made. Raises CliplineError."""
+    """As `atomic`, for a file that a user named: its folder is created. Raises CliplineError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
@@ -49,10 +49,10 @@ def output(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends well, and else disappears.
+    """Yield a new folder that replaces `out` when the block succeeds, and is deleted after an error.
 
-    What a killed process left there goes first; where it was killed between two renames, the old `out` comes
-    back. Raises OSError, and `out` is then as it was.
+    Leftovers of a killed process are deleted first; where it was killed between the two renames, the old `out` is
+    restored. Raises OSError, and leaves `out` as it was.
     """
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     if old.exists() and not out.exists():
@@ -67,7 +67,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             if path.is_file():
                 _sync(path)
         if out.exists():
-            # Moved aside, not deleted in place: a kill in between must not leave half of the old one.
+            # Renamed, not deleted in place: a kill in between must not leave half of the old folder.
             out.rename(old)
         try:
             partial.rename(out)
@@ -82,7 +82,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut, where the system can (Windows opens no folders)."""
+    """Make renames inside `folder` survive a power cut. Does nothing on Windows, which cannot open folders."""
     if os.name != "nt":
         _sync(folder)
 
@@ -100,10 +100,10 @@ BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold `folder`, which exists, for this process. Raises CliplineError, with `busy`, where another one holds it.
+    """Lock the existing folder `folder`. Raises CliplineError with the text `busy` where another process holds it.
 
-    The folder itself is locked, so no file is left behind. Windows locks no folders, and some network file
-    systems none at all: there nothing is held.
+    The folder itself is locked, so that no lock file is left behind. Windows and some network file systems cannot
+    lock folders: there nothing is locked.
     """
     if os.name == "nt":
         yield
@@ -123,6 +123,6 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 
 def user_cache() -> Path:
-    """clipline's folder among the user's caches, there or not."""
+    """The path of clipline's folder in the user's cache; it need not exist."""
     usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     return Path(usual) / "clipline"

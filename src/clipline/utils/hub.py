@@ -1,8 +1,7 @@
-"""The Hugging Face hub, asked in a way that fails in seconds where there is no network.
+"""Downloads from the Hugging Face hub that fail within seconds where there is no network.
 
-huggingface_hub retries a silent server for minutes. One short question first settles whether the hub answers;
-if it does not, the hub's offline mode is switched on, so that everything later is served from its cache or
-fails at once.
+huggingface_hub retries a server that does not answer for minutes. So one short request first tests whether the hub
+answers; if not, huggingface_hub's offline mode is switched on, and later calls use its cache or fail at once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import functools
 import http.client
 import os
-import queue
 import threading
 import urllib.error
 import urllib.request
@@ -24,7 +22,7 @@ ANSWER_SECONDS = 5.0
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub answers, asked once per process. If not, its offline mode is on from then on."""
+    """Whether the hub answers, tested once per process. If not, offline mode is switched on."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT):
@@ -36,32 +34,30 @@ def reachable() -> bool:
 
 def _answers(url: str) -> bool:
     """Whether `url` answers anything within ANSWER_SECONDS."""
-    answer: queue.Queue[bool] = queue.Queue()
+    answered = []
 
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
         except urllib.error.HTTPError:
-            answer.put(True)  # an error, but the hub's own
+            pass  # an error, but the hub sent it
         except (OSError, http.client.HTTPException):
-            answer.put(False)
-        else:
-            answer.put(True)
+            return
+        answered.append(True)
 
-    # In a thread, since name resolution heeds no timeout and each of a host's addresses may take all of it.
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answer.get(timeout=ANSWER_SECONDS)
-    except queue.Empty:
-        return False
+    # In a thread, since name resolution ignores the timeout, and each of a host's addresses may take all of it.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    return bool(answered)
 
 
 def fetch(name: str, any_of: Sequence[str], also: Sequence[str], key: str, fix: str) -> Path:
-    """The local folder with those of the files `any_of` and `also` that the model `name` has on the hub.
+    """Download those of the files `any_of` and `also` that the model `name` has on the hub; returns their folder.
 
-    any_of: one of them at least is needed. key: the setting that named the model, and fix: what else it may
-    say; both are for the error.
-    Raises CliplineError where the files cannot be had, UsageError where `name` can be no hub id.
+    any_of: files of which at least one is needed. key: the setting that names the model, and fix: what to change, both
+    for the error message. Raises CliplineError where the files cannot be downloaded, and UsageError where `name` is no
+    valid hub id.
     """
     try:
         from huggingface_hub import snapshot_download

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -23,14 +24,14 @@ LOG_EVERY_SECONDS = 10.0
 
 
 def note(text: str) -> None:
-    """One line on stderr, where the stages' own output goes."""
+    """Print one line on stderr, where the stages' other output goes."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Bar:
-    """One piece of work of `total` units (None: unknown). Use as a context manager; `advance` as work is done.
+    """Progress of `total` units of work (None: unknown). Use as a context manager; call `advance` as work is done.
 
-    done: units that an earlier process did: they say nothing about how fast this one is.
+    done: units that an earlier process did; they do not count for the rate.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Bar:
     ) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._before = done
-        self._note = ""
+        self._note, self._lock = "", threading.Lock()
         console = console or Console(stderr=True)
         self._live = Progress(*self._columns(), console=console) if console.is_terminal else None
         self._task = self._live.add_task(title, total=total, completed=done, note="") if self._live else None
@@ -48,7 +49,7 @@ class Bar:
             amount: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()]
         else:
             amount = [MofNCompleteColumn(), TextColumn(self.unit, markup=False)]
-        # Names of files are no markup of rich's.
+        # File names may look like rich's markup.
         text = TextColumn("{task.description}", markup=False)
         return [
             text,
@@ -60,19 +61,20 @@ class Bar:
         ]
 
     def set_total(self, total: int) -> None:
-        """Set the total that was unknown at the start. May be called from any thread."""
+        """Set a total that was unknown at the start. May be called from any thread."""
         self.total = total
         if self._live:
             self._live.update(self._task, total=total)
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
-        """`amount` more units are done; `note` (a loss, say) stands at the end of the line."""
-        self.done += amount
-        self._note = self._note if note is None else note
-        if self._live:
-            self._live.update(self._task, advance=amount, note=self._note)
-        elif time.monotonic() - self._last >= LOG_EVERY_SECONDS:
-            self._log()
+        """Count `amount` more units as done. note: text for the end of the line, such as a loss. Thread-safe."""
+        with self._lock:
+            self.done += amount
+            self._note = self._note if note is None else note
+            if self._live:
+                self._live.update(self._task, advance=amount, note=self._note)
+            elif time.monotonic() - self._last >= LOG_EVERY_SECONDS:
+                self._log()
 
     def _log(self) -> None:
         self._last = time.monotonic()

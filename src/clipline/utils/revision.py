@@ -1,4 +1,4 @@
-"""Which version of the repository is running, and of what it computes with."""
+"""The versions of the repository and of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def git_revision(folder: Path) -> str | None:
 def code_fingerprint(*names: str) -> str:
     """Hash of modules and packages of clipline, and of the LIBRARIES' versions: 20 hexadecimal digits.
 
-    For what is kept to go on with later: another code, or another library, may come to other numbers.
+    It stands beside saved states: other code or another library may compute other numbers from them.
     """
     digest, home = hashlib.sha256(), Path(__file__).parents[1]
     for path in (home / name for name in names):

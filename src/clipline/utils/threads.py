@@ -1,4 +1,4 @@
-"""Map over a stream with threads: results in order, and never more of it begun than memory allows."""
+"""Map a function over a stream with threads: results in order, and a limit on the items in memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def map_ordered(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
-    """`function` of each item, in order, with at most `ahead` of them begun or waiting to be taken.
+    """Yield `function(item)` of all items in order, with at most `ahead` of them begun or waiting to be taken.
 
-    Close the iterator to stop early: what has not begun is then dropped. Raises what `function` raises.
+    Close the iterator to stop early: items that have not begun are dropped. Raises what `function` raises.
     """
     pool = ThreadPoolExecutor(threads, getattr(function, "__name__", ""))
     waiting: deque[Future[R]] = deque()

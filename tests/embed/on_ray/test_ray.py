@@ -1,4 +1,4 @@
-"""`--engine ray` on a real Ray cluster of this machine: it writes what the local engine writes, whatever dies."""
+"""`--engine ray` on a real Ray cluster of this machine: it writes what the local engine writes, even if workers die."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory):
-    """A cluster with 2 CPUs, whose workers note in this file each batch of the model: their process and its images.
+    """A cluster with 2 CPUs, whose workers log to this file each batch of the model: their process and its images.
 
     A file `slow` beside it makes each take 50 ms, a file `deadly` kills the worker.
     """
@@ -188,7 +188,7 @@ def test_workers_that_are_killed_lose_nothing(many, model, tmp_path, notes, note
     assert len(set(killed)) == 2
     assert len({process for process, _ in noted()}) >= 3
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
-    # A dead worker's block, and those that it had done but not handed over.
+    # A dead worker's block, and those that it had finished but not returned.
     assert 390 < sum(images for _, images in noted()) <= 390 + 2 * 4 * 4 * engine.BATCHES
 
 
@@ -204,12 +204,11 @@ def test_a_block_that_kills_every_worker(photos, model, tmp_path, notes, monkeyp
 
 
 def test_several_rounds_of_a_relative_folder(many, model, tmp_path, monkeypatch):
-    """The workers stand in another folder."""
+    """Workers have another working folder."""
     monkeypatch.chdir(tmp_path)
     many = many.relative_to(tmp_path)
     run(many, model, tmp_path / "local")
-    monkeypatch.setattr(engine, "MAX_READY", 1)
-    monkeypatch.setattr(engine, "MIN_BLOCKS", 13)
+    monkeypatch.setattr(engine, "MIN_BLOCKS", 1)
     run(many, model, tmp_path / "out", TWO)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
@@ -234,7 +233,7 @@ def test_clusters_that_cannot(photos, model, tmp_path, notes):
 
 
 def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, model, tmp_path, monkeypatch):
-    """A GPU's is larger than what the walk began with, and a block is of as many pieces more."""
+    """A block has four batches, of the size that is usual for the workers' provider."""
     seen, asked = [], []
 
     def blocks(given):
@@ -242,7 +241,7 @@ def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, mod
         raise CliplineError("seen")
 
     monkeypatch.setattr("ray.data.from_blocks", blocks)
-    monkeypatch.setattr(engine, "Job", lambda *args: asked.append(args[-1]))
+    monkeypatch.setattr(engine, "Job", lambda *args: asked.append(args[-1]) or Job(*args))
     monkeypatch.setattr(engine, "USUAL_BATCH", {"cpu": 1, "cuda": 2})
     for provider, sizes in (("cuda", [8, 4]), ("cpu", [4, 4, 4])):
         shape = Shape(1, 1, 0, provider)
@@ -251,7 +250,7 @@ def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, mod
             embed(Folder(photos), model, tmp_path / "out", Options(engine=partial(RayEngine, cluster=Cluster())))
         worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 2))
         done = [pickle.loads(worker(table)["done"][0].as_py()) for table in seen]
-        assert [len(each.results) for each in done] == sizes
+        assert [len(block.results) for block in done] == sizes
         seen.clear()
     assert asked == [2, 1]
 
@@ -276,9 +275,11 @@ def test_images_that_workers_do_not_see(bundle, model, tmp_path):
 )
 def test_options_that_cannot_be(photos, bundle, tmp_path, options, message):
     command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", str(photos), "--model", bundle]
-    found = subprocess.run([*command, "--out", tmp_path / "out", *options], capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert message in found.stderr
+    result = subprocess.run(
+        [*command, "--out", tmp_path / "out", *options], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -299,7 +300,7 @@ def test_how_workers_share_a_cluster():
 
 
 def test_the_command_starts_ray_here_and_leaves_nothing(photos, bundle, model, tmp_path):
-    """Without a word from Ray, and with no door open to the network."""
+    """Without output of Ray, and with no port open to the network."""
     run(photos, model, tmp_path / "local")
     temporary = Path(tempfile.mkdtemp(prefix="c-"))
     arguments = ["embed", photos, "--model", bundle, "--out", tmp_path / "out", "--engine", "ray", "--threads", "1"]
@@ -313,15 +314,15 @@ def test_the_command_starts_ray_here_and_leaves_nothing(photos, bundle, model, t
     )
     family, listening = {}, set()
     while process.poll() is None:
-        for each in psutil.Process(process.pid).children(recursive=True):
-            family[each.pid] = each
+        for child in psutil.Process(process.pid).children(recursive=True):
+            family[child.pid] = child
             with contextlib.suppress(psutil.Error):  # gone meanwhile
-                listening |= {found.laddr.ip for found in each.net_connections("tcp") if found.status == "LISTEN"}
+                listening |= {socket.laddr.ip for socket in child.net_connections("tcp") if socket.status == "LISTEN"}
         time.sleep(0.2)
-    said, warned = process.communicate()
-    assert process.returncode == 0, warned
-    assert "12 embeddings in 1 part" in said
-    assert all(line.startswith("embedding: ") for line in warned.splitlines()), warned
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "12 embeddings in 1 part" in stdout
+    assert all(line.startswith("embedding: ") for line in stderr.splitlines()), stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
     assert listening
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}

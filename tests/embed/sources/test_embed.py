@@ -13,32 +13,32 @@ from clipline.embed.sources import open_source
 from clipline.runtime.model import OnnxModel
 
 
-def to_list(photos: Path, place: Path) -> str:
+def to_list(photos: Path, folder: Path) -> str:
     names = [os.fsencode(path) for path in sorted(photos.rglob("*")) if path.suffix not in ("", ".txt")]
-    (place / "list.txt").write_bytes(b"\n".join(names))
-    return str(place / "list.txt")
+    (folder / "list.txt").write_bytes(b"\n".join(names))
+    return str(folder / "list.txt")
 
 
-def to_table(photos: Path, place: Path) -> str:
+def to_table(photos: Path, folder: Path) -> str:
     names = [os.fsencode(path.relative_to(photos)) for path in sorted(photos.rglob("*.*")) if path.suffix != ".txt"]
     pq.write_table(pa.table({"path": names}), photos / "table.parquet")
     return str(photos / "table.parquet")
 
 
-def to_shards(photos: Path, place: Path) -> str:
+def to_shards(photos: Path, folder: Path) -> str:
     files = [path for path in sorted(photos.rglob("*.*")) if path.is_file()]
-    (place / "shards").mkdir()
+    (folder / "shards").mkdir()
     for number in range(3):
-        with tarfile.open(place / "shards" / f"{number:03}.tar", "w") as tar:
+        with tarfile.open(folder / "shards" / f"{number:03}.tar", "w") as tar:
             for path in files[number::3]:
                 tar.add(path, path.relative_to(photos))
-    return f"{place}/shards/{{000..002}}.tar"
+    return f"{folder}/shards/{{000..002}}.tar"
 
 
-def to_memory(photos: Path, place: Path) -> str:
+def to_memory(photos: Path, folder: Path) -> str:
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra `remote`)")
     files = fsspec.filesystem("memory")
-    url = f"memory://test-embed-{place.name}"
+    url = f"memory://test-embed-{folder.name}"
     for path in photos.rglob("*.*"):
         files.pipe_file(f"{url}/{path.relative_to(photos)}", path.read_bytes())
     return url

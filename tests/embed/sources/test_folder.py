@@ -56,21 +56,21 @@ def test_hostile_names_open(tmp_path):
     touch(tmp_path, *names)
     for index, name in enumerate(names):
         (tmp_path / os.fsdecode(name)).write_bytes(bytes([index]))
-    found = {item.path: item for item in Folder(tmp_path)}
-    assert sorted(item.read()[0] for item in found.values()) == list(range(len(names)))
-    assert found["caf%E9/%FF.png"].read() == b"\0"
-    assert found["a\nb.png"].read() == b"\1"
-    assert [path.encode() for path in found] == sorted(path.encode() for path in found)
+    items = {item.path: item for item in Folder(tmp_path)}
+    assert sorted(item.read()[0] for item in items.values()) == list(range(len(names)))
+    assert items["caf%E9/%FF.png"].read() == b"\0"
+    assert items["a\nb.png"].read() == b"\1"
+    assert [path.encode() for path in items] == sorted(path.encode() for path in items)
 
 
-def test_dot_names_are_passed_over(tmp_path):
+def test_dot_names_are_skipped(tmp_path):
     touch(tmp_path, ".hidden.png", "._a.png", ".thumbnails/b.png", "a.png")
     assert paths(tmp_path) == ["a.png"]
 
 
 @posix
 def test_links(tmp_path):
-    """Links to files and folders are followed; one that leads up again ends there; a dangling one is found."""
+    """Links to files and folders are followed; one that leads upwards ends there; a broken one is listed."""
     touch(tmp_path, "real/a.png", "elsewhere/b.png")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "file.png").symlink_to(tmp_path / "real" / "a.png")
@@ -85,7 +85,7 @@ def test_links(tmp_path):
 
 @posix
 def test_what_is_no_file_fails_when_it_is_read(tmp_path):
-    """A pipe that nobody writes to would hold its reader for ever."""
+    """A pipe without a writer would block its reader for ever."""
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "round.png").symlink_to("round.png")
@@ -121,13 +121,13 @@ def test_folders_that_may_not_be_listed_are_failures_unless_they_are_excluded(tm
         "    print(item.path, getattr(item, 'stage', ''), getattr(item, 'reason', ''))"
     )
 
-    def said(*options: str) -> list[str]:
+    def walk(*options: str) -> list[str]:
         command = [*UNPRIVILEGED, sys.executable, "-c", program, str(tmp_path), *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
     try:
-        assert said() == ["a.png  ", "locked/ scan cannot list the folder: Permission denied", "z.png  "]
-        assert said("locked") == ["a.png  ", "z.png  "]
+        assert walk() == ["a.png  ", "locked/ scan cannot list the folder: Permission denied", "z.png  "]
+        assert walk("locked") == ["a.png  ", "z.png  "]
     finally:
         (tmp_path / "locked").chmod(0o755)
 
@@ -161,10 +161,10 @@ def test_deeper_than_python_calls(tmp_path):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(300)
     try:
-        found = paths(tmp_path)
+        deep = paths(tmp_path)
     finally:
         sys.setrecursionlimit(limit)
-    assert found == ["d/" * 500 + "deep.png", "top.png"]
+    assert deep == ["d/" * 500 + "deep.png", "top.png"]
 
 
 def test_no_folder(tmp_path):

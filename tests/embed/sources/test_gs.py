@@ -1,4 +1,4 @@
-"""Images in Google's object store, played by a local server."""
+"""Images in Google's object store, for which a local server stands in."""
 
 import urllib.parse
 import urllib.request
@@ -40,10 +40,10 @@ def test_gs(gs):
         ("caf\u00e9 'x'.jpg", b"c", 1),
     ]
     assert all(item.stat().mtime_ns for item in items)
-    for url, said in (
+    for url, message in (
         ("gs://shop/none", "nothing there"),
         ("gs://none/x", "nothing there"),
         ("gs://shop/photos/b.jpg", "is one"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             Remote(url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.sources.listing import LONGEST, Listing
+from clipline.embed.sources.listing import MAX_LINE, Listing
 from clipline.errors import CliplineError, UsageError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="files as Unix knows them")
@@ -86,8 +86,8 @@ def test_urls_and_nul_characters_are_failures(photos):
 def test_what_is_no_list(photos):
     with pytest.raises(UsageError, match="UTF-16"):
         listing(photos, "a.png\n".encode("utf-16"))
-    with pytest.raises(CliplineError, match=f"line 2 has more than {LONGEST:,} bytes"):
-        list(listing(photos, b"a.png\n" + b"x" * 10 * LONGEST))
+    with pytest.raises(CliplineError, match=f"line 2 has more than {MAX_LINE:,} bytes"):
+        list(listing(photos, b"a.png\n" + b"x" * 10 * MAX_LINE))
     with pytest.raises(UsageError, match="no such file"):
         Listing(photos / "nowhere.txt")
     with pytest.raises(UsageError, match="is a folder"):

@@ -1,4 +1,4 @@
-"""What `open_source` takes a user's word for, and what it says when it cannot tell."""
+"""Which kind of source `open_source` opens, and its errors where it cannot tell."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from clipline.errors import UsageError
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def files(tmp_path, monkeypatch) -> Path:
     """A folder with one of everything, and the working folder."""
     monkeypatch.chdir(tmp_path)
     for name in (
@@ -48,33 +48,33 @@ def place(tmp_path, monkeypatch) -> Path:
         ("t.TSV", Table, ".", ["photos/a.jpg"]),
     ],
 )
-def test_by_what_it_is(place, what, kind, root, paths):
+def test_by_what_it_is(files, what, kind, root, paths):
     source = open_source(what)
     assert (type(source), source.root) == (kind, root)
     assert [item.path for item in source] == paths
 
 
-def test_urls(place):
+def test_urls(files):
     fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra `remote`)")
     fsspec.filesystem("memory").pipe_file("/test-open/a.jpg", b"a")
     try:
         assert [item.read() for item in open_source("memory://test-open")] == [b"a"]
     finally:
         fsspec.filesystem("memory").rm("/test-open", recursive=True)
-    assert [item.path for item in open_source(f"file://{place}/photos")] == ["a.jpg"]
+    assert [item.path for item in open_source(f"file://{files}/photos")] == ["a.jpg"]
 
 
-def test_options_reach_the_source(place):
+def test_options_reach_the_source(files):
     assert list(open_source("photos", exclude=["*.jpg"])) == []
-    assert list(open_source(".", include=["photos"], skip=place / "photos")) == []
-    assert [item.path for item in open_source("list.txt", root=place, include=["photos"])] == ["photos/a.jpg"]
+    assert list(open_source(".", include=["photos"], skip=files / "photos")) == []
+    assert [item.path for item in open_source("list.txt", root=files, include=["photos"])] == ["photos/a.jpg"]
     assert [item.path for item in open_source("t.TSV", column="x")] == ["photos/a.jpg"]
     with pytest.raises(UsageError, match="no column `y`; it has: `x`"):
         open_source("t.TSV", column="y")
 
 
 @pytest.mark.parametrize(
-    ("what", "options", "said"),
+    ("what", "options", "message"),
     [
         ("nowhere", {}, r"nowhere: no such file or folder\.$"),
         ("photos/*.jpg", {}, r"no such file or folder\. Fix: give its folder, and the pattern as --include"),
@@ -96,24 +96,24 @@ def test_options_reach_the_source(place):
         ("photos", {"include": ["../x"]}, "--include '../x': matches nothing"),
     ],
 )
-def test_errors_teach(place, what, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_errors_say_what_to_do(files, what, options, message):
+    with pytest.raises(UsageError, match=message):
         open_source(what, **options)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes as Unix knows them")
-def test_a_pipe_is_a_list(place):
+def test_a_pipe_is_a_list(files):
     reader, writer = os.pipe()
     os.write(writer, b"photos/a.jpg\n")
     os.close(writer)
     try:
-        source = open_source(f"/dev/fd/{reader}", root=place)
+        source = open_source(f"/dev/fd/{reader}", root=files)
         assert [item.path for item in source] == ["photos/a.jpg"]
     finally:
         os.close(reader)
 
 
-def test_names_that_look_like_patterns_are_names_first(place):
-    odd = place / "a{1..2}[x].tar"
+def test_names_that_look_like_patterns_are_names_first(files):
+    odd = files / "a{1..2}[x].tar"
     odd.write_bytes(bytes(1024))
     assert list(open_source(odd.name)) == []

@@ -134,7 +134,7 @@ def test_s3_an_object_that_vanishes_is_an_os_error(s3):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("s3://no-such-bucket/photos", "nothing there"),
         ("s3://no-such-bucket", "nothing there"),
@@ -144,8 +144,8 @@ def test_s3_an_object_that_vanishes_is_an_os_error(s3):
         ("s3://shop/photos/*.jpg", "no patterns in a URL"),
     ],
 )
-def test_s3_what_is_not_there(s3, url, said):
-    with pytest.raises(UsageError, match=rf"^{url.replace('*', '.')}: {said}.*Fix: "):
+def test_s3_what_is_not_there(s3, url, message):
+    with pytest.raises(UsageError, match=rf"^{url.replace('*', '.')}: {message}.*Fix: "):
         Remote(url)
 
 
@@ -216,8 +216,8 @@ def test_http_errors(web):
     items = {item.path: item for item in Remote(url)}
     (folder / "a.png").unlink()
     handler.broken = ("b.jpg", "a-b")
-    for path, said in (("a.png", "^not found$"), ("b.jpg", "500")):
-        with pytest.raises(OSError, match=said):
+    for path, message in (("a.png", "^not found$"), ("b.jpg", "500")):
+        with pytest.raises(OSError, match=message):
             items[path].read()
     source = Remote(url)
     with pytest.raises(CliplineError, match="cannot be listed: 500"):  # and not: passed over
@@ -228,9 +228,9 @@ def test_http_links_in_a_circle_end(web):
     pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra `remote`)")
     folder, url, _ = web
     (folder / "a" / "round").symlink_to(folder / "a")
-    found = [item.path for item in Remote(f"{url}/a")]
-    assert found == ["round/" * depth + "z.png" for depth in reversed(range(len(found)))]
-    assert 2 <= len(found) <= remote.DEEPEST + 2
+    paths = [item.path for item in Remote(f"{url}/a")]
+    assert paths == ["round/" * depth + "z.png" for depth in reversed(range(len(paths)))]
+    assert 2 <= len(paths) <= remote.MAX_DEPTH + 2
 
 
 def test_memory():
@@ -302,4 +302,4 @@ def test_a_password_stays_out_of_the_manifest(secret):
     ],
 )
 def test_times(time, nanoseconds):
-    assert remote._facts({"size": 3, "mtime": time}) == Stat(3, nanoseconds)
+    assert remote._stat({"size": 3, "mtime": time}) == Stat(3, nanoseconds)

@@ -31,14 +31,14 @@ def test_globs_name_files_alone(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "a" / "folder.tar").mkdir()
 
-    def found(text: str) -> tuple[list[str], Path]:
+    def expanded(text: str) -> tuple[list[str], Path]:
         files, root = expand(f"{tmp_path}/{text}")
         return sorted(str(file.relative_to(tmp_path)) for file in files), root
 
-    assert found("a/*.tar") == (["a/0.tar", "a/1.tar"], tmp_path / "a")
-    assert found("*/0.tar") == (["a/0.tar", "b/0.tar"], tmp_path)
-    assert found("**/*.tar") == (["a/0.tar", "a/1.tar", "b/0.tar", "b/x/0.tar"], tmp_path)
-    assert found("{a,b}/[0].tar") == (["a/0.tar", "b/0.tar"], tmp_path)
+    assert expanded("a/*.tar") == (["a/0.tar", "a/1.tar"], tmp_path / "a")
+    assert expanded("*/0.tar") == (["a/0.tar", "b/0.tar"], tmp_path)
+    assert expanded("**/*.tar") == (["a/0.tar", "a/1.tar", "b/0.tar", "b/x/0.tar"], tmp_path)
+    assert expanded("{a,b}/[0].tar") == (["a/0.tar", "b/0.tar"], tmp_path)
     with pytest.raises(UsageError, match=r"no such files\. Fix: "):
         expand(f"{tmp_path}/c/*.tar")
 

@@ -1,4 +1,4 @@
-"""Images inside tar shards: what is taken, what a damaged or hostile shard does, and that bytes come whole."""
+"""Images inside tar shards: which members are taken, damaged and hostile shards, and complete bytes."""
 
 import gzip
 import io
@@ -31,9 +31,9 @@ def shard(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT)
 
 
 def walk(*files: Path, **options) -> tuple[list[ShardItem], list[Failure]]:
-    found = list(Shards(files, files[0].parent, **options))
-    return [each for each in found if not isinstance(each, Failure)], [
-        each for each in found if isinstance(each, Failure)
+    items = list(Shards(files, files[0].parent, **options))
+    return [item for item in items if not isinstance(item, Failure)], [
+        item for item in items if isinstance(item, Failure)
     ]
 
 
@@ -133,7 +133,7 @@ def test_hostile_members(tmp_path):
         "s.tar/100%2525.jpg": b"3",
         "s.tar/back\\slash.jpg": b"4",
     }
-    assert [(each.path.removeprefix("s.tar/"), each.stage, each.reason) for each in failures] == [
+    assert [(failure.path.removeprefix("s.tar/"), failure.stage, failure.reason) for failure in failures] == [
         ("../secret.jpg", "scan", "its name leads out of the shard"),
         ("a/../../secret.jpg", "scan", "its name leads out of the shard"),
         ("soft.jpg", "scan", "is a link in the shard, not a plain file"),
@@ -151,27 +151,27 @@ def test_one_name_twice(tmp_path):
         add(tar, "b.jpg", b"b")
     items, failures = walk(tmp_path / "s.tar")
     assert [(item.path, item.read()) for item in items] == [("s.tar/a.jpg", b"first"), ("s.tar/b.jpg", b"b")]
-    reason = "has members of one name, such as s.tar/a.jpg: only the first of them counts"
+    reason = "has two members of one name, such as s.tar/a.jpg: only the first is taken"
     assert failures == [Failure("s.tar", "scan", reason)]
 
 
 def test_cut_short_at_every_place(tmp_path):
     """All whole members before the cut, then one Failure for the shard; the next shard is not touched by it."""
     members = samples(3, 600)
-    whole = shard(tmp_path / "whole.tar", members).read_bytes()
+    shard_bytes = shard(tmp_path / "whole.tar", members).read_bytes()
     jpgs = [data for name, data in members.items() if name.endswith(".jpg")]
     after = shard(tmp_path / "z.tar", {"z.jpg": b"z"})
-    last = max(at for at in range(len(whole)) if whole[at]) // 512 * 512 + 512
+    last = max(at for at in range(len(shard_bytes)) if shard_bytes[at]) // 512 * 512 + 512
     for end in [*range(0, last, 97), *range(0, last, 512)]:
         cut = tmp_path / "cut.tar"
-        cut.write_bytes(whole[:end])
+        cut.write_bytes(shard_bytes[:end])
         items, failures = walk(cut, after)
         read = [item.read() for item in items]
         assert read == [*jpgs[: len(read) - 1], b"z"]
-        assert [(each.path, each.stage) for each in failures] == [("cut.tar", "scan")], end
+        assert [(failure.path, failure.stage) for failure in failures] == [("cut.tar", "scan")], end
         assert "cut short" in failures[0].reason
-        assert len(read) - 1 == sum(whole.index(data[:600]) + len(data) <= end for data in jpgs)
-    (tmp_path / "cut.tar").write_bytes(whole[: last + 512])
+        assert len(read) - 1 == sum(shard_bytes.index(data[:600]) + len(data) <= end for data in jpgs)
+    (tmp_path / "cut.tar").write_bytes(shard_bytes[: last + 512])
     assert walk(tmp_path / "cut.tar")[1] == []
 
 
@@ -182,7 +182,7 @@ def test_damage_inside(tmp_path, offset):
     content[offset : offset + 512] = b"\xaa" * 512
     (tmp_path / "s.tar").write_bytes(content)
     items, failures = walk(tmp_path / "s.tar")
-    assert [each.path for each in failures] == ["s.tar"]
+    assert [failure.path for failure in failures] == ["s.tar"]
     assert len(items) == [0, 1, 1][[0, 1536, 2560].index(offset)]
 
 
@@ -207,7 +207,7 @@ def test_sizes_that_lie_end_the_shard(tmp_path, size, kind):
     items, failures = walk(tmp_path / "s.tar")
     assert [item.path for item in items][:1] == ["s.tar/a.jpg"]
     assert all(item.read() == b"a" for item in items)
-    assert [each.path for each in failures] == ["s.tar"]
+    assert [failure.path for failure in failures] == ["s.tar"]
 
 
 @pytest.mark.parametrize("mtime", ["nan", "inf", "-5", "1e300", "12345.5", "text"])
@@ -227,7 +227,7 @@ def test_a_compressed_shard_is_refused_with_the_fix(tmp_path, name):
         Shards([tmp_path / name], tmp_path)
     items, failures = walk(plain, tmp_path / name)
     assert len(items) == 3
-    assert [(each.path, each.stage) for each in failures] == [(name, "scan")]
+    assert [(failure.path, failure.stage) for failure in failures] == [(name, "scan")]
     assert failures[0].reason.startswith("is compressed with gzip")
 
 

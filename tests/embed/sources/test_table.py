@@ -91,7 +91,7 @@ def test_bad_rows_are_failures(tmp_path):
 def test_the_column_that_is_meant(tmp_path):
     file = parquet(tmp_path / "t.parquet", caption=["x"], image=["a.jpg"])
     assert paths(Table(file)) == ["a.jpg"]
-    for table, column, said in [
+    for table, column, message in [
         (file, "photo", r"no column `photo`; it has: `caption`, `image`\. Fix: --column"),
         (parquet(tmp_path / "u.parquet", path=["x"], image=["a"]), None, "which column holds the paths"),
         (parquet(tmp_path / "v.parquet", x=["x"], y=["a"]), None, r"It has: `x`, `y`\."),
@@ -104,7 +104,7 @@ def test_the_column_that_is_meant(tmp_path):
         (text(tmp_path / "e.parquet", "no parquet at all"), None, "not a parquet file"),
         (tmp_path / "nowhere.csv", None, "no such file"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             Table(table, column)
 
 

@@ -188,18 +188,23 @@ def test_a_killed_training_goes_on_in_its_run(trained):
 
 
 def test_a_server_that_is_down_stops_nothing(trained):
-    before = runs(trained)
-    trained.edit(RECIPE, **{"train.optimizer.lr.head": 9e-4})
+    """Two trainings one after the other, whose files DVC replaces, and one in a temporary folder: none is lost."""
+    before, rates = runs(trained), (9e-4, 1.1e-3, 7e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(trained.env, "MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-        done = trained.run("dvc", "repro", "evaluate")
-    assert "the work goes on" in done.stdout + done.stderr and "clipline sync" in done.stdout + done.stderr
+        for value in rates[:2]:
+            trained.edit(RECIPE, **{"train.optimizer.lr.head": value})
+            done = trained.run("dvc", "repro", "evaluate")
+            assert "the work goes on" in done.stdout + done.stderr and "clipline sync" in done.stdout + done.stderr
+        trained.run("git", "checkout", "-q", RECIPE)
+        trained.run("dvc", "exp", "run", "--temp", "-n", "offline", "-S", f"{RATE}={rates[2]}", "evaluate")
     assert runs(trained).keys() == before.keys()
     trained.run("clipline", "sync")
-    (run,) = [run for name, run in runs(trained).items() if name not in before]
-    check_is_whole(trained, run)
-    assert rate(run) == 9e-4
-    trained.run("git", "checkout", "-q", RECIPE)
+    made = [run for name, run in runs(trained).items() if name not in before]
+    assert sorted(rate(run) for run in made) == sorted(rates)
+    for run in made:
+        check_is_whole(trained, run)
+    assert trained.run("clipline", "sync").stdout == "nothing to send\n"
 
 
 def test_a_deleted_store_gets_the_run_again(trained):

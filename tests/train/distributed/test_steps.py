@@ -51,17 +51,17 @@ NORMS = {"image": {"tower": "timm", "name": "test_resnet.r160_in1k", "weights": 
 FROZEN = NORMS | {"train.batch_norm": "frozen"}
 CASES = {
     "plain": {},
-    "chunks": {"train.chunk": 3},
+    "chunks": {"train.micro_batch_size": 3},
     # Of seven images one of two processes has four chunks and the other three.
-    "chunks of one": {"train.chunk": 1},
-    "thawing in chunks": {"train.chunk": 2, "train.freeze": THAWING},
+    "chunks of one": {"train.micro_batch_size": 1},
+    "thawing in chunks": {"train.micro_batch_size": 2, "train.freeze": THAWING},
     "thawing": {"train.freeze": THAWING, "train.grad_clip": 0.01, "train.ema": 0.9}
     | {"train.optimizer.layer_decay": {"image": 0.5}},
     "checkpointing": {"train.grad_checkpointing": True, "loss": {"kind": "siglip"}},
     "a frozen tower": {"text.trainable": False},
     "frozen norms": FROZEN,
-    "frozen norms in chunks": FROZEN | {"train.chunk": 3},
-    "frozen norms in chunks of one": FROZEN | {"train.chunk": 1},
+    "frozen norms in chunks": FROZEN | {"train.micro_batch_size": 3},
+    "frozen norms in chunks of one": FROZEN | {"train.micro_batch_size": 1},
     "norms": NORMS,
 }
 # A case and a number of processes.

@@ -127,12 +127,16 @@ def _start(address: str, folder: str) -> None:
             f"{address}: Ray Data does not work through Ray Client. Fix: run on a node of the cluster with "
             "--ray-address auto, or submit it as a job"
         )
-    here = {"num_cpus": cores.available(), "include_dashboard": False, "_temp_dir": folder} if address == LOCAL else {}
+    new = {"num_cpus": cores.available(), "include_dashboard": False, "_temp_dir": folder}
+    options = new if address == LOCAL else {}
     try:
         if address not in (LOCAL, "auto"):
             _check_listening(address)
-        with _signals_kept(), _no_stderr():
-            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **here)
+        handler = signal.getsignal(signal.SIGTERM)
+        with _no_stderr():
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray replaced it by one that exits with another code
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if address == LOCAL:
@@ -149,19 +153,6 @@ def _check_listening(address: str) -> None:
     if not (host and port.isdecimal()):
         raise ValueError("not of the form HOST:PORT")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM: Ray's start replaces it by one that exits with another code."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -19,11 +19,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from clipline.embed.item import Failure, Item, Ledger
+from clipline.embed.item import Failure, Item
+from clipline.embed.ledger import FolderLedger
 from clipline.embed.on_ray.cluster import Cluster, Shape
 from clipline.embed.on_ray.worker import Done, Job, Work, Worker, absolute
 from clipline.embed.pipeline import Duplicate, Embedded, Result
@@ -41,20 +43,8 @@ if TYPE_CHECKING:
 BATCHES = 4
 # How often a block is tried again after its worker died. A block that kills each worker must end the run.
 RETRIES = 10
-# Items that are prepared ahead, some 100 bytes each, and so the most of a round.
-MAX_READY = 1_000_000
 # Blocks of a round at least, except for the last one.
 MIN_BLOCKS = 64
-# Unchanged files that may wait for a block to fill up, before they show as progress.
-MAX_SKIPPED = 10_000
-
-
-class Looked(NamedTuple):
-    """An item whose size and date were compared with its row. sha256: the hash in the row, None without a row."""
-
-    item: Item | Failure
-    unchanged: bool = False
-    sha256: str | None = None
 
 
 @dataclass
@@ -65,7 +55,7 @@ class RayEngine:
     """
 
     model: OnnxModel
-    ledger: Ledger
+    ledger: FolderLedger
     clock: StageTimer
     batch_size: int | None
     cluster: Cluster
@@ -78,50 +68,44 @@ class RayEngine:
         CliplineError where it breaks down.
         """
         threads = 4 * cores.available()  # they wait for the file system
-        looked = map_ordered(self._look, items, threads=threads, ahead=2 * threads)
-        for first in looked:
-            if not first.unchanged:
-                break
-            self.ledger.skip(first.item.path)
-        else:
-            return  # nothing is new, so no cluster is needed
+        new = filter(None, map_ordered(self._look, items, threads=threads, ahead=2 * threads))
+        if not (first := next(new, None)):
+            return  # no cluster is needed
         with self.cluster.connected() as shape:
-            self.clock.threads.update(
-                read=shape.workers * shape.threads, decode=shape.workers * shape.threads, model=shape.workers
-            )
-            yield from self._run(first, looked, shape)
+            threads = shape.workers * shape.threads
+            self.clock.threads.update(read=threads, decode=threads, model=shape.workers)
+            yield from self._rounds(chain([first], new), shape)
 
-    def _run(self, first: Looked, looked: Iterator[Looked], shape: Shape) -> Iterator[list[Result]]:
-        batch_size = self.batch_size or USUAL_BATCH[shape.provider]
+    def _look(self, item: Item | Failure) -> tuple[Item | Failure, str | None] | None:
+        """The item with the hash in its row, if it has one; None if that row is up to date by size and date."""
+        if isinstance(item, Failure):
+            return item, None
+        try:
+            if not self.ledger.is_unchanged(item.path, item.stat()):
+                return absolute(item), self.ledger.sha256(item.path)
+        except OSError as error:
+            return Failure(item.path, "read", error.strerror or str(error)), None
+        self.ledger.skip(item.path)
+        return None
+
+    def _rounds(self, new: Iterator[tuple[Item | Failure, str | None]], shape: Shape) -> Iterator[list[Result]]:
         job = Job(
             self.model.bundle.folder.absolute(),
             self.model.model_id,
             self.model.variant,
             shape.provider,
             shape.threads,
-            batch_size,
+            self.batch_size or USUAL_BATCH[shape.provider],
         )
-        rows, works = BATCHES * batch_size, []
-        with closing(Prefetcher(_prepare(first, looked, rows), max(1, MAX_READY // rows))) as prepared:
-            for work, skipped in prepared:
-                for path in skipped:
-                    self.ledger.skip(path)
+        works = []
+        with closing(Prefetcher(_pack(new, BATCHES * job.batch_size))) as ready:
+            for work in ready:
                 works.append(work)
-                if len(works) >= MIN_BLOCKS and not len(prepared):
+                if len(works) >= MIN_BLOCKS and not len(ready):
                     yield from self._round(works, job, shape)
                     works = []
         if works:
             yield from self._round(works, job, shape)
-
-    def _look(self, item: Item | Failure) -> Looked:
-        if isinstance(item, Failure):
-            return Looked(item)
-        try:
-            if self.ledger.is_unchanged(item.path, item.stat()):
-                return Looked(item, unchanged=True)
-        except OSError as error:
-            return Looked(Failure(item.path, "read", error.strerror or str(error)))
-        return Looked(absolute(item), sha256=self.ledger.sha256(item.path))
 
     def _round(self, works: list[bytes], job: Job, shape: Shape) -> Iterator[list[Result]]:
         import ray.data
@@ -153,21 +137,11 @@ class RayEngine:
         return result
 
 
-def _prepare(first: Looked, looked: Iterator[Looked], rows: int) -> Iterator[tuple[bytes, list[str]]]:
-    """Blocks of `rows` items, each a pickled Work of a tenth of their memory, with the unchanged paths among them."""
-    with closing(looked):
-        work, skipped = Work([first.item], {first.sha256} - {None}), []
-        for item, unchanged, sha256 in looked:
-            if unchanged:
-                skipped.append(item.path)
-            else:
-                work.items.append(item)
-                work.hashes.update([sha256] if sha256 else [])
-            if len(work.items) == rows or len(skipped) == MAX_SKIPPED:
-                yield pickle.dumps(work), skipped
-                work, skipped = Work([], set()), []
-    if work.items or skipped:
-        yield pickle.dumps(work), skipped
+def _pack(new: Iterator[tuple[Item | Failure, str | None]], rows: int) -> Iterator[bytes]:
+    """Blocks of `rows` items, each a pickled Work, which takes a tenth of the memory: some 100 bytes an item."""
+    while block := list(islice(new, rows)):
+        items, hashes = zip(*block, strict=True)
+        yield pickle.dumps(Work(items, set(hashes)))
 
 
 def _done(dataset: ray.data.Dataset) -> Iterator[Done]:
@@ -192,5 +166,5 @@ def _done(dataset: ray.data.Dataset) -> Iterator[Done]:
         raise CliplineError(
             f"Ray gave up on a block of images: {type(error).__name__}: {first}. What was written is whole. Fix: see "
             "whether nodes or their workers die, for lack of memory say (fewer --threads, smaller --batch-size); run "
-            "again: it goes on from there"
+            "again: it continues from there"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -52,8 +53,8 @@ class Job:
 class Work(NamedTuple):
     """A block of items in order. hashes: those in the rows that their paths have."""
 
-    items: list[Item | Failure]
-    hashes: set[str]
+    items: Sequence[Item | Failure]
+    hashes: set[str | None]
 
 
 class Done(NamedTuple):
@@ -67,7 +68,7 @@ class Done(NamedTuple):
 class _BlockLedger(NullLedger):
     """The ledger of one block. A file whose own row has its bytes is a duplicate here; the driver's ledger decides."""
 
-    def __init__(self, hashes: set[str]) -> None:
+    def __init__(self, hashes: set[str | None]) -> None:
         self._hashes = hashes
 
     def is_duplicate(self, sha256: str) -> bool:
@@ -116,7 +117,7 @@ def _paths(item: Item) -> dict[str, Path]:
     return {name: value for name, value in values.items() if isinstance(value, Path)}
 
 
-def _check_visible(items: list[Item | Failure]) -> None:
+def _check_visible(items: Sequence[Item | Failure]) -> None:
     """Raise UsageError where this node lacks the first item's folder: else each image would be listed as an error."""
     paths = (path for item in items if not isinstance(item, Failure) for path in _paths(item).values())
     if (first := next(paths, None)) and not first.parent.is_dir():

@@ -34,11 +34,11 @@ def open_source(
 ) -> Source:
     """The images that `what` names.
 
-    `://` in it is a URL; a folder is walked, unless it holds tar files and nothing else to walk; `.tar`, also with
-    `*`, `?`, `[...]` or `{000..012}`, is shards; `.parquet`, `.csv` and `.tsv` are tables, whose `column` holds
-    paths; `.txt`, `.lst`, `-` and pipes are lists of paths. root: where the relative paths of a list or table
-    start. include, exclude: see `patterns`. skip: a folder to leave out of a walk, such as the output's.
-    Raises UsageError for anything else, and for an option that would do nothing.
+    `://` in it means a URL; a folder is walked, unless it holds tar files and neither images nor folders; `.tar`, also
+    with `*`, `?`, `[...]` or `{000..012}`, means shards; `.parquet`, `.csv` and `.tsv` are tables, whose `column` holds
+    paths; `.txt`, `.lst`, `-` and pipes are lists of paths. root: the folder that relative paths of a list or table
+    start from. include, exclude: see `patterns`. skip: a folder to leave out of a walk, such as the output folder.
+    Raises UsageError for anything else, and for an option that would have no effect.
     """
     patterns = {"include": include, "exclude": exclude}
     if what.startswith("file://"):
@@ -57,7 +57,7 @@ def open_source(
     if "://" in what:
         return _remote(what, patterns)
     if path.is_dir():
-        shards = _shards_alone(path)
+        shards = _only_shards(path)
         return Shards(shards, path, **patterns) if shards else Folder(path, skip=skip, **patterns)
     return _shards(what, patterns)
 
@@ -90,8 +90,8 @@ def _shards(what: str, patterns: dict[str, Sequence[str]]) -> Shards:
     raise UsageError(f"{what}: cannot tell what this is. Fix: give {KINDS}")
 
 
-def _shards_alone(folder: Path) -> list[Path]:
-    """The tar files of a folder that holds neither images nor folders beside them; else none."""
+def _only_shards(folder: Path) -> list[Path]:
+    """The tar files of a folder, if it holds neither images nor folders; else an empty list."""
     shards = []
     try:
         with os.scandir(folder) as entries:
@@ -103,5 +103,5 @@ def _shards_alone(folder: Path) -> list[Path]:
                 if entry.name.lower().endswith(shard_names.SUFFIX):
                     shards.append(Path(entry.path))
     except OSError:
-        return []  # the walk says why
+        return []  # Folder reports why
     return sorted(shards)

@@ -1,4 +1,4 @@
-"""Files of one folder, named one by one."""
+"""Named files of one folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ class Files:
     """The files `names`, relative to `folder`, in plain text order of `path`."""
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
-        self._folder = folder
+        self.root, self._folder = str(folder), folder
         self._names = sorted((to_text(name), name) for name in names)
-
-    @property
-    def root(self) -> str:
-        """The folder."""
-        return str(self._folder)
 
     def __iter__(self) -> Iterator[FileItem]:
         for path, name in self._names:

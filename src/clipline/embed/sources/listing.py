@@ -1,8 +1,8 @@
 """Images that a list or a table names by path: text files with one path per line, and columns of tables.
 
-What the user names is taken as it is: no look at the extension, dot names too, in the order of the list. A path
-is relative to a root, or absolute; an absolute one below the root is written relative to it, so that both ways
-of naming a file give the same row.
+Every path is taken, in the order of the list, whatever its extension, and also if its name starts with a dot. A path is
+relative to a root, or absolute; an absolute one below the root is written relative to it, so that both ways of naming a
+file give the same row.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from clipline.embed.sources.patterns import Patterns
 from clipline.embeddings.paths import to_text
 from clipline.errors import CliplineError, UsageError, first_line
 
-# No system takes a longer path; a longer line means that this is no list.
-LONGEST = 1 << 16
+# Bytes. No system has longer paths, so a file with a longer line is not a list.
+MAX_LINE = 1 << 16
 STDIN = "-"
 
 
 class Listing:
-    """The files that a text file names, one path per line, or between NUL bytes as `find -print0` writes.
+    """The files that a text file names, one path per line, or separated by NUL bytes as `find -print0` writes.
 
-    file: the list; `-` is standard input, and a pipe is taken too: both are copied to a temporary file, for a list
-    is walked more than once. root: where relative paths start; by default the list's folder, or for pipes the
-    working folder. Blank lines are passed over, a file named again is yielded once. Bytes that are no UTF-8 stay as
-    they are. Memory: about 100 bytes per path, to know the ones seen. Raises UsageError, and CliplineError from
-    a walk over a list that cannot be read to its end.
+    file: the list, a pipe, or `-` for standard input; the last two are copied to a temporary file, so that they can be
+    read again. root: the folder that relative paths start from; by default the list's folder, or for pipes the working
+    folder. Blank lines are skipped, a file named twice is yielded once. Bytes that are not UTF-8 stay as they are.
+    Memory: about 100 bytes per path, to recognise repeated ones. Raises UsageError where the list cannot be opened;
+    iterating raises CliplineError where it cannot be read to its end.
     """
 
     def __init__(
@@ -45,19 +45,16 @@ class Listing:
             self._spooled = _spool(file)
         else:
             check_file(file, "list of paths")
-        self._named = "standard input" if str(file) == STDIN else str(file)
+        self._label = "standard input" if str(file) == STDIN else str(file)
         self._file = Path(self._spooled.name) if self._spooled else file
         top = root or (Path() if piped else file.parent)
-        self._paths = Paths(self._named, top, Patterns(include, exclude))
+        self._paths = Paths(self._label, top, Patterns(include, exclude))
+        self.root = self._paths.root
         with self._file.open("rb") as stream:
-            head = stream.read(LONGEST)
+            head = stream.read(MAX_LINE)
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UsageError(f"{self._named}: is UTF-16. Fix: save the list as UTF-8")
+            raise UsageError(f"{self._label}: is UTF-16. Fix: save the list as UTF-8")
         self._end = b"\0" if b"\0" in head else b"\n"
-
-    @property
-    def root(self) -> str:
-        return self._paths.root
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
         return self._paths.items(self._lines())
@@ -65,27 +62,27 @@ class Listing:
     def _lines(self) -> Iterator[str]:
         with self._file.open("rb") as stream:
             for number, record in enumerate(_records(stream, self._end), 1):
-                if len(record) > LONGEST:
+                if len(record) > MAX_LINE:
                     raise CliplineError(
-                        f"{self._named}: line {number:,} has more than {LONGEST:,} bytes: no list of paths"
+                        f"{self._label}: line {number:,} has more than {MAX_LINE:,} bytes: not a list of paths"
                     )
                 line = record.removeprefix(b"\xef\xbb\xbf") if number == 1 else record
                 yield os.fsdecode(line.removesuffix(b"\r") if self._end == b"\n" else line)
 
 
 def _records(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
-    """What stands between `end`s. One longer than LONGEST comes cut, and is the last."""
+    """Split a stream at `end`. A record longer than MAX_LINE is cut, and the last."""
     rest = b""
-    while block := stream.read(LONGEST):
-        *whole, rest = (rest + block).split(end)
-        yield from whole
-        if len(rest) > LONGEST:
+    while block := stream.read(MAX_LINE):
+        *records, rest = (rest + block).split(end)
+        yield from records
+        if len(rest) > MAX_LINE:
             break
     yield rest
 
 
 def _spool(file: Path) -> IO[bytes]:
-    """A pipe's content in a temporary file, which goes when the object does."""
+    """Copy a pipe to a temporary file, which is deleted with the object."""
     try:
         spooled = tempfile.NamedTemporaryFile(prefix="clipline-list-")  # noqa: SIM115 - lives as long as the Listing
         if str(file) == STDIN:
@@ -102,21 +99,23 @@ def _spool(file: Path) -> IO[bytes]:
 
 
 class Paths:
-    """Names -> items: relative to a root, each once, those that the patterns choose. named: the list, for messages."""
+    """Turns paths into items: relative to a root, each once, if the patterns take it. label: the list, for errors."""
 
-    def __init__(self, named: str, root: Path, patterns: Patterns) -> None:
+    def __init__(self, label: str, root: Path, patterns: Patterns) -> None:
         if not root.is_dir():
-            raise UsageError(f"{root}: no such folder. Fix: give the folder where the paths of {named} start as --root")
+            raise UsageError(
+                f"{root}: no such folder. Fix: give the folder that the paths of {label} start from as --root"
+            )
         self.root = str(root)
-        self._named = named
+        self._label = label
         self._folder = root
         self._tops = list(dict.fromkeys([root.absolute(), root.resolve()]))
         self._patterns = patterns
 
     def items(self, names: Iterable[str | Failure]) -> Iterator[FileItem | Failure]:
-        """names: paths as os functions take them; blank ones are passed over.
+        """names: paths as os functions take them; blank ones are skipped.
 
-        Raises CliplineError where the list cannot be read to its end: half of it would make images look removed.
+        Raises CliplineError where the list cannot be read to its end: after half of it, images would look removed.
         """
         seen: set[bytes] = set()
         try:
@@ -127,7 +126,7 @@ class Paths:
                     yield item
         except OSError as error:
             reason = error.strerror or first_line(error)
-            raise CliplineError(f"{self._named}: cannot be read to its end: {reason}") from error
+            raise CliplineError(f"{self._label}: cannot be read to its end: {reason}") from error
 
     def _new(self, name: str, seen: set[bytes]) -> FileItem | Failure | None:
         item = self._item(name)
@@ -141,8 +140,8 @@ class Paths:
         if "://" in name:
             return Failure(to_text(name), "scan", "is a URL, where a list holds paths. Give its folder's URL instead")
         if "\0" in name:
-            return Failure(to_text(name), "scan", "has a NUL character in it: no path")
-        # Path drops `./` and `//`, and keeps `..`, which may lead through a link.
+            return Failure(to_text(name), "scan", "has a NUL character in it: not a path")
+        # Path drops `./` and `//`, but keeps `..`, which may lead through a link.
         path = Path(name)
         if path.is_absolute():
             top = next((top for top in self._tops if path.is_relative_to(top)), None)

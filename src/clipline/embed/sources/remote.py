@@ -1,9 +1,9 @@
 """Images below a URL that fsspec understands: `s3://bucket/prefix`, `gs://`, `http://` with an index page, `memory://`.
 
 Object stores list everything below a prefix in pages of 1,000 keys; elsewhere each folder is listed by itself. A
-folder that cannot be listed ends the run: half a list would make images look removed.
+folder that cannot be listed ends the run: after half a list, images would look removed.
 
-`except Exception` stands where each file system, and the network library below it, raises kinds of its own.
+`except Exception` is used where each file system, and the network library below it, raises its own exceptions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from operator import itemgetter
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
@@ -21,8 +22,8 @@ from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import CliplineError, UsageError, address, missing_extra, redact
 
 STORES = frozenset(["s3", "s3a", "gs", "gcs"])
-# Deeper, links lead round in a circle, as a web server may serve them.
-DEEPEST = 64
+# Folders. Links of a web server may form a circle.
+MAX_DEPTH = 64
 # Per protocol: the package that speaks it, and the extra that brings it.
 PACKAGES = {
     **dict.fromkeys(["s3", "s3a"], ("s3fs", "remote")),
@@ -35,30 +36,30 @@ CREDENTIALS = {
     "gs": "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS",
 }
 CREDENTIALS |= {"s3a": CREDENTIALS["s3"], "gcs": CREDENTIALS["gs"]}
-# How file systems call the time of the last change.
+# The keys under which file systems give the time of the last change.
 TIMES = ("LastModified", "mtime", "last_modified", "updated", "modified", "Last-Modified", "created")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteItem:
-    """One object. name: as the file system calls it; facts: from the listing, None where that tells no size."""
+    """One object. name: for the file system. listed: size and date from the listing; None where it has no size."""
 
     path: str
     name: str
     files: Any
-    facts: Stat | None
+    listed: Stat | None
 
     def stat(self) -> Stat:
-        """Raises OSError. bytes is 0 where even a request for it tells no size."""
-        if self.facts:
-            return self.facts
+        """Size and date. Raises OSError. bytes is 0 where the server tells no size."""
+        if self.listed:
+            return self.listed
         try:
-            return _facts(self.files.info(self.name)) or Stat(0, 0)
+            return _stat(self.files.info(self.name)) or Stat(0, 0)
         except Exception as error:
             raise OSError(_reason(error)) from error
 
     def read(self) -> bytes:
-        """Raises OSError, whatever the file system raises."""
+        """The object's bytes. Raises OSError, whatever the file system raises."""
         size = self.stat().bytes
         if size > MAX_BYTES:
             raise OSError(f"{size:,} bytes is over the limit of {MAX_BYTES:,}")
@@ -71,11 +72,11 @@ class RemoteItem:
 class Remote:
     """Every image below `url` in plain text order of `path`, which starts below the URL.
 
-    As in a folder, images are known by extension, and names that start with a dot are passed over. Keys and
-    passwords come from the environment, as each service's own tools take them; a user and password in the URL stay
-    out of `root`, and of what is said of failures. An object store is listed once: later walks give the same. Memory:
-    its names, about 1.3 kB each while they are listed. Raises UsageError where there is nothing of that name or no
-    access to it; walking raises CliplineError where a listing fails.
+    As in a folder, images are known by extension, and names that start with a dot are skipped. Keys and passwords come
+    from the environment, as each service's own tools read them; a user and password in the URL stay out of `root` and
+    of error messages. An object store is listed once, and iterating again gives the same. Memory: its names, about
+    1.3 kB each while they are listed. Raises UsageError where the URL does not exist or access is denied; iterating
+    raises CliplineError where a listing fails.
     """
 
     def __init__(self, url: str, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
@@ -84,27 +85,20 @@ class Remote:
         self._patterns = Patterns(include, exclude)
         self._files, top = _connect(url, self._protocol, self.root)
         self._top = top.rstrip("/")
-        self._listed: list[tuple[str, Stat | None]] | None = None
         self._check()
 
     def __iter__(self) -> Iterator[RemoteItem | Failure]:
-        entries = self._store() if self._protocol in STORES else self._walk("", 0)
-        for found in entries:
-            if isinstance(found, Failure):
-                yield found
-            else:
-                path, facts = found
-                yield RemoteItem(path, self._name(path), self._files, facts)
+        return iter(self._listed) if self._protocol in STORES else self._walk("", 0)
 
     def _check(self) -> None:
-        """Raises UsageError or CliplineError where the walk cannot begin."""
+        """Raise UsageError or CliplineError where the URL cannot be listed."""
         try:
             info = self._files.info(self._top)
         except FileNotFoundError:
             raise UsageError(f"{self.root}: nothing there. Fix: check the bucket and the path below it") from None
         except Exception as error:
             raise self._refused(error) from error
-        # Every page of the web is a `file`.
+        # To fsspec every web page is a `file`.
         if info["type"] == "file" and (is_image(self._top) or self._protocol not in ("http", "https")):
             raise UsageError(f"{self.root}: is one file. Fix: give the URL of its folder, and --include its name")
 
@@ -118,21 +112,22 @@ class Remote:
     def _name(self, path: str) -> str:
         return f"{self._top}/{to_name(path)}"
 
-    def _store(self) -> list[tuple[str, Stat | None]]:
-        if self._listed is not None:
-            return self._listed
+    def _item(self, path: str, info: dict[str, Any]) -> RemoteItem:
+        return RemoteItem(path, self._name(path), self._files, _stat(info))
+
+    @cached_property
+    def _listed(self) -> list[RemoteItem]:
+        """The images in an object store."""
         try:
-            found = self._files.find(self._top, detail=True)
+            infos = self._files.find(self._top, detail=True)
         except Exception as error:
             raise self._refused(error) from error
-        paths = ((to_text(name.removeprefix(f"{self._top}/")), info) for name, info in found.items())
-        self._listed = sorted(
-            ((path, _facts(info)) for path, info in paths if info["type"] == "file" and self._takes(path)),
-            key=itemgetter(0),
-        )
-        return self._listed
+        paths = ((to_text(name.removeprefix(f"{self._top}/")), info) for name, info in infos.items())
+        items = [self._item(path, info) for path, info in paths if info["type"] == "file" and self._takes(path)]
+        return sorted(items, key=attrgetter("path"))
 
-    def _walk(self, prefix: str, depth: int) -> Iterator[tuple[str, Stat | None] | Failure]:
+    def _walk(self, prefix: str, depth: int) -> Iterator[RemoteItem | Failure]:
+        """The images in a folder and those below it, one folder at a time."""
         folder = self._name(prefix).rstrip("/")
         try:
             infos = self._files.ls(folder, detail=True)
@@ -141,18 +136,18 @@ class Remote:
         children = {}
         for info in infos:
             name = to_text(info["name"].rstrip("/").removeprefix(f"{folder}/"))
-            # A web page may also link to itself, upwards and elsewhere.
+            # A web page may also link to itself, to pages above it and to other sites.
             if info["name"].startswith(f"{folder}/") and "/" not in name and name not in ("", ".", ".."):
                 children[f"{name}/" if info["type"] == "directory" else name] = info
         for name in sorted(children):
             path = prefix + name
             if not name.endswith("/"):
                 if self._takes(path):
-                    yield path, _facts(children[name])
+                    yield self._item(path, children[name])
             elif is_hidden(name) or not self._patterns.enters(path):
                 continue
-            elif depth == DEEPEST:
-                yield Failure(path, "scan", f"more than {DEEPEST} folders deep: not listed")
+            elif depth == MAX_DEPTH:
+                yield Failure(path, "scan", f"more than {MAX_DEPTH} folders deep: not listed")
             else:
                 yield from self._walk(path, depth + 1)
 
@@ -161,7 +156,7 @@ class Remote:
 
 
 def _connect(url: str, protocol: str, shown: str) -> tuple[Any, str]:
-    """The file system, and what it calls the URL. Raises UsageError."""
+    """The file system, and its name for the URL. shown: the URL without secrets. Raises UsageError."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -169,7 +164,7 @@ def _connect(url: str, protocol: str, shown: str) -> tuple[Any, str]:
     if "*" in url:
         raise UsageError(f"{shown}: no patterns in a URL. Fix: give the folder's URL, and the pattern as --include")
     try:
-        # Its own cache of listings would be a second copy of all names.
+        # fsspec's cache of listings would be a second copy of all names.
         return url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         if protocol in PACKAGES:
@@ -179,8 +174,8 @@ def _connect(url: str, protocol: str, shown: str) -> tuple[Any, str]:
         raise UsageError(f"{shown}: {_reason(error)}") from error
 
 
-def _facts(info: dict[str, Any]) -> Stat | None:
-    """Size and time from what a file system says of a file; None without a size."""
+def _stat(info: dict[str, Any]) -> Stat | None:
+    """Size and date from the file system's information about a file; None without a size."""
     size = info.get("size")
     if size is None:
         return None
@@ -188,7 +183,7 @@ def _facts(info: dict[str, Any]) -> Stat | None:
 
 
 def _nanoseconds(time: object) -> int:
-    """A datetime, seconds, or text in ISO 8601 or HTTP's form -> nanoseconds since 1970, 0 for anything else."""
+    """A datetime, seconds, or text in the form of ISO 8601 or HTTP -> nanoseconds since 1970; 0 for anything else."""
     if isinstance(time, int | float):
         return round(time * 10**6) * 1000 if 0 <= time < 2**33 else 0
     try:
@@ -201,8 +196,8 @@ def _nanoseconds(time: object) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """One short line."""
+    """The error in one short line without secrets."""
     if isinstance(error, FileNotFoundError):
         return "not found"
-    said = getattr(error, "strerror", None) or str(error)
-    return redact(said.partition("\n")[0])[:200].rstrip(".") or type(error).__name__
+    message = getattr(error, "strerror", None) or str(error)
+    return redact(message.partition("\n")[0])[:200].rstrip(".") or type(error).__name__

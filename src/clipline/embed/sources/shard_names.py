@@ -49,7 +49,7 @@ def _braces(text: str) -> list[str]:
 
     names: list[str] = []
     try:
-        # braceexpand holds each range in memory, so their lengths are looked at before.
+        # braceexpand holds each range in memory, so their lengths are checked before.
         if math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(text)) <= MAX_SHARDS:
             names = list(islice(braceexpand(text, escape=False), MAX_SHARDS + 1))
     except UnbalancedBracesError:

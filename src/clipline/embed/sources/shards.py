@@ -1,8 +1,8 @@
-"""Images inside tar shards (WebDataset's layout), read where they lie: nothing is unpacked.
+"""Images inside tar shards (WebDataset's layout), read in place: nothing is unpacked.
 
-An uncompressed tar is files one behind the other, so a member is a file, an offset and a size: threads read members
-of one shard at once, and a restart reads headers, not images. Only regular members with an image's extension count.
-Their names are names only: nothing is ever opened or written under them.
+An uncompressed tar holds its files one after the other, so a member is a file, an offset and a size: several threads
+read members of one shard at once, and a restart reads headers, not images. Only regular members with an image's
+extension are taken. Their names only become `path`: nothing is opened or written under them.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 
-# What tarfile raises for headers that are damaged or made to harm.
+# What tarfile raises for headers that are damaged or malicious.
 DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
 # Seconds since 1970 that fit into 64 bits of nanoseconds.
 LAST_SECOND = 2**63 // 10**9
-# Long names and such: far more than any system's path.
-MOST_HEADER = 1 << 20
+# Bytes of a member's headers, which hold long names and the like: far more than any system's path.
+MAX_HEADER = 1 << 20
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 UNPACK = {"gzip": "gunzip -k", "bzip2": "bunzip2 -k", "xz": "unxz -k", "zstd": "unzstd"}
 
 
 class DamagedError(tarfile.ReadError):
-    """What we find wrong ourselves, in words that may stand alone."""
+    """Damage that this module itself finds. Its message is a complete reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardItem:
-    """One member. path: `shard.tar/folder/name.jpg`; offset: of its first byte in `shard`."""
+    """One member. path: `shard.tar/folder/name.jpg`. offset: of its first byte in `shard`. header: size and date."""
 
     path: str
     shard: Path
     offset: int
-    facts: Stat
+    header: Stat
 
     def stat(self) -> Stat:
-        """Size and time from the member's header."""
-        return self.facts
+        """Size and date from the member's header."""
+        return self.header
 
     def read(self) -> bytes:
-        """Raises OSError, also where the shard has become shorter."""
-        if self.facts.bytes > MAX_BYTES:
-            raise OSError(f"{self.facts.bytes:,} bytes is over the limit of {MAX_BYTES:,}")
+        """The member's bytes. Raises OSError, also where the shard has become shorter."""
+        if self.header.bytes > MAX_BYTES:
+            raise OSError(f"{self.header.bytes:,} bytes is over the limit of {MAX_BYTES:,}")
         with self.shard.open("rb") as stream:
             stream.seek(self.offset)
-            data = stream.read(self.facts.bytes)
-        if len(data) < self.facts.bytes:
+            data = stream.read(self.header.bytes)
+        if len(data) < self.header.bytes:
             raise OSError("its shard ends before it does")
         return data
 
 
 class Shards:
-    """The images in `files`, in plain text order of the shards' paths, and inside a shard in its own order.
+    """The images in `files`, in plain text order of the shards' paths, and inside a shard in the order of its members.
 
-    root: the folder that the shards' names start from. A shard that is cut short, damaged or names a member twice
-    (the first one counts) is a Failure after its good members. Memory: about 100 bytes per image of one shard.
-    Raises UsageError where a shard is missing or compressed.
+    root: the folder that the shards' names start from. A shard that is cut short, damaged or holds two members of one
+    name (of which the first is taken) is also a Failure, after its good members. Memory: about 100 bytes per image of
+    one shard. Raises UsageError where a shard is missing or compressed.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Shards:
         self.root = str(root)
         self._shards = sorted((to_text(os.path.relpath(file, root)), file) for file in files)
         self._patterns = Patterns(include, exclude)
-        # Shards are packed alike: the first one tells now, any other when it is read.
+        # Shards are usually packed alike: the first is checked now, the others when they are read.
         for _, file in self._shards[:1]:
             if problem := _packed(file):
                 raise UsageError(f"{file}: {problem}")
@@ -87,57 +87,57 @@ class Shards:
 
     def _members(self, name: str, file: Path) -> Iterator[ShardItem | Failure]:
         seen: set[bytes] = set()
-        again = ""
+        repeated = ""
         try:
             if problem := _packed(file):
                 raise DamagedError(problem)
             for member in _walk(file):
-                found = _find(name, file, member)
-                if not found or not self._patterns.takes(found.path):
+                item = _item(name, file, member)
+                if not item or not self._patterns.takes(item.path):
                     continue
-                key = blake2b(found.path.encode(), digest_size=16).digest()
+                key = blake2b(item.path.encode(), digest_size=16).digest()
                 if key in seen:
-                    again = again or found.path
+                    repeated = repeated or item.path
                 else:
                     seen.add(key)
-                    yield found
+                    yield item
         except DAMAGE as error:
             yield Failure(name, "scan", _reason(error))
-        if again:
-            yield Failure(name, "scan", f"has members of one name, such as {again}: only the first of them counts")
+        if repeated:
+            yield Failure(name, "scan", f"has two members of one name, such as {repeated}: only the first is taken")
 
 
 class _Headers(io.BufferedReader):
-    """What tarfile reads headers from: one that claims to be huge would be read into memory, and fill it.
+    """A stream that limits what tarfile reads as headers: it would read one that claims to be huge into memory.
 
-    left: bytes that the headers of the next member may have; a sparse file's list goes on without end.
+    left: bytes that the headers of the next member may still take; a sparse file's list can be endless.
     """
 
-    left = MOST_HEADER
+    left = MAX_HEADER
 
     def read(self, size: int | None = -1) -> bytes:
         size = -1 if size is None else size
         self.left -= size
         if size < 0 or self.left < 0:
-            raise DamagedError(f"is damaged at byte {self.tell():,}: a header of {MOST_HEADER - self.left:,} bytes")
+            raise DamagedError(f"is damaged at byte {self.tell():,}: a header of {MAX_HEADER - self.left:,} bytes")
         return super().read(size)
 
 
 def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
-    """Every member, whole ones only. Raises DAMAGE where the shard is damaged or ends too early."""
+    """Every complete member. Raises one of DAMAGE where the shard is damaged or ends too early."""
     with _Headers(io.FileIO(file)) as stream, tarfile.TarFile(fileobj=stream, encoding="utf-8") as tar:
         size = os.fstat(stream.fileno()).st_size
         before = -1
         while member := tar.next():
             tar.members.clear()  # tarfile would hold every header
-            stream.left = MOST_HEADER
-            if member.size < 0 or tar.offset <= before:  # it would send us back, round and round
-                raise DamagedError(f"is damaged at byte {member.offset:,}: a member of less than no size")
+            stream.left = MAX_HEADER
+            if member.size < 0 or tar.offset <= before:  # following it would loop for ever
+                raise DamagedError(f"is damaged at byte {member.offset:,}: a member of negative size")
             if member.isreg() and member.offset_data + member.size > size:
                 raise DamagedError(f"is cut short: it ends at byte {size:,}, inside {to_text(member.name)}")
             before = tar.offset
             yield member
-        # tarfile takes whatever it cannot read for the end; only zeros are.
+        # tarfile takes a block that it cannot read for the end mark, which consists of zeros.
         stream.seek(tar.offset)
         mark = stream.read(tarfile.BLOCKSIZE)
     if len(mark) < tarfile.BLOCKSIZE:
@@ -146,8 +146,8 @@ def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
         raise DamagedError(f"is damaged at byte {tar.offset:,}: no tar header")
 
 
-def _find(shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
-    """The image that `member` is, None where it is none. As `tar -x` does, leading slashes are dropped."""
+def _item(shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
+    """The image in `member`; None if it is not an image. Leading slashes are dropped, as `tar -x` does."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     name = "/".join(parts)
     if not is_image(name) or member.isdir():
@@ -165,7 +165,7 @@ def _find(shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failur
 
 
 def _packed(file: Path) -> str:
-    """What to do about a compressed shard; empty for any other file. Raises OSError."""
+    """How to unpack a compressed shard; empty for other files. Raises OSError."""
     with file.open("rb") as stream:
         head = stream.read(8)
     kind = next((name for magic, name in PACKED.items() if head.startswith(magic)), None)

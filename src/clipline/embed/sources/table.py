@@ -1,4 +1,4 @@
-"""Images that a column of a table names by path: parquet, CSV or TSV, read piece by piece."""
+"""Images that a column of a table names by path: parquet, CSV or TSV, read in batches."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError, first_line
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
-# Taken without being named, if the table has just one of them.
-USUAL = ("path", "file", "image", "filepath", "file_name", "filename", "image_path")
+# Names of the column that is taken without --column, if the table has just one of them.
+USUAL_COLUMNS = ("path", "file", "image", "filepath", "file_name", "filename", "image_path")
 DELIMITERS = (",", ";", "\t", "|")
 BATCH_ROWS = 8192
 
@@ -27,11 +27,11 @@ BATCH_ROWS = 8192
 class Table:
     """The files that one column names.
 
-    column: None takes the only column, or the only one with a usual name. root: where relative paths start; by
-    default the table's folder. Null and blank cells are passed over, a file named again is yielded once; a row
-    that cannot be read is a Failure. A parquet column of bytes, and any CSV, may hold names that are no UTF-8.
-    Memory: one batch, and about 100 bytes per path to know the ones seen. Raises UsageError, for a missing column
-    with those that there are, and CliplineError from a walk over a table that cannot be read to its end.
+    column: None takes the only column, or the only one with a usual name. root: the folder that relative paths start
+    from; by default the table's folder. Null and blank cells are skipped, a file named twice is yielded once; a row
+    that cannot be read is a Failure. A parquet column of bytes, and any CSV, may hold names that are not UTF-8. Memory:
+    one batch, and about 100 bytes per path to recognise repeated ones. Raises UsageError where the table has no such
+    column, with the names of its columns; iterating raises CliplineError where it cannot be read to its end.
     """
 
     def __init__(
@@ -46,10 +46,7 @@ class Table:
         check_file(file, "table")
         self._table = _Parquet(file, column) if file.suffix.lower() == ".parquet" else _Csv(file, column)
         self._paths = Paths(str(file), root or file.parent, Patterns(include, exclude))
-
-    @property
-    def root(self) -> str:
-        return self._paths.root
+        self.root = self._paths.root
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
         return self._paths.items(self._table.names())
@@ -62,14 +59,14 @@ class _Parquet:
             schema = pq.read_schema(file)
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{file}: not a parquet file that can be read: {first_line(error)}") from None
-        self._column = _choose(column, schema.names, file)
+        self._column = _pick_column(column, schema.names, file)
         kind = schema.field(self._column).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(check(value) for check in _TEXT):
             raise UsageError(f"{file}: column `{self._column}` holds {kind}, where paths are text. Fix: --column")
 
     def names(self) -> Iterator[str]:
-        """Raises OSError, for damaged pages too."""
+        """The paths. Raises OSError, also for damaged pages."""
         try:
             with pq.ParquetFile(self._file) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS, columns=[self._column]):
@@ -94,7 +91,7 @@ class _Csv:
         headers = {mark: self._header(mark) for mark in (["\t"] if file.suffix.lower() == ".tsv" else DELIMITERS)}
         self._delimiter = max(headers, key=lambda mark: (column in headers[mark], len(headers[mark])))
         columns = headers[self._delimiter]
-        self._column = columns.index(_choose(column, columns, file))
+        self._column = columns.index(_pick_column(column, columns, file))
         self._width = len(columns)
 
     def names(self) -> Iterator[str | Failure]:
@@ -111,7 +108,7 @@ class _Csv:
         return [] if isinstance(first, csv.Error) else [name.strip() for name in first]
 
     def _rows(self, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-        """Each row with the number of the line that it ends on."""
+        """Each row, or the error in it, with the number of the line where it ends."""
         with self._file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             reader = csv.reader(stream, delimiter=delimiter)
             while True:
@@ -127,15 +124,17 @@ class _Csv:
         return Failure(to_text(str(self._file)), "scan", f"line {line:,}: {reason}")
 
 
-def _choose(column: str | None, columns: Sequence[str], file: Path) -> str:
-    """The column that holds the paths. Raises UsageError with the columns that there are."""
-    there = ", ".join(f"`{name}`" for name in columns) or "none"
+def _pick_column(column: str | None, columns: Sequence[str], file: Path) -> str:
+    """The name of the column that holds the paths. Raises UsageError with the names of all columns."""
+    available = ", ".join(f"`{name}`" for name in columns) or "none"
     if column is None:
-        usual = columns if len(columns) == 1 else [name for name in columns if name in USUAL]
+        usual = columns if len(columns) == 1 else [name for name in columns if name in USUAL_COLUMNS]
         if len(usual) != 1:
-            raise UsageError(f"{file}: which column holds the paths? It has: {there}. Fix: --column with one of them")
+            raise UsageError(
+                f"{file}: which column holds the paths? It has: {available}. Fix: --column with one of them"
+            )
         return usual[0]
     if columns.count(column) != 1:
         what = "more than one" if column in columns else "no"
-        raise UsageError(f"{file}: {what} column `{column}`; it has: {there}. Fix: --column with one of them")
+        raise UsageError(f"{file}: {what} column `{column}`; it has: {available}. Fix: --column with one of them")
     return column

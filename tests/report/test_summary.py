@@ -7,7 +7,7 @@ import pytest
 
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
-from clipline.report import facts
+from clipline.report import summary
 from clipline.utils import checksums
 
 
@@ -17,11 +17,11 @@ def test_files_that_are_not_what_was_written(workspace, gates, tmp_path, name):
     data, path = Prepared(root / "data/prepared"), root / name
     whole = json.loads(path.read_text())
     path.write_text(json.dumps(checksums.with_checksum(whole)))
-    assert facts.gather(root, data, gates)
+    assert summary.gather(root, data, gates)
     text = path.read_text()
     path.write_text(text.replace("scenes", "scebes", 1) if "scenes" in text else text.replace("1", "2", 1))
     with pytest.raises(CliplineError, match=rf"{name}: damaged: changed since it was written.*Fix: dvc repro --force"):
-        facts.gather(root, data, gates)
+        summary.gather(root, data, gates)
     path.write_bytes(path.read_bytes()[:9] + b"\xff" + path.read_bytes()[10:])
     with pytest.raises(CliplineError, match=rf"{name}: damaged: "):
-        facts.gather(root, data, gates)
+        summary.gather(root, data, gates)
