@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Collection
 from types import TracebackType
 
 # Words by which torch, onnxruntime and the operating system report a lack of memory in other errors than MemoryError.
@@ -19,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def _escaped(character: re.Match[str]) -> str:
-    return f"\\x{ord(character[0]):02x}"
+    return character[0].encode("unicode_escape").decode()
 
 
 class CliplineError(Exception):
@@ -59,8 +60,20 @@ QUOTED = 100
 def shorten(data: object) -> str:
     """Data as a message quotes it: on one line, at most QUOTED characters, then how many there are."""
     text = str(data)
+    shown = text[:QUOTED].encode(errors="backslashreplace").decode()
     more = f"… ({len(text):,} characters)" if len(text) > QUOTED else ""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", _escaped, text[:QUOTED]) + more
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, shown) + more
+
+
+def first_few(names: Collection[str], limit: int = 5) -> str:
+    """The first names, at most `limit` and about QUOTED characters of them, and how many more there are."""
+    shown: list[str] = []
+    for name in names:
+        if len(shown) == limit or (shown and len(", ".join(shown)) + len(name) > QUOTED):
+            break
+        shown.append(shorten(name))
+    more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
+    return ", ".join(shown) + more
 
 
 def out_of_memory(error: BaseException) -> bool:

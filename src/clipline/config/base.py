@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
 from clipline.config.old_keys import translate
-from clipline.errors import UsageError
+from clipline.errors import UsageError, shorten
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0)]
@@ -48,7 +48,7 @@ class Settings(BaseModel):
 
 def unknown_key(key: str, allowed: list[str]) -> PydanticCustomError:
     """The error for a key that is not in `allowed`; it suggests the most similar allowed key, if one is similar."""
-    key = " ".join(key.splitlines())  # an error is one line
+    key = shorten(key)
     near = difflib.get_close_matches(key, allowed, n=1)
     hint = f" (did you mean `{near[0]}`?)" if near else ""
     message = f"unknown key `{key}`{hint}; allowed: {', '.join(allowed) or 'none'}"
@@ -72,14 +72,14 @@ def read_yaml(path: Path) -> Any:
     except RecursionError:
         raise UsageError(f"{path}: not valid YAML: lists or mappings are nested too deep") from None
     except _YAML_FAULTS as error:
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"{path}: not valid YAML: {shorten(' '.join(str(error).split()))}") from None
 
 
 def _yaml_fault(error: YAMLError) -> str:
     """The line and the problem; the rest of ruamel's message quotes the line and addresses programmers."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     line = f": line {mark.line + 1}" if mark else ""
-    return f"{line}: not valid YAML: {problem or ' '.join(str(error).split())}"
+    return f"{line}: not valid YAML: {shorten(' '.join(str(problem or error).split()))}"
 
 
 def validate(kind: Any, values: Any, where: str, *, from_earlier_version: bool = False) -> Any:
@@ -116,15 +116,14 @@ def _line(key: str, fault: Any, where: str) -> str:
     if fault["type"].startswith("union_tag"):
         context = fault["ctx"]
         tag, value = context["discriminator"].strip("'"), context.get("tag")
-        wanted = f"should be one of {context['expected_tags']}, found {value!r}" if value else "is required and missing"
+        wanted = "is required and missing"
+        if value:
+            wanted = f"should be one of {context['expected_tags']}, found {_shown(value)}"
         return f"{location}{'.' if key else ': '}{tag}: {wanted}"
     message = fault["msg"].replace("Input should be", "should be").replace("should be None", "should be null")
     if fault["type"] in {"model_type", "model_attributes_type"}:
         message = "should be a mapping (`key: value` lines)"
     return f"{location}: {message}, found {_shown(fault['input'])}"
-
-
-_SHOWN = 200  # characters
 
 
 def _shown(value: Any) -> str:
@@ -139,7 +138,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of too many digits"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return shorten(text)
 
 
 def _key(loc: tuple, values: Any, missing: bool) -> str:
@@ -166,9 +165,12 @@ def repository_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """`path` from settings as an absolute path; a leading `~` is the home folder.
 
-    Raises UsageError for what cannot be a path, such as `~` before an unknown user, or a NUL character.
+    Raises UsageError for what cannot be a path, such as `~` before an unknown user, a NUL character or a too long name.
     """
     try:
-        return (repository_root() / Path(path).expanduser()).resolve()
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(f"{str(path)!r}: not a path on this machine: {error}") from None
+        resolved = (repository_root() / Path(path).expanduser()).resolve()
+        resolved.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"'{shorten(path)}': not a path on this machine: {reason}") from None
+    return resolved

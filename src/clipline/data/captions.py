@@ -16,7 +16,7 @@ from typing import Any
 
 from clipline.config.dataset import CaptionRules
 from clipline.data.records import Record, decode, records
-from clipline.errors import CliplineError, shorten
+from clipline.errors import CliplineError, first_few, shorten
 
 EXAMPLES = 5
 # Only closed entities: `AT&T` and `cats &notes` are text, `AT&amp;T` is not.
@@ -75,7 +75,7 @@ def read_captions(path: Path) -> list[Caption]:
     header = first.fields if first else []
     for name in ("image", "caption"):
         if name not in header:
-            names = shorten(", ".join(header)) or "nothing"
+            names = first_few(header, 20) or "nothing"
             raise CliplineError(f"{path}: line 1: no column `{name}`; needed: image, caption; found: {names}")
     columns = {name: header.index(name) for name in ("image", "caption", "split") if name in header}
     captions = [_caption(row, columns, len(header), f"{path}: line {row.line}") for row in rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipline.config.dataset import HashSplit
 from clipline.data import splits
 from clipline.data.pack import Packed, pack
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, first_few, shorten
 from clipline.image import Preprocess
 
 SHOWN = 5  # names in an error message
@@ -82,7 +82,7 @@ class Images:
 
     def _check_broken(self, total: int, max_broken: float) -> None:
         if len(self.broken) > max_broken * total:
-            first = "\n".join(f"  {name}: {reason}" for name, reason in list(self.broken.items())[:SHOWN])
+            first = "\n".join(f"  {shorten(name)}: {reason}" for name, reason in list(self.broken.items())[:SHOWN])
             raise CliplineError(
                 f"{self.folder}: {len(self.broken):,} of {total:,} images are missing or unreadable, more "
                 f"than preprocess.max_broken ({max_broken:g}) in params.yaml allows; the first:\n{first}"
@@ -103,7 +103,7 @@ def absent_from(listed: Mapping[str, str], captioned: set[str], max_absent: floa
     if len(absent) > max_absent * len(listed):
         raise CliplineError(
             f"{len(absent):,} of the {len(listed):,} images in Flickr8k's official lists have no caption "
-            f"here, such as {', '.join(absent[:SHOWN])}. Fix: complete the dataset; if it is another one, "
+            f"here, such as {first_few(absent)}. Fix: complete the dataset; if it is another one, "
             "split: {kind: hash} in its configs/data file"
         )
     return absent

@@ -40,6 +40,8 @@ def records(text: str, where: str, delimiter: str = ",", *, keep_blank: bool = F
     Quotes are read as in CSV, but are plain letters between `|`. Empty lines are skipped, and so are rows whose fields
     hold only spaces, unless `keep_blank`. Raises CliplineError with the line where a quoted field does not end.
     """
+    # A cell may hold a whole image; the text is in memory as it is.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
     read: list[str] = []  # the lines of the current row
     lines = (read.append(line) or line for line in io.StringIO(text, newline=""))

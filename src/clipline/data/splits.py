@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from clipline.config.dataset import ColumnSplit, HashSplit, OfficialSplit, Split
 from clipline.data.captions import Caption
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, shorten
 
 NAMES = ("train", "val", "test")
 # An image that is in several splits stays in the first of these: the test must not be contaminated.
@@ -47,14 +47,14 @@ def by_column(captions: Iterable[Caption]) -> dict[str, str]:
         value = _split(caption)
         if value is None:
             raise CliplineError(
-                f"captions.csv: line {caption.line}: split {caption.split!r} is unknown; "
+                f"captions.csv: line {caption.line}: split '{shorten(caption.split)}' is unknown; "
                 f"allowed: {', '.join(_SPELLINGS)}, or empty for none"
             )
         first = first_row.setdefault(caption.image, caption)
         if _split(first) != value:
             raise CliplineError(
-                f"captions.csv: {caption.image} is in two splits: "
-                f"{first.split!r} in line {first.line}, {caption.split!r} in line {caption.line}"
+                f"captions.csv: {shorten(caption.image)} is in two splits: "
+                f"'{shorten(first.split)}' in line {first.line}, '{shorten(caption.split)}' in line {caption.line}"
             )
         if value:
             assigned[caption.image] = value

@@ -170,7 +170,7 @@ def _load(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise CliplineError(f"{path}: not a tokenizer that `tokenizers` can read: {error}") from None
+        raise CliplineError(f"{path}: not a tokenizer that `tokenizers` can read: {first_line(error)}") from None
 
 
 def _converted(folder: Path, scratch: Path) -> Path:

@@ -1,5 +1,6 @@
 """Hugging Face datasets: local folders in each layout, a hub of our own, and a hub that is not there."""
 
+import base64
 import io
 import json
 import os
@@ -81,6 +82,28 @@ def test_plain_bytes_and_pixel_arrays_are_images_too(data, fetch, parquet, tmp_p
     pixels = [[[[n, 2, 3], [4, 5, 6]]] for n in range(3)]
     found = fetch("hf", parquet(pa.array(pixels, pa.list_(pa.list_(pa.list_(pa.uint8()))))), COLUMNS)
     assert Image.open(io.BytesIO(found.images["00000002.png"])).getpixel((0, 0)) == (2, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_base64_and_data_uris_are_images_too(kind, data, fetch, parquet):
+    texts = [base64.b64encode(data.photo(n)).decode() for n in range(3)]
+    found = fetch("hf", parquet(pa.array([texts[0], f"data:image/jpeg;base64,{texts[1]}", texts[2]], kind)), COLUMNS)
+    assert found.images == {f"{n:08d}.jpg": data.photo(n) for n in range(3)}
+
+
+@pytest.mark.parametrize("path", ["a\0.jpg", "x" * 216_717, "no such.jpg"])
+def test_a_bad_path_is_a_missing_image_of_its_row(path, data, fetch, parquet):
+    folder = parquet(structs([None, data.photo(1)], [path, None]), ["x", "y"])
+    with pytest.raises(CliplineError, match=r"1 images that are not there: \(row 0: ") as caught:
+        fetch("hf", folder, COLUMNS)
+    assert len(str(caught.value)) < 600
+    assert fetch("hf", folder, COLUMNS, expect={"images": 1}).rows[1:] == [("00000001.jpg", "y")]
+
+
+def test_a_long_name_keeps_its_start(data, fetch, parquet):
+    photos = [data.photo(n) for n in range(3)]
+    found = fetch("hf", parquet(structs(photos, ["é" * 300 + ".jpg", "ß" * 300, "c.jpg"])), COLUMNS)
+    assert sorted(found.images) == sorted(["é" * 75 + ".jpg", "ß" * 75 + ".jpg", "c.jpg"])
 
 
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl"])

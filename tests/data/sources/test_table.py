@@ -1,9 +1,12 @@
 """Folders of images with a caption table."""
 
+import base64
 import hashlib
+import io
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from clipline.errors import CliplineError, UsageError
 
@@ -109,6 +112,39 @@ def test_delimiters_of_several_caption_columns_are_no_guess(read):
 def test_a_list_in_a_cell_is_several_captions(cell, data, read):
     found = read(data.csv_text([("a.jpg", cell), ("b.jpg", "[]")]))
     assert found.rows[1:] == [("a.jpg", "a cat, asleep"), ("a.jpg", "cat")]
+
+
+def test_cells_may_hold_the_images_themselves(data, read, photos, tmp_path):
+    """Base64, data: URIs and Python's b'...' beside paths; a photo that two cells hold is one image."""
+    large = io.BytesIO()
+    Image.effect_noise((500, 500), 90).save(large, "PNG")
+    text = base64.b64encode(large.getvalue()).decode()
+    assert len(text) > 131_072  # what csv takes in one field unless it is told otherwise
+    cells = [text, f"data:image/png;base64,{text}", str(data.photo(5)), str({"bytes": None, "path": "a.jpg"}), "b.jpg"]
+    found = read(data.csv_text(zip(cells, "vwxyz", strict=True)))
+    names = ["00000000.png", "00000000.png", "00000002.jpg", "a.jpg", "b.jpg"]
+    assert found.rows[1:] == list(zip(names, "vwxyz", strict=True))
+    assert found.images == {
+        "00000000.png": large.getvalue(), "00000002.jpg": data.photo(5),
+        "a.jpg": data.photo(0), "b.jpg": data.photo(1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", ["a\0.jpg", "x" * 216_717, "/9j/" + "A" * 9999 + "!", "\x1b]0;owned\x07.jpg"])
+def test_a_bad_path_is_a_missing_image_of_its_row(cell, data, read):
+    text = data.csv_text([(cell, "x"), ("a.jpg", "y")])
+    with pytest.raises(CliplineError, match="captions name 1 images that are not there: ") as caught:
+        read(text)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable() or set(str(caught.value)) - {"\n"} <= set(map(chr, range(32, 126))) | {"…"}
+    assert read(text, expect={"images": 1}).rows[1:] == [("a.jpg", "y")]
+
+
+@pytest.mark.parametrize("text", ["x" * 99_999, "a.jpg," * 9999, 'image,caption\n"a.jpg","x"y' + "z" * 99_999])
+def test_no_message_quotes_much_of_a_table(text, read):
+    with pytest.raises(CliplineError) as caught:
+        read(text)
+    assert len(str(caught.value)) < 600
 
 
 def test_splits_and_other_columns(read):

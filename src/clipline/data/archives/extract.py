@@ -11,7 +11,7 @@ from typing import IO
 
 from clipline.data.archives.members import DamagedError, Member
 from clipline.data.archives.readers import Reader, damage
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, shorten
 from clipline.utils.progress import Bar
 
 CHUNK = 1 << 20
@@ -70,7 +70,8 @@ def _write(member: Member, stream: IO[bytes], target: Path, source: Path, bar: B
             written += len(chunk)
             bar.advance(len(chunk))
     if written != member.size:
-        raise DamagedError(f"{source}: {member.name} has {written:,} bytes, not the {member.size:,} that were listed")
+        sizes = f"{written:,} bytes, not the {member.size:,} that were listed"
+        raise DamagedError(f"{source}: {shorten(member.name)} has {sizes}")
     if member.mtime is not None:
         os.utime(part, ns=(member.mtime, member.mtime))
     part.replace(target)

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, shorten
 
 # Photos hardly compress; a text table shrinks to a quarter. Above this ratio, past the allowance, it is a zip bomb.
 MAX_RATIO = 100
@@ -44,19 +44,25 @@ def safe_name(name: str, where: str) -> str:
     slashed = name.replace("\\", "/")
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
     if slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) or ".." in parts:
-        raise unsafe(where, f"member {name!r} points outside the archive")
+        raise unsafe(where, f"member {_quoted(name)} points outside the archive")
     if "\0" in name:
-        raise CliplineError(f"{where}: the name of member {name!r} contains a NUL character. Fix: pack it again")
+        raise CliplineError(f"{where}: the name of member {_quoted(name)} contains a NUL character. Fix: pack it again")
     try:
         "/".join(parts).encode()
     except UnicodeEncodeError:
-        raise CliplineError(f"{where}: the name of member {name!a} is not valid UTF-8. Fix: pack it again") from None
+        raise CliplineError(
+            f"{where}: the name of member {_quoted(name)} is not valid UTF-8. Fix: pack it again"
+        ) from None
     return "/".join(parts)
 
 
 def hidden(name: str) -> bool:
     """Whether `name` is a dot file, below a dot folder, or one of the extra files that macOS puts into archives."""
     return any(part.startswith(".") or part == JUNK for part in name.split("/"))
+
+
+def _quoted(name: str) -> str:
+    return f"'{shorten(name)}'"
 
 
 def unsafe(where: str, reason: str) -> CliplineError:
@@ -66,7 +72,7 @@ def unsafe(where: str, reason: str) -> CliplineError:
 
 def not_a_file(name: str, where: str) -> CliplineError:
     """The error for a member that is neither a file nor a folder."""
-    return unsafe(where, f"member {name!r} is a link or a device, not a file")
+    return unsafe(where, f"member {_quoted(name)} is a link or a device, not a file")
 
 
 class MemberList:
@@ -84,14 +90,17 @@ class MemberList:
     def add(self, member: Member) -> None:
         """Add a member. Raises CliplineError where it must not be unpacked beside those before it."""
         if member.size < 0:
-            raise DamagedError(f"{self.where}: damaged: the size of member {member.name!r} is negative. Get it again")
+            raise DamagedError(
+                f"{self.where}: damaged: the size of member {_quoted(member.name)} is negative. Get it again"
+            )
         key = unicodedata.normalize("NFC", member.name).casefold()
         other = self._name_of.setdefault(key, member.name)
         if member.name in self._members:
-            raise unsafe(self.where, f"{member.name!r} is in it twice")
+            raise unsafe(self.where, f"{_quoted(member.name)} is in it twice")
         if other != member.name:
             raise unsafe(
-                self.where, f"{other!r} and {member.name!r} are the same file where case does not count. Rename one"
+                self.where,
+                f"{_quoted(other)} and {_quoted(member.name)} are the same file where case does not count. Rename one",
             )
         self._total += member.size
         self.check_size(self._total)

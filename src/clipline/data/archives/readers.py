@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from clipline.data.archives.members import DamagedError, Member, MemberList, hidden, not_a_file, safe_name
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, shorten
 from clipline.utils.progress import Bar
 
 # The most bytes that the headers of one member may have, long names included: tarfile reads headers of any size whole.
@@ -96,8 +96,8 @@ class Zip:
         if info.compress_type not in _METHODS:
             method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")
             raise CliplineError(
-                f"{self.path}: member {info.filename!r} is packed with {method}; only stored and deflated ones are "
-                "unpacked here. Fix: pack it again as a plain zip"
+                f"{self.path}: member '{shorten(info.filename)}' is packed with {method}; only stored and deflated "
+                "ones are unpacked here. Fix: pack it again as a plain zip"
             )
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[Member, IO[bytes]]]:

@@ -15,8 +15,8 @@ from clipline.data.archives.extract import copy, read
 from clipline.data.archives.readers import Reader, open_reader
 from clipline.data.records import SurplusFields, decode, records
 from clipline.data.sources import raw
-from clipline.data.sources.raw import CaptionRow, CaptionTable, Collected, first_few, flat_name
-from clipline.errors import CliplineError, shorten
+from clipline.data.sources.raw import CaptionRow, CaptionTable, Collected, flat_name
+from clipline.errors import CliplineError, first_few, shorten
 from clipline.utils.cells import texts
 from clipline.utils.checksums import file_hash
 
@@ -57,7 +57,7 @@ def _captions(reader: Reader) -> CaptionTable:
             f"{reader.path}: expected one caption table, captions.txt (Kaggle) or Flickr8k.token.txt "
             f"(original); {content}. Fix: use `kind: csv` for another layout"
         )
-    where = f"{reader.path}: {tables[0]}"
+    where = f"{reader.path}: {shorten(tables[0])}"
     parse = _TABLES[PurePosixPath(tables[0]).name.casefold()]
     table = parse(decode(read(reader, tables[0]), where), where)
     return table._replace(rows=[row._replace(image=flat_name(row.image)) for row in table.rows])
@@ -113,7 +113,8 @@ def _images(reader: Reader, named: set[str]) -> dict[str, str]:
             if flat_name(relative) in named or PurePosixPath(name).suffix.lower() in raw.IMAGE_SUFFIXES:
                 if relative in below:
                     raise CliplineError(
-                        f"{reader.path}: both {below[relative]} and {name} are image {relative}. Fix: remove one"
+                        f"{reader.path}: both {shorten(below[relative])} and {shorten(name)} are image "
+                        f"{shorten(relative)}. Fix: remove one"
                     )
                 below[relative] = name
     if not below:

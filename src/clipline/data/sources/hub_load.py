@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clipline.config.base import resolve
 from clipline.config.dataset import Hub
-from clipline.errors import CliplineError, UsageError, first_line, missing_extra
+from clipline.errors import CliplineError, UsageError, first_few, first_line, missing_extra, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +65,7 @@ def _local(folder: Path, split: str, scratch: Path) -> Dataset:
         return datasets.load_dataset(str(folder), split=split, cache_dir=str(scratch))
     splits = datasets.load_from_disk(str(folder))
     if split not in splits:
-        raise UsageError(f"{folder}: no split `{split}`; it has: {', '.join(splits)}")
+        raise UsageError(f"{folder}: no split `{shorten(split)}`; it has: {first_few(list(splits), 20)}")
     return splits[split]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipline.config.dataset import Expect
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, first_few, shorten
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
 )
 
+MAX_NAME_BYTES = 240  # Linux, macOS and Windows take 255
 LINES = 20  # line numbers in source.json
 
 
@@ -108,15 +110,16 @@ def reconcile(
     return kept, {"captions_without_image": absent.total(), "images_without_caption": len(uncaptioned)}
 
 
-def first_few(names: Collection[str], limit: int = 5) -> str:
-    """The first `limit` names in words, and how many more there are."""
-    shown = ", ".join(list(names)[:limit])
-    return f"{shown}, and {len(names) - limit:,} more" if len(names) > limit else shown
-
-
 def flat_name(relative: str) -> str:
-    """A path below the image folder -> the name of its raw file: `/` becomes `__`, and accents are composed (NFC)."""
-    return unicodedata.normalize("NFC", relative).replace("/", "__")
+    """A path below the image folder -> the name of its raw file: `/` becomes `__`, and accents are composed (NFC).
+
+    A name that file systems would refuse as too long keeps its end, behind a hash of the whole.
+    """
+    name = unicodedata.normalize("NFC", relative).replace("/", "__")
+    encoded = name.encode(errors="surrogatepass")
+    if len(encoded) <= MAX_NAME_BYTES:
+        return name
+    return f"{hashlib.sha256(encoded).hexdigest()[:16]}_{encoded[-MAX_NAME_BYTES // 2 :].decode(errors='ignore')}"
 
 
 def flat_names(relatives: Iterable[str], where: str) -> dict[str, str]:
@@ -127,7 +130,8 @@ def flat_names(relatives: Iterable[str], where: str) -> dict[str, str]:
         name = flat_name(relative)
         other = folded.setdefault(name.casefold(), relative)
         if other != relative:
-            raise CliplineError(f"{where}: {other} and {relative} clash as raw file names. Fix: rename one")
+            clash = f"{shorten(other)} and {shorten(relative)} clash as raw file names"
+            raise CliplineError(f"{where}: {clash}. Fix: rename one")
         names[name] = relative
     return names
 

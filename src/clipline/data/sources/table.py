@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from clipline.config.base import resolve
@@ -12,18 +13,19 @@ from clipline.config.dataset import Table, TableSource
 from clipline.data.archives.extract import copy
 from clipline.data.archives.readers import Folder
 from clipline.data.records import SurplusFields, decode, records
+from clipline.data.sources.image_files import ImageFiles
 from clipline.data.sources.raw import (
     IMAGE_SUFFIXES,
     CaptionRow,
     CaptionTable,
     Collected,
-    first_few,
+    flat_name,
     flat_names,
     prune,
     reconcile,
 )
-from clipline.errors import CliplineError, UsageError
-from clipline.utils.cells import texts
+from clipline.errors import CliplineError, UsageError, first_few, shorten
+from clipline.utils.cells import image_or_path, texts
 from clipline.utils.checksums import file_hash
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -37,20 +39,30 @@ def collect(dataset: Table, cache: Path) -> Collected:
     if not table.is_file():
         raise UsageError(f"{table}: no such file. Fix: set `source.captions` in the dataset's settings to your table")
     read = read_table(table, dataset.source)
-    reader = Folder(path)
-    rows = _match(read.rows, list(reader.members), path)
+    reader, folder = Folder(path), cache / "raw-folder"
+    files = ImageFiles(folder / "images", map(flat_name, (*reader.members, *(row.image for row in read.rows))))
+    rows = _match(_write_images(read.rows, files), list(reader.members), path, files.names)
     named = {row.image for row in rows}
     # A file that a caption names counts as an image whatever its suffix is; other files only if their suffix is known.
     images = [name for name in reader.members if name in named or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    rows, skipped = reconcile(rows, images, dataset.expect, str(table))
-    names = flat_names(dict.fromkeys(row.image for row in rows), str(path))
+    rows, skipped = reconcile(rows, [*images, *files.names], dataset.expect, str(table))
+    names = flat_names(dict.fromkeys(row.image for row in rows if row.image not in files.names), str(path))
     raw_of = {relative: raw for raw, relative in names.items()}
-    folder = cache / "raw-folder"
-    copy(reader, names, folder / "images", f"copying {path.name}")
-    prune(folder / "images", names)
-    rows = [row._replace(image=raw_of[row.image]) for row in rows]
+    copy(reader, names, files.folder, f"copying {path.name}")
+    prune(files.folder, names.keys() | files.names)
+    rows = [row._replace(image=raw_of.get(row.image, row.image)) for row in rows]
     skipped |= {"rows_without_caption": len(read.short)}
     return Collected(folder, rows, file_hash(table), skipped, read.notes())
+
+
+def _write_images(rows: list[CaptionRow], files: ImageFiles) -> list[CaptionRow]:
+    """Write the images that cells hold instead of paths; their rows then name the files that were written."""
+    named: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        if row.image not in named:
+            found = image_or_path(row.image)
+            named[row.image] = files.write(found, "", index) if isinstance(found, bytes) else found or row.image
+    return [row._replace(image=named[row.image]) for row in rows]
 
 
 def read_table(path: Path, source: TableSource) -> CaptionTable:
@@ -106,19 +118,23 @@ def _column(name: str, columns: list[str], where: str) -> int:
     return columns.index(name)
 
 
-def _match(rows: list[CaptionRow], members: list[str], folder: Path) -> list[CaptionRow]:
-    """Make the rows name their images by the path below `folder`; in the table a file name alone may stand for it."""
+def _match(rows: list[CaptionRow], members: list[str], folder: Path, written: Collection[str]) -> list[CaptionRow]:
+    """Make the rows name their images by the path below `folder`; in the table a file name alone may stand for it.
+
+    written: the images that are not in `folder`, whose rows stay as they are.
+    """
     # Table and file system may encode accents in two ways.
     known = {unicodedata.normalize("NFC", member): member for member in members}
     by_name = defaultdict(list)
     for composed, member in known.items():
         by_name[PurePosixPath(composed).name].append(member)
     matched = {}
-    for image in {row.image for row in rows}:
+    for image in {row.image for row in rows}.difference(written):
         path = PurePosixPath(unicodedata.normalize("NFC", image).replace("\\", "/"))
         name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         same = [known[name]] if name in known else by_name[name]
         if len(same) > 1:
-            raise CliplineError(f"{folder}: {image} may be any of {first_few(same)}. Fix: add its folder to the name")
+            which = f"{shorten(image)} may be any of {first_few(same)}"
+            raise CliplineError(f"{folder}: {which}. Fix: add its folder to the name")
         matched[image] = same[0] if same else name
-    return [row._replace(image=matched[row.image]) for row in rows]
+    return [row._replace(image=matched.get(row.image, row.image)) for row in rows]
