@@ -221,7 +221,7 @@ def test_a_variant_that_cannot_be_built_costs_nothing_else(
     def fail(*_):
         raise TypeError("no such operator")
 
-    monkeypatch.setattr("clipline.export.fp16.to_half", fail)
+    monkeypatch.setattr("clipline.export.fp16.to_fp16", fail)
     report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
     assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
     assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]
