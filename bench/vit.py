@@ -57,7 +57,7 @@ def _precisions(out: Path, photos: Path, preprocess) -> dict:
     """Write fp16 and int8; what is to be told of them, also where one cannot be made."""
     import numpy as np
 
-    from clipline.export.fp16 import to_half
+    from clipline.export.fp16 import to_fp16
     from clipline.export.int8 import to_int8
 
     files = sorted(photos.rglob("*.jpg"))[: CALIBRATION + PROBE]
@@ -66,7 +66,7 @@ def _precisions(out: Path, photos: Path, preprocess) -> dict:
     batches = [calibration[start : start + BATCH] for start in range(0, len(calibration), BATCH)]
     told = {}
     try:
-        to_half(out / "image.onnx", out / "image.fp16.onnx")
+        to_fp16(out / "image.onnx", out / "image.fp16.onnx")
         found = to_int8(out / "image.onnx", out / "image.int8.onnx", batches, probe)
         told["int8"] = {"cosine": found.cosine, "layers": found.layers, "layers_in_float": found.in_float}
     except CliplineError as error:

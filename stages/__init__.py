@@ -9,6 +9,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-# Before anything imports torch: its threads spin while they wait for each other, and beside one busy program that made
-# training ten times slower (0.4 steps/s against 5.8, measured).
+# Before anything imports torch, whose threads otherwise spin while they wait for each other: beside one busy program
+# that made training ten times slower (0.4 steps/s against 5.8, measured).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

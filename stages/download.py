@@ -13,9 +13,9 @@ from stages.common import run_stage, say
 
 
 def main() -> None:
-    """Fetch images, captions.csv and source.json; say what was found and what was left out."""
+    """Fetch images, captions.csv and source.json, and print how many were fetched and left out."""
     dataset = load_run().dataset
-    # What is expected of the dataset does not change its bytes: fixing `expect` costs no second download.
+    # Without `expect`, which does not change the bytes: correcting it must not cost a second download.
     identity = dataset.model_dump(mode="json", include={"kind", "path", "source"})
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     source = fetch(dataset, Path("data/raw"), repository_root() / ".cache" / "download" / fingerprint)

@@ -11,15 +11,10 @@ from stages.common import run_stage, say
 
 
 def main() -> None:
-    """Read the settings, prepare, say what was kept and what was not."""
+    """Prepare the dataset, and print what was kept and what was left out."""
     run = load_run()
-    report = prepare(
-        Path("data/raw"),
-        Path("data/prepared"),
-        run.dataset,
-        run.recipe,
-        max_broken=run.params.preprocess.max_broken,
-    )
+    max_broken = run.params.preprocess.max_broken
+    report = prepare(Path("data/raw"), Path("data/prepared"), run.dataset, run.recipe, max_broken=max_broken)
     say(summary(report))
 
 

@@ -28,17 +28,17 @@ from clipline.train.state import CheckpointManager, State
 from clipline.train.validate import Row
 from clipline.utils.files import locked
 from clipline.utils.revision import code_fingerprint
-from stages.common import run_stage, say
+from stages.common import HISTORY, RECEIPT, run_stage, say
 
-CHECKPOINT, RECEIPT, HISTORY = Path("models/checkpoint"), Path("models/run.json"), Path("reports/train.csv")
-# Of an epoch's row, what is the model's. How fast it went does not go into the checkpoint, nor does the commit, which
+CHECKPOINT = Path("models/checkpoint")
+# Beside `val_...`, the columns of an epoch's row that go into the checkpoint. Speeds do not, nor does the commit, which
 # models/run.json has: the same training must give the same hash.
-OF_THE_MODEL = ("step", "epoch", "train_loss")
-BUSY = "another process trains this very recipe on these data. Fix: wait for that one"
+MODEL_COLUMNS = ("step", "epoch", "train_loss")
+BUSY = "another process trains this recipe on these data. Fix: wait until it ends"
 
 
 class History:
-    """reports/train.csv: a row per epoch, on disk as soon as it is known."""
+    """Writes reports/train.csv, one row per epoch."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,10 @@ class History:
         path.write_text("")
 
     def add(self, row: Row) -> None:
-        """Append a row; the first one writes the header. One that goes on with another GPU may lack or have `mfu`."""
+        """Append a row, after the header if it is the first one.
+
+        A training that continues on another GPU may gain or lose the column `mfu`: the header stays.
+        """
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, self._columns or list(row), restval="", extrasaction="ignore")
             if not self._columns:
@@ -57,18 +60,18 @@ class History:
 
 
 def scratch(run: Run, data: Prepared, device: str) -> Path:
-    """Where this training keeps its state: outside DVC's outs, by all that decides what it comes to."""
+    """The folder of this training's state, outside DVC's outs. Its name is a hash of all that affects the result."""
     settings = run.params.train
-    # Each process has random numbers of its own: another number of them cannot go on with these.
-    facts = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
-    # What is summed in another order, or by other code, is another training, bit for bit.
-    facts += [code_fingerprint("model", "train", "losses.py")]
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
+    # Each process has its own random numbers, so the number of processes must not change.
+    identity = [run.recipe.model_dump(mode="json"), data.fingerprint, settings.seed, device, settings.devices]
+    # Other code may sum in another order, which changes the last bits.
+    identity += [code_fingerprint("model", "train", "losses.py")]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
     return repository_root() / ".cache" / "train" / name
 
 
 def main() -> None:
-    """Train the recipe on the prepared data; go on where a kill cut it off."""
+    """Train the recipe on the prepared data, or continue a training that was killed."""
     run, data = load_run(), Prepared(Path("data/prepared"))
     device = pick_device(run.params.train.device)
     if run.params.train.devices > 1 and not started():
@@ -78,7 +81,7 @@ def main() -> None:
 
 
 def train(run: Run, data: Prepared, device: torch.device) -> None:
-    """Train, in one of several processes perhaps: the first of them keeps the state and the books."""
+    """Train, in this process or as one of several. The first one saves the state, logs, and writes the outs."""
     folder = scratch(run, data, device.type)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, BUSY) if not rank() else nullcontext():
@@ -106,20 +109,20 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
 
 
 def opened(run: Run, data: Prepared, device: torch.device, state: State | None) -> AbstractContextManager[tracking.Run]:
-    """The MLflow run of this training: a new one, or that of the training that `state` goes on with."""
+    """The MLflow run of this training: a new one, or the one of the training that `state` continues."""
     tags = tracking.base_tags(
         dataset=run.params.data, fingerprint=data.fingerprint, recipe=run.params.recipe, device=device.type
     )
     settings = {
         "seed": run.params.train.seed,
-        # What the files set: seventy defaults beside it would hide it.
+        # Only what the files set: seventy defaults beside it would hide it.
         "data": run.dataset.model_dump(mode="json", exclude_unset=True),
         "recipe": run.recipe.model_dump(mode="json", exclude_unset=True),
     }
     return tracking.start(
         RECEIPT,
         experiment=run.params.tracking.experiment,
-        # Several runs of one recipe stand side by side in MLflow's lists and legends.
+        # The time tells runs of one recipe apart in MLflow's lists and legends.
         name=os.environ.get("DVC_EXP_NAME") or f"{run.params.recipe} {datetime.now():%m-%d %H:%M}",
         params=settings,
         tags=tags,
@@ -134,13 +137,13 @@ def opened(run: Run, data: Prepared, device: torch.device, state: State | None) 
 
 
 def fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> None:
-    """Train to the end; each epoch goes to `HISTORY` and into the run, and the best one's weights to `CHECKPOINT`."""
-    history, known = History(HISTORY), len(trainer.rows)
+    """Train to the end. Each epoch's row goes to `HISTORY` and the run, the best epoch's weights to `CHECKPOINT`."""
+    history, old_epochs = History(HISTORY), len(trainer.rows)
 
     def on_row(row: Row, when: int) -> None:
         history.add(row)
         tracked.log_row(row, when)
-        if row["epoch"] > known:
+        if row["epoch"] > old_epochs:
             say(
                 f"epoch {row['epoch']:3.0f}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}, "
                 f"val R@1 i2t {row['val_i2t_r1']:.1f} t2i {row['val_t2i_r1']:.1f}, "
@@ -153,7 +156,7 @@ def fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> No
         "dataset_fingerprint": data.fingerprint,
         "recipe": run.params.recipe,
         "seed": run.params.train.seed,
-        "best": {name: value for name, value in best.items() if name in OF_THE_MODEL or name.startswith("val_")},
+        "best": {name: value for name, value in best.items() if name in MODEL_COLUMNS or name.startswith("val_")},
     }
     checkpoint.save(CHECKPOINT, trainer.model, run.recipe, data.vocab_size, info)
     final = {f"best_{key}": best[key] for key in ("epoch", "val_loss", "val_i2t_r1", "val_t2i_r1")}
@@ -162,12 +165,12 @@ def fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> No
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory that this process held so far, in megabytes of 10^6 bytes: peak_memory_mb, peak_gpu_memory_mb."""
+    """The peak memory of this process in megabytes (10^6 bytes): `peak_memory_mb`, with CUDA `peak_gpu_memory_mb`."""
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    peaks = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
     if torch.cuda.is_available():
-        found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    return found
+        peaks["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return peaks
 
 
 if __name__ == "__main__":

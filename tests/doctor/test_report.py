@@ -44,7 +44,7 @@ def test_a_sound_machine(bundle):
     done = doctor("--model", bundle, "--provider", "cpu")
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
-    assert lines[-1] == "all right"
+    assert lines[-1] == "OK"
     kinds = [line.split()[0] for line in lines]
     assert kinds[:6] == ["system", "cpu", "nvidia", "packages", "wheels", "formats"]
     assert "provider    cpu: runs" in lines
@@ -99,7 +99,7 @@ def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
     assert "problem:" in done.stdout
     assert "not the file that manifest.json describes" in done.stdout
     assert "measured" not in done.stdout, "no figures of what is broken"
-    assert done.stdout.splitlines()[-1] == "1 broken"
+    assert done.stdout.splitlines()[-1] == "1 problem"
 
 
 @pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")

@@ -22,7 +22,7 @@ from clipline.model.embedder import TorchModel
 from clipline.runtime.bundle import Bundle
 from clipline.runtime.model import OnnxModel
 from clipline.train import checkpoint
-from stages.export import in_words
+from stages.export import describe
 
 PARAMS = ExportParams(
     batch_size=8,
@@ -211,7 +211,7 @@ def test_a_variant_that_misses_its_gate_is_not_shipped(
     assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # what it was is told all the same
     assert not (tmp_path / "onnx" / "image.int8.onnx").exists()
     assert "int8" not in Bundle(tmp_path / "onnx").manifest.image
-    line = in_words("image.int8", report["int8"])
+    line = describe("image.int8", report["int8"])
     assert line.startswith(f"image.int8.onnx: not shipped: {report['int8']['why']}. min cosine")
 
 
@@ -221,11 +221,11 @@ def test_a_variant_that_cannot_be_built_costs_nothing_else(
     def fail(*_):
         raise TypeError("no such operator")
 
-    monkeypatch.setattr("clipline.export.fp16.to_half", fail)
+    monkeypatch.setattr("clipline.export.fp16.to_fp16", fail)
     report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
     assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
     assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]
-    assert in_words("image.fp16", report["fp16"]) == (
+    assert describe("image.fp16", report["fp16"]) == (
         "image.fp16.onnx: not shipped: cannot be built: TypeError: no such operator. "
     )
 

@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from clipline.export.fp16 import IN_FLOAT32, PRODUCTS, to_half
+from clipline.export.fp16 import IN_FLOAT32, PRODUCTS, to_fp16
 
 from .conftest import IMAGES, export_module
 
@@ -36,7 +36,7 @@ PLAIN = pytest.param("resnet", False, id="plain resnet")
 @pytest.mark.parametrize(("kind", "folded"), [*KINDS, PLAIN])
 def test_agrees_with_float32(exported, pixels, tmp_path, kind, folded):
     source, half = exported("image", IMAGES[kind], folded=folded), tmp_path / "half.onnx"
-    to_half(source, half)
+    to_fp16(source, half)
     expected, found = embed(source, pixels), embed(half, pixels)
     assert found.dtype == np.float32 and (expected * found).sum(axis=1).min() > 0.999
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
@@ -47,7 +47,7 @@ def test_agrees_with_float32(exported, pixels, tmp_path, kind, folded):
 
 @pytest.mark.parametrize(("kind", "folded"), [*KINDS, PLAIN])
 def test_which_nodes_compute_in_float32(exported, tmp_path, kind, folded):
-    to_half(exported("image", IMAGES[kind], folded=folded), tmp_path / "half.onnx")
+    to_fp16(exported("image", IMAGES[kind], folded=folded), tmp_path / "half.onnx")
     nodes = float_types(tmp_path / "half.onnx")
     kinds = {node.op_type for node, _ in nodes}
     assert {"ReduceL2"} < kinds and ({"LayerNormalization", "Softmax"} <= kinds) == (kind in ("vit", "clip"))
@@ -82,7 +82,7 @@ def test_squares_that_float16_cannot_hold(pixels, tmp_path):
     torch.manual_seed(0)
     source, half = tmp_path / "image.onnx", tmp_path / "half.onnx"
     export_module(Deviation(), source, pixels)
-    to_half(source, half)
+    to_fp16(source, half)
     noise = np.random.default_rng(0).integers(0, 256, (8, *pixels.shape[1:]), dtype=np.uint8)
     noise[:, :, ::2] = 255 * (noise[:, :, ::2] > 127)
     found, expected = embed(half, noise), embed(source, noise)

@@ -73,11 +73,11 @@ def test_what_is_a_layer(exported):
 def test_a_layer_left_in_float_stays_in_float(exported, pixels, tmp_path):
     """onnxruntime would quantise it when it loads the graph, with one scale for all channels."""
     source = exported("image", IMAGES["mobilenet"])
-    work = int8._Work(source, tmp_path, halves(pixels), pixels)
-    second = work.layers.names[3]
-    work.build([second], tmp_path / "int8.onnx")
+    quantiser = int8._Quantiser(source, tmp_path, halves(pixels), pixels)
+    second = quantiser.layers.names[3]
+    quantiser.build([second], tmp_path / "int8.onnx")
     ran = really_runs(tmp_path / "int8.onnx", tmp_path)
-    assert ran.count("QLinearConv") == len(work.layers.names) - 1
+    assert ran.count("QLinearConv") == len(quantiser.layers.names) - 1
     assert sum(name in ("Conv", "FusedConv") for name in ran) == 1
 
 
@@ -107,7 +107,7 @@ def test_the_layers_that_lose_most_stay_in_float(pixels, tmp_path):
     names = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"]
     found = to_int8(source, tmp_path / "int8.onnx", halves(pixels), pixels)
     assert found.in_float == names[:2]
-    assert int8._Work(source, tmp_path, halves(pixels), pixels).build([]) < 0.99 < found.cosine
+    assert int8._Quantiser(source, tmp_path, halves(pixels), pixels).build([]) < 0.99 < found.cosine
 
 
 def test_nothing_to_quantise(pixels, tmp_path):

@@ -35,7 +35,7 @@ class Broken(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ ILLS = {
     "overloaded (429)": (429, b"{}", 0.0),
     "answers garbage": (200, b"\x00\xff<html>not what was asked for", 0.0),
     "answers nothing": (200, b"", 0.0),
-    "slower than patience": (200, b"{}", 5.0),
+    "slower than the timeout": (200, b"{}", 5.0),
 }
 
 
@@ -129,7 +129,7 @@ def free(process: subprocess.Popen) -> None:
 def test_a_locked_sqlite_file(when, repo, hold, fault, monkeypatch):
     """By another process, for as long as training takes."""
     connect = sqlite3.connect
-    # Our own patience is 20 s: a test has less.
+    # clipline waits 20 s for the lock: too long for a test.
     monkeypatch.setattr("sqlite3.connect", lambda *a, timeout=5, **k: connect(*a, timeout=min(timeout, 1), **k))
     tracking.sync()
     MlflowClient(tracking_uri()).search_experiments()  # migrated

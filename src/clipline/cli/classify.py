@@ -35,40 +35,48 @@ EXAMPLES = (
 )
 
 
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES",
+        help="Image files; or a folder; or embeddings, whose images are not read again; or what else `clipline "
+        "embed` takes. With --evaluate: folders of images, one for each class, or labelled parquet files.",
+    ),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="A prompt with {} for the label; may be repeated, the mean counts."),
+]
+TemplatesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="A set of prompts: captions, photo, plain, imagenet, cifar10, or a file with one on each line.",
+        show_default="captions",
+    ),
+]
+EvaluateOption = Annotated[
+    bool, typer.Option("--evaluate", help="IMAGES are labelled: print accuracy. Labels: the names of its classes.")
+]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Of labelled images in splits.", show_default="test, else val, else train")
+]
+ConfusionOption = Annotated[
+    Path | None, typer.Option(metavar="PICTURE.png", help="With --evaluate: draw what was taken for what.")
+]
+
+
 def classify(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES",
-            help="Image files; or a folder; or embeddings, whose images are not read again; or what else `clipline "
-            "embed` takes. With --evaluate: folders of images, one for each class, or labelled parquet files.",
-        ),
-    ],
+    images: ImagesArgument,
     *,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="The labels, separated by commas.")] = None,
     labels_file: Annotated[Path | None, typer.Option(metavar="FILE", help="The labels, one on each line.")] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="A prompt with {} for the label; may be repeated, the mean counts."),
-    ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="A set of prompts: captions, photo, plain, imagenet, cifar10, or a file with one on each line.",
-            show_default="captions",
-        ),
-    ] = None,
+    template: TemplateOption = None,
+    templates: TemplatesOption = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Labels per image.")] = 5,
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="IMAGES are labelled: print accuracy. Labels: the names of its classes.")
-    ] = False,
-    split: Annotated[
-        str | None, typer.Option(help="Of labelled images in splits.", show_default="test, else val, else train")
-    ] = None,
-    confusion: Annotated[
-        Path | None, typer.Option(metavar="PICTURE.png", help="With --evaluate: draw what was taken for what.")
-    ] = None,
+    evaluate: EvaluateOption = False,
+    split: SplitOption = None,
+    confusion: ConfusionOption = None,
     model: Annotated[
         Path | None, model_option("The exported model.", show_default="that of the embeddings, else models/onnx")
     ] = None,

@@ -65,6 +65,9 @@ RayAddressOption = Annotated[
 RayWorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
 ]
+PrecisionOption = Annotated[
+    PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Embed all again; the old embeddings stay until the new are complete.")
 ]
@@ -81,9 +84,7 @@ def embed(
     root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
     batch_size: BatchSizeOption = None,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
-    ] = PrecisionName.fp32,
+    precision: PrecisionOption = PrecisionName.fp32,
     dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.float16,
     max_errors: Annotated[int, typer.Option(min=0, help="More failed images than this end in exit 3.")] = 0,
     threads: ThreadsOption = None,

@@ -34,16 +34,31 @@ EXAMPLES = (
 )
 
 
+ImageOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Look for images like this one. May be given several times."),
+]
+GalleryOption = Annotated[
+    Path | None,
+    typer.Option(help="Also draw the images found into this picture or page.", metavar="FILE.png|FILE.html"),
+]
+ApproximateOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--approximate/--exact",
+        help="Whether an approximate index may choose what is compared.",
+        show_default="by the number of images",
+    ),
+]
+
+
 def search(
     folder: FolderArgument,
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[QUERY]...", help="What to look for, in words.", show_default=False)
     ] = None,
     *,
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Look for images like this one. May be given several times."),
-    ] = None,
+    image: ImageOption = None,
     queries: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Look for each line of this text file; - reads standard input.")
     ] = None,
@@ -56,20 +71,10 @@ def search(
         float | None, typer.Option(min=-1, max=1, help="Leave out images with a lower score.", show_default="all")
     ] = None,
     model: Annotated[Path | None, model_option("The model that embedded them.", show_default="that of DIR")] = None,
-    gallery: Annotated[
-        Path | None,
-        typer.Option(help="Also draw the images found into this picture or page.", metavar="FILE.png|FILE.html"),
-    ] = None,
+    gallery: GalleryOption = None,
     root: RootOption = None,
     as_json: JsonOption = False,
-    approximate: Annotated[
-        bool | None,
-        typer.Option(
-            "--approximate/--exact",
-            help="Whether an approximate index may choose what is compared.",
-            show_default="by the number of images",
-        ),
-    ] = None,
+    approximate: ApproximateOption = None,
     provider: ProviderOption = ProviderName.cpu,
 ) -> None:
     """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""

@@ -1,1 +1,1 @@
-"""What is wrong with this machine's installation, and how fast it embeds: `clipline doctor`."""
+"""`clipline doctor`: checks the installation and a model, and measures how fast it embeds."""

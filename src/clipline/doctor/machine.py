@@ -1,4 +1,4 @@
-"""This machine as embedding sees it: versions, onnxruntime's wheels, cores, and the image formats that Pillow reads."""
+"""The machine: versions, onnxruntime's wheels, CPU cores, and the image formats that Pillow reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clipline.runtime.session import load_onnxruntime
 from clipline.utils import cores
 
 PACKAGES = ("clipline", "numpy", "pillow", "pyarrow", "tokenizers")
-# All of them install the module `onnxruntime`, each over the files of the others.
+# All of them install the module `onnxruntime`, and overwrite each other's files.
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-training")
 REINSTALL = "pip uninstall {}, then pip install 'clipline[cpu]' or 'clipline[gpu]'"
-# What makes a model fast: wide vectors, and products of bytes and of bfloat16.
+# Instruction sets that make a model fast: wide vectors, and products of bytes and of bfloat16.
 FLAGS = {
     "AVX2": ("avx2", "asimd"),
     "AVX-512": ("avx512f",),
@@ -28,7 +28,11 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Cpu:
-    """model: its name. flags: of FLAGS, those it has. cores: that there are; usable: by this process."""
+    """The CPU.
+
+    model: its name. flags: the names in FLAGS that it supports. cores: of the machine. affinity, quota: the limits on
+    this process, in cores. usable: the cores that this process may use.
+    """
 
     model: str
     flags: list[str]
@@ -43,12 +47,12 @@ class Cpu:
 
 
 def cpu() -> Cpu:
-    """The CPU, and how much of it this process may use."""
-    facts = dict(_cpuinfo())
-    have = set(facts.get("flags", facts.get("Features", "")).split())
+    """The CPU, and how many of its cores this process may use."""
+    info = dict(_cpuinfo())
+    supported = set(info.get("flags", info.get("Features", "")).split())
     return Cpu(
-        model=facts.get("model name") or platform.processor() or platform.machine(),
-        flags=[name for name, flags in FLAGS.items() if have.intersection(flags)],
+        model=info.get("model name") or platform.processor() or platform.machine(),
+        flags=[name for name, flags in FLAGS.items() if supported.intersection(flags)],
         cores=os.cpu_count() or 1,
         affinity=cores.affinity(),
         quota=cores.quota(),
@@ -57,7 +61,7 @@ def cpu() -> Cpu:
 
 
 def _cpuinfo() -> Iterator[tuple[str, str]]:
-    """Name and value of /proc/cpuinfo's first processor; nothing where the system has no such file."""
+    """Names and values of the first processor in /proc/cpuinfo; nothing where the system has no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -68,33 +72,33 @@ def _cpuinfo() -> Iterator[tuple[str, str]]:
 
 
 def system() -> str:
-    """Python and the system, e.g. `Python 3.11.7, Linux x86_64`."""
+    """The versions of Python and of the system, e.g. `Python 3.11.7, Linux x86_64`."""
     return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that embedding needs; onnxruntime's are `wheels`."""
+    """Package -> version, of the packages that embedding needs; for onnxruntime see `wheels`."""
     return {name: metadata.version(name) for name in PACKAGES}
 
 
 def wheels() -> dict[str, str]:
-    """The distributions that are installed and bring the module `onnxruntime`, with their versions."""
-    found = {}
+    """Name -> version of the installed distributions that contain the module `onnxruntime`."""
+    installed = {}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if name in WHEELS:
-            found.setdefault(name, distribution.version)  # the first on the path is what Python imports
-    return dict(sorted(found.items()))
+            installed.setdefault(name, distribution.version)  # Python imports the first on the path
+    return dict(sorted(installed.items()))
 
 
-def wheel_problems(found: dict[str, str]) -> list[str]:
-    """What is wrong with the wheels `found`: more than one, or files that are not its own."""
-    fix = f"Fix: {REINSTALL.format(' '.join(found))}"
-    if len(found) > 1:
-        both = " and ".join(f"{name} {version}" for name, version in found.items())
-        return [f"{both} are installed: each overwrites the other's files, and CUDA is lost without a word. {fix}"]
+def wheel_problems(installed: dict[str, str]) -> list[str]:
+    """Problems of the wheels `installed`: more than one, or a module of another version."""
+    fix = f"Fix: {REINSTALL.format(' '.join(installed))}"
+    if len(installed) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in installed.items())
+        return [f"{both} are installed: each overwrites the other's files, and CUDA is lost silently. {fix}"]
     imported = load_onnxruntime().__version__
-    for name, version in found.items():
+    for name, version in installed.items():
         if version.partition("+")[0] != imported.partition("+")[0]:
             return [f"{name} {version} is installed, but its module is of {imported}: overwritten. {fix}"]
     return []
@@ -102,7 +106,7 @@ def wheel_problems(found: dict[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """An image format. read: whether Pillow reads it here. note: with which library, or how to get it."""
+    """An image format. read: whether Pillow reads it here. note: the library, or what to do without it."""
 
     name: str
     read: bool
@@ -123,16 +127,16 @@ _FORMATS = (
 
 
 def formats() -> list[Format]:
-    """The formats that people keep photos in. JPEG names its library: others than libjpeg-turbo are slow."""
+    """The common formats of photos. JPEG names its library: others than libjpeg-turbo are slow."""
     from PIL import Image, features
 
     Image.init()
-    found = []
+    known = []
     for name, identifier, library in _FORMATS:
         read = identifier in Image.OPEN and (library is None or bool(features.check(library)))
         note = "" if read else "convert such files to JPEG"
         if name == "JPEG" and read:
             turbo = features.version_feature("libjpeg_turbo")
             note = f"libjpeg-turbo {turbo}" if turbo else "without libjpeg-turbo: slow"
-        found.append(Format(name, read, note))
-    return found
+        known.append(Format(name, read, note))
+    return known

@@ -1,4 +1,4 @@
-"""All that the doctor found, as lines to read or as JSON."""
+"""Run all checks of `clipline doctor`, and report them as text or as JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from clipline.runtime.model import OnnxModel
 from clipline.runtime.session import CUDA, CUDA_FIX, no_device
 from clipline.utils import cores
 
-# Of the failed images, so many are named.
+# The number of failed images that a note lists.
 SHOWN = 5
 
 
 @dataclass
 class Report:
-    """What there is. problems: what is broken, each with its fix; notes: what could be better."""
+    """The results of all checks. problems: errors with their fixes. notes: possible improvements."""
 
     system: str
     cpu: Cpu
@@ -40,31 +40,32 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The report as JSON values."""
         return {"ok": not self.problems} | asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """As people read it."""
+        """The report as lines of text."""
         yield f"system      {self.system}"
         yield f"cpu         {self.cpu}"
         yield f"nvidia      {self.device}"
-        yield f"packages    {_named(self.versions)}"
-        yield f"wheels      {_named(self.wheels) or 'no onnxruntime'}"
-        read = [each.name + f" ({each.note})" * bool(each.note) for each in self.formats if each.read]
-        unread = [each.name for each in self.formats if not each.read]
+        yield f"packages    {_listed(self.versions)}"
+        yield f"wheels      {_listed(self.wheels) or 'no onnxruntime'}"
+        read = [kind.name + f" ({kind.note})" * bool(kind.note) for kind in self.formats if kind.read]
+        unread = [kind.name for kind in self.formats if not kind.read]
         yield f"formats     {', '.join(read)}" + (f"; not {', '.join(unread)}" if unread else "")
-        for each in self.providers:
-            yield f"provider    {each.name}: " + ("runs" if each.runs else f"does not run: {each.why}")
+        for provider in self.providers:
+            yield f"provider    {provider.name}: " + ("runs" if provider.runs else f"does not run: {provider.why}")
         if self.model:
             yield f"model       {self.model['folder']}: {self.model['recipe']}, {self.model['model_id']}"
-        for each in self.graphs:
-            yield f"graph       {each.file}, {each.bytes / 1e6:,.1f} MB: {_placed(each)}"
+        for graph in self.graphs:
+            yield f"graph       {graph.file}, {graph.bytes / 1e6:,.1f} MB: {_placed(graph)}"
         if self.rates:
             yield from _rate_lines(self.rates)
         for kind, messages in (("note", self.notes), ("problem", self.problems)):
             for message in messages:
                 yield f"{kind + ':':<12}{message}"
-        yield "all right" if not self.problems else f"{len(self.problems)} broken"
+        count = len(self.problems)
+        yield f"{count} problem{'s' * (count > 1)}" if count else "OK"
 
 
 def examine(
@@ -75,10 +76,10 @@ def examine(
     precision: PrecisionChoice = "fp32",
     threads: int | None = None,
 ) -> Report:
-    """Look at everything. source: images to measure with. folder: of the model.
+    """Run all checks. source: images to measure with. folder: of the model to check.
 
-    What is broken is a problem in the report, not an exception; UsageError is raised where `folder` is no model, or
-    where there are images but no model.
+    An error that a check finds becomes a problem in the report. Raises UsageError where `folder` is no model, or where
+    there are images but no model.
     """
     if source and not folder:
         raise UsageError("images are measured with a model. Fix: add --model, such as --model models/onnx")
@@ -93,27 +94,29 @@ def examine(
         device=no_device() or "a GPU that this process can see",
     )
     report.problems += [
-        f"Pillow reads no {each.name} here. Fix: pip install --force-reinstall pillow"
-        for each in report.formats
-        if not each.read and each.name in {"JPEG", "PNG"}
+        f"Pillow reads no {kind.name} here. Fix: pip install --force-reinstall pillow"
+        for kind in report.formats
+        if not kind.read and kind.name in {"JPEG", "PNG"}
     ]
     try:
         report.problems += machine.wheel_problems(report.wheels)
         report.providers = providers(threads)
-        _judge(report, provider)
+        _check_providers(report, provider)
         if bundle:
-            _look_at_model(report, bundle, provider, threads)
+            _check_model(report, bundle, provider, threads)
         if source and not report.problems:
             model = OnnxModel(folder, provider=provider, precision=precision, threads=threads, bulk=True)
             report.rates = rates(source, model, threads, model.usual_batch)
-            _judge_rates(report)
+            if failures := report.rates.failures:
+                more = f" and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
+                report.notes.append(f"images that cannot be used: {'; '.join(failures[:SHOWN])}{more}")
     except CliplineError as error:
         report.problems.append(str(error))
     return report
 
 
-def _judge(report: Report, wanted: str) -> None:
-    """Problems and notes about the providers."""
+def _check_providers(report: Report, wanted: str) -> None:
+    """Add problems and notes about the providers."""
     cpu, cuda = report.providers
     if not cpu.runs:
         report.problems.append(f"{cpu.why}. Fix: {machine.REINSTALL.format(' '.join(report.wheels))}")
@@ -129,38 +132,32 @@ def _judge(report: Report, wanted: str) -> None:
         )
 
 
-def _look_at_model(report: Report, bundle: Bundle, wanted: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+def _check_model(report: Report, bundle: Bundle, wanted: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+    """Add the model, where its graphs ran, and problems and notes about them."""
     manifest = bundle.manifest
     report.model = {"folder": str(bundle.folder), "recipe": manifest.recipe, "model_id": manifest.model_id}
     if wanted == "cuda" and not report.providers[1].runs:
-        return  # the problem is in the report already
+        return  # the report has this problem already
     try:
         bundle.read_tokenizer()
     except CliplineError as error:
         report.problems.append(str(error))
     report.graphs = placements(bundle, wanted, threads)
-    for each in report.graphs:
-        if each.problem:
-            report.problems.append(each.problem)
-        elif wanted == "cuda" and CUDA not in each.nodes:
-            report.problems.append(f"{each.file}: no node of it runs on CUDA. Fix: export the model again")
-        elif each.cpu_work:
-            report.notes.append(f"{each.file}: on CUDA, yet {', '.join(each.cpu_work)} stay on the CPU")
+    for graph in report.graphs:
+        if graph.problem:
+            report.problems.append(graph.problem)
+        elif wanted == "cuda" and CUDA not in graph.nodes:
+            report.problems.append(f"{graph.file}: no node of it runs on CUDA. Fix: export the model again")
+        elif graph.cpu_work:
+            report.notes.append(f"{graph.file}: on CUDA, yet {', '.join(graph.cpu_work)} stay on the CPU")
 
 
-def _judge_rates(report: Report) -> None:
-    found = report.rates
-    if found.failures:
-        more = "" if len(found.failures) <= SHOWN else f" and {len(found.failures) - SHOWN} more"
-        report.notes.append(f"images that cannot be used: {'; '.join(found.failures[:SHOWN])}{more}")
-
-
-def _rate_lines(found: Rates) -> Iterator[str]:
-    yield f"measured    {found.images} images, batches of {found.batch_size}, on {found.running_on}"
-    for name, rate in found.stages.items():
-        yield f"  {name:<10}{rate:>10,.0f} images/s" + (" (the limit)" if name == found.limit else "")
-    share = found.together / found.possible
-    yield f"  {'together':<10}{found.together:>10,.0f} images/s, {share:.0%} of what decode and model allow here"
+def _rate_lines(rates: Rates) -> Iterator[str]:
+    yield f"measured    {rates.images} images, batches of {rates.batch_size}, on {rates.running_on}"
+    for name, rate in rates.stages.items():
+        yield f"  {name:<10}{rate:>10,.0f} images/s" + (" (the limit)" if name == rates.limit else "")
+    share = rates.together / rates.possible
+    yield f"  {'together':<10}{rates.together:>10,.0f} images/s, {share:.0%} of what decode and model allow here"
 
 
 def _placed(graph: Placement) -> str:
@@ -170,5 +167,5 @@ def _placed(graph: Placement) -> str:
     return ", ".join(nodes)
 
 
-def _named(versions: dict[str, str]) -> str:
+def _listed(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,7 +1,8 @@
-"""How many images per second each stage does here, alone and all together, on the user's own images."""
+"""Measure images per second of each stage of embedding, alone and together, on the user's images."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from clipline.errors import CliplineError
 from clipline.runtime.model import OnnxModel
 from clipline.utils.threads import map_ordered
 
-# Enough to measure, few enough to wait for: images, and bytes of their files in memory.
+# The most images to measure with, and the most bytes of their files in memory.
 IMAGES, BYTES = 256, 256 << 20
 MODEL_SECONDS, RUN_SECONDS = 2.0, 10.0
 
@@ -30,10 +31,11 @@ T, R = TypeVar("T"), TypeVar("R")
 
 @dataclass(frozen=True)
 class Rates:
-    """Images per second. stages: each alone, with all threads; together: `clipline embed` itself.
+    """Images per second.
 
-    limit: the slowest stage. possible: what together could reach, since decoding and a model on the CPU share the
-    cores. images: of the folder, that were measured; failures: those that could not be read or decoded.
+    images: the number of images that were measured. failures: the images that could not be read or decoded. stages:
+    each stage alone, with all threads. limit: the slowest stage. together: `clipline embed` itself. possible: the most
+    that it could reach; decoding and a model on the CPU share the cores.
     """
 
     images: int
@@ -47,31 +49,32 @@ class Rates:
 
 
 def rates(source: Source, model: OnnxModel, threads: int, batch_size: int) -> Rates:
-    """Measure on the first images of `source`. Raises CliplineError where none of them can be used, UsageError as
-    `OnnxModel` does."""
+    """Measure on the first images of `source`.
+
+    Raises CliplineError where none of them can be used, and UsageError as `OnnxModel` does.
+    """
     items, failures = _first(source)
-    loaded, read = _timed(_load, items, threads)
-    failures += [each for each in loaded if isinstance(each, Failure)]
-    decoded, decoding = _timed(
-        lambda each: decode(each, model.preprocess), [each for each in loaded if isinstance(each, Loaded)], threads
-    )
-    failures += [each for each in decoded if isinstance(each, Failure)]
-    images = [each for each in decoded if isinstance(each, Decoded)]
+    results, read = _timed(_load, items, threads)
+    failures += [result for result in results if isinstance(result, Failure)]
+    loaded = [result for result in results if isinstance(result, Loaded)]
+    results, decoding = _timed(lambda file: decode(file, model.preprocess), loaded, threads)
+    failures += [result for result in results if isinstance(result, Failure)]
+    images = [result for result in results if isinstance(result, Decoded)]
     if not images:
         why = f" ({failures[0].path}: {failures[0].reason})" if failures else ""
         raise CliplineError(f"{source.root}: none of its first images can be used{why}")
     size = min(batch_size, len(images))
-    alone = rate(model, np.stack([each.pixels for each in images[:size]]), MODEL_SECONDS)
-    good = {each.path for each in images}
-    together, write = _together(
-        _Some(source.root, [item for item in items if item.path in good]), model, Options(size, threads=threads), alone
-    )
+    alone = rate(model, np.stack([image.pixels for image in images[:size]]), MODEL_SECONDS)
+    good = {image.path for image in images}
+    count = max(2 * size, round(alone * RUN_SECONDS))
+    usable = _Items(source.root, [item for item in items if item.path in good][:count])
+    together, write = _together(usable, model, Options(size, threads=threads))
     stages = dict(zip(STAGES, (read, decoding, alone, write), strict=True))
     slowest = min(stages, key=stages.__getitem__)
     possible = min(decoding, alone) if model.on_cuda else 1 / (1 / decoding + 1 / alone)
     return Rates(
         images=len(images),
-        failures=[f"{each.path}: {each.stage}: {each.reason}" for each in failures],
+        failures=[f"{failure.path}: {failure.stage}: {failure.reason}" for failure in failures],
         running_on=model.running_on,
         batch_size=size,
         stages={name: round(rate, 1) for name, rate in stages.items()},
@@ -82,17 +85,14 @@ def rates(source: Source, model: OnnxModel, threads: int, batch_size: int) -> Ra
 
 
 def _first(source: Source) -> tuple[list[Item], list[Failure]]:
-    """The first items of a source, until they are many or large."""
+    """The first items of a source, at most IMAGES, with at most BYTES in their files."""
     items, failures, total = [], [], 0
     for item in islice(source, IMAGES):
         if isinstance(item, Failure):
             failures.append(item)
             continue
-        try:
+        with contextlib.suppress(OSError):  # reading the file reports it
             total += item.stat().bytes
-        except OSError as error:
-            failures.append(Failure(item.path, "read", error.strerror or str(error)))
-            continue
         if items and total > BYTES:
             break
         items.append(item)
@@ -100,7 +100,7 @@ def _first(source: Source) -> tuple[list[Item], list[Failure]]:
 
 
 def _timed(function: Callable[[T], R], items: list[T], threads: int) -> tuple[list[R], float]:
-    """Results in order, and how many of them per second."""
+    """Results in order, and results per second."""
     begun = time.perf_counter()
     done = list(map_ordered(function, items, threads=threads, ahead=4 * threads))
     return done, len(done) / max(time.perf_counter() - begun, 1e-9)
@@ -114,8 +114,8 @@ def _load(item: Item) -> Loaded | Failure:
 
 
 @dataclass(frozen=True)
-class _Some:
-    """A few items of a source, as a source."""
+class _Items:
+    """Items of a source, as a source."""
 
     root: str
     items: list[Item]
@@ -124,10 +124,8 @@ class _Some:
         return iter(self.items)
 
 
-def _together(source: _Some, model: OnnxModel, options: Options, alone: float) -> tuple[float, float]:
-    """Embed into a temporary folder, for about RUN_SECONDS -> images per second of it all, and of writing."""
-    count = max(2 * options.batch_size, round(alone * RUN_SECONDS))
-    source = _Some(source.root, source.items[:count])
+def _together(source: _Items, model: OnnxModel, options: Options) -> tuple[float, float]:
+    """Embed into a temporary folder -> images per second in all, and of writing."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         summary = embed(source, model, Path(folder) / "embeddings", options)

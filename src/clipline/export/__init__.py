@@ -1,1 +1,1 @@
-"""From the trained model to ONNX: export the graphs, prove them against torch, write the bundle."""
+"""From the trained model to ONNX: export the graphs, compare them with torch, write the bundle."""

@@ -1,4 +1,4 @@
-"""The exported model: graphs, tokenizer, preprocessing, manifest; shipped only if it agrees with torch."""
+"""Export a model to a folder with graphs, tokenizer, preprocessing and manifest, if its graphs agree with torch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def export_model(
     out: Path,
     params: ExportParams,
 ) -> dict[str, Any]:
-    """Export both graphs to `out`, check them against torch on the test split, and return reports/export.json.
+    """Export both graphs to `out`, compare them with torch on the test split, and return reports/export.json.
 
-    Then the image graph in the other precisions that `params` names; one that misses its gate is left out, and the
-    report says why. images: folder of the raw image files. Raises CliplineError where fp32 parity or R@1 misses its
-    gate; `out` then does not appear.
+    The image graph is also exported in the other precisions of `params`; one that misses its gate is left out, and the
+    report gives the reason. images: the folder of the raw image files. Raises CliplineError where fp32 parity or R@1
+    misses its gate; `out` is then not created.
     """
     with atomic_folder(out) as folder:
         write_graphs(checkpoint.model, folder, checkpoint.recipe.inputs.image_size, params.opset)
@@ -45,18 +45,18 @@ def export_model(
         model = model_id(weights_hash(checkpoint_dir), folder)
 
         def write_manifest(parity: dict[str, dict[str, Parity]], metrics: dict[str, float]) -> None:
-            found = manifest(model, checkpoint, folder, params.opset, parity, metrics)
-            write_with_checksum(folder / "manifest.json", found)
+            values = manifest(model, checkpoint, folder, params.opset, parity, metrics)
+            write_with_checksum(folder / "manifest.json", values)
 
-        # The runtime opens only a whole bundle: manifests without figures, the final one after the checks.
+        # The runtime opens complete bundles only: the first manifests have no figures yet.
         write_manifest({}, {})
         test = TestSplit(data.split("test"), images, spec.make(), params.batch_size)
         report, fp32, embedded = check_fp32(checkpoint, data, test, folder, params)
         parity = {side: {"fp32": figures} for side, figures in fp32.items()}
         report["image"] |= variants.build(folder, data, params)
         write_manifest({}, {})
-        for precision, found, figures in variants.measure(folder, test, embedded, params):
-            report["image"][precision] |= found
+        for precision, measured, figures in variants.measure(folder, test, embedded, params):
+            report["image"][precision] |= measured
             parity["image"][precision] = figures
         write_manifest(parity, report["test"]["onnx"])
     return report

@@ -1,4 +1,4 @@
-"""One torch module -> one ONNX file with the names that the contract promises."""
+"""One torch module -> one ONNX file with the names of the contract (`runtime.session`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-# Towers have values called `embedding` of their own: export under a name that none has, then rename.
+# Towers have values called `embedding` too: export under a temporary name, then rename.
 _TEMPORARY = "clipline_output"
 OUTPUT = "embedding"
 
@@ -17,8 +17,8 @@ OUTPUT = "embedding"
 def export_graph(module: nn.Module, inputs: dict[str, Tensor], axes: list[str], path: Path, opset: int) -> None:
     """Write `module` as ONNX with a dynamic size in each of the first `len(axes)` dimensions of every input.
 
-    inputs: name -> example; at least 2 in each dynamic dimension, or it would be taken for a constant.
-    axes: the dynamic dimensions' names, e.g. ["batch", "length"].
+    inputs: name -> example tensor, of size 2 or more in each dynamic dimension: the exporter takes 1 for a constant.
+    axes: names of the dynamic dimensions, e.g. ["batch", "length"].
     """
     dynamic = {index: torch.export.Dim.DYNAMIC for index in range(len(axes))}
     with warnings.catch_warnings():
@@ -26,7 +26,7 @@ def export_graph(module: nn.Module, inputs: dict[str, Tensor], axes: list[str], 
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            # Copies: two inputs that are one tensor would be traced as one input.
+            # Copies: the same tensor for two inputs would be traced as one input.
             tuple(tensor.clone() for tensor in inputs.values()),
             path,
             dynamo=True,
@@ -41,7 +41,7 @@ def export_graph(module: nn.Module, inputs: dict[str, Tensor], axes: list[str], 
     _rename(model.graph, OUTPUT, "tower_embedding")
     _rename(model.graph, _TEMPORARY, OUTPUT)
     _name_axes(model.graph, axes)
-    _forget_origin(model.graph)
+    _drop_metadata(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -58,8 +58,8 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def _name_axes(graph: onnx.GraphProto, axes: list[str]) -> None:
-    """The exporter's s43 and s53 become `batch` and `length`, in the inputs and the output."""
-    # Inner shapes name the same symbols and serve nobody: onnxruntime infers them itself.
+    """Rename the exporter's symbols, such as s43 and s53, to `batch` and `length` in the inputs and the output."""
+    # Drop stale value_info, whose shapes have the old symbols; onnxruntime infers shapes itself.
     del graph.value_info[:]
     for value in graph.input:
         for dim, name in zip(value.type.tensor_type.shape.dim, axes, strict=False):
@@ -67,7 +67,7 @@ def _name_axes(graph: onnx.GraphProto, axes: list[str]) -> None:
     graph.output[0].type.tensor_type.shape.dim[0].dim_param = axes[0]
 
 
-def _forget_origin(graph: onnx.GraphProto) -> None:
-    """Without the exporter's stack traces: they name folders of this machine, and the file's hash would follow them."""
+def _drop_metadata(graph: onnx.GraphProto) -> None:
+    """Drop the exporter's stack traces: they contain paths of this machine, on which the file's hash would depend."""
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]

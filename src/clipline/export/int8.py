@@ -1,19 +1,20 @@
-"""image.onnx -> image.int8.onnx: static 8-bit quantisation by onnxruntime, the layers that lose most left in float.
+"""image.onnx -> image.int8.onnx: static 8-bit quantisation by onnxruntime; the layers that lose most stay in float.
 
 What is quantised, and why:
-- Conv and MatMul with constant weights: nearly all of the work. Weights int8 per output channel (depthwise
-  convolutions are useless with one scale for all), activations uint8 with scales fixed at export: a scale taken
-  from the batch at hand (dynamic quantisation) would make an embedding depend on its neighbours.
-- Between convolutions also ReLU and Clip (they vanish into the scale), residual Add and MaxPool: otherwise every
-  layer would go to float and back, which costs more than the convolution saves.
-- Not LayerNormalization, Softmax, Gelu and a transformer's residual Add: little work, and their few large values
-  leave 8 bits nothing for the rest (cosine 0.93 instead of 0.9997 on a ViT-B/32). MatMul therefore gives float:
-  onnxruntime then fuses it with its scales (MatMulIntegerToFloat), 1.6 times as fast as an 8-bit output here.
-- Not attention's own two MatMul: a hundredth of the work, and softmax's output has no range that 8 bits suit.
-- Not the scaling of pixels, nor Gemm: heads behind the pooling, one row per image, and all errors go straight out.
+- Conv and MatMul with constant weights: nearly all of the work. Weights are int8 per output channel (depthwise
+  convolutions are useless with one scale for all), activations uint8 with scales fixed at export: scales of the batch
+  at hand (dynamic quantisation) would make an embedding depend on the other images of its batch.
+- Between convolutions also ReLU and Clip (which the scale absorbs), residual Add and MaxPool: otherwise every layer
+  would be converted to float and back, which costs more than the convolution saves.
+- Not LayerNormalization, Softmax, Gelu and the residual Add of transformers: little work, and few large values take
+  the range of the 8 bits (cosine 0.93 instead of 0.9997 on a ViT-B/32). So MatMul has a float output: onnxruntime then
+  fuses it with its scales (MatMulIntegerToFloat), 1.6 times as fast as an 8-bit output.
+- Not the two MatMul of attention: a hundredth of the work, and softmax's output has no range that suits 8 bits.
+- Not the scaling of pixels, nor Gemm: heads after the pooling have one row per image, and no later layer averages
+  their errors.
 
-QDQ, not QOperator: as fast or faster with onnxruntime 1.31 (ViT-B/32 113 against 103 images/s), and every
-provider can run it.
+QDQ, not QOperator: as fast or faster with onnxruntime 1.31 (ViT-B/32 113 against 103 images/s), and every provider
+runs it.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from clipline.export.int8_layers import Layers, guard_float_layers
 from clipline.runtime.session import Sessions
 from clipline.utils import cores
 
-# A mean cosine against fp32 that is good enough to look no further.
-ENOUGH = 0.998
-# At most so many trials to rank the layers, at most this share of them in float, and only while another group of
-# them takes away this share of the error that is left (1 - cosine): each costs speed.
-TRIALS, MOST_IN_FLOAT, WORTH_IT = 16, 0.25, 0.25
+# With this mean cosine against fp32 no more layers are left in float.
+GOOD_COSINE = 0.998
+# Layers in float cost speed. Groups of them are ranked in at most TRIALS trials; at most this share of the layers stays
+# in float, and only while a group reduces the remaining error (1 - cosine) by this share.
+TRIALS, MAX_FLOAT_SHARE, MIN_GAIN = 16, 0.25, 0.25
 
 
 @dataclass(frozen=True)
 class Int8:
-    """What came out. cosine: mean over the probe images against fp32; in_float: names of layers left in float."""
+    """The result. cosine: mean over the probe images against fp32. in_float: names of the layers left in float."""
 
     cosine: float
     layers: int
@@ -55,46 +56,46 @@ class Int8:
 def to_int8(source: Path, target: Path, calibration: Iterable[np.ndarray], probe: np.ndarray) -> Int8:
     """Quantise the image graph `source` to `target`.
 
-    calibration: batches of uint8 [b, S, S, 3] that fix the activations' ranges; probe: uint8 [n, S, S, 3], other
+    calibration: batches of uint8 [b, S, S, 3] that fix the ranges of activations. probe: uint8 [n, S, S, 3], other
     images, on which layers are ranked. Raises CliplineError where the graph has no layer to quantise.
     """
     with tempfile.TemporaryDirectory() as name, _quiet():
-        work = _Work(source, Path(name), calibration, probe)
-        in_float = _choose(work)
-        cosine = work.build(in_float, target)
-    return Int8(cosine, len(work.layers.names), sorted(in_float, key=work.layers.names.index))
+        quantiser = _Quantiser(source, Path(name), calibration, probe)
+        in_float = _pick_float_layers(quantiser)
+        cosine = quantiser.build(in_float, target)
+    return Int8(cosine, len(quantiser.layers.names), sorted(in_float, key=quantiser.layers.names.index))
 
 
-def _choose(work: _Work) -> list[str]:
-    """The layers to leave in float: none, or those whose 8 bits cost most.
+def _pick_float_layers(quantiser: _Quantiser) -> list[str]:
+    """The layers to leave in float: none, or those that lose most in 8 bits.
 
-    Ranked by what the embeddings win where a group alone is left in float. A group is two neighbours or more: what
-    hurts may be the tensor between them, which only both together leave in float; and it bounds the trials.
+    Groups of layers are ranked by the cosine with only that group in float. A group has at least two neighbours: the
+    loss may be in the tensor between them, which is in float only if both are. Groups also bound the trials.
     """
-    cosine = work.build([])
-    if cosine >= ENOUGH:
+    cosine = quantiser.build([])
+    if cosine >= GOOD_COSINE:
         return []
-    names = work.layers.names
+    names = quantiser.layers.names
     size = max(2, -(-len(names) // TRIALS))
     groups = [names[i : i + size] for i in range(0, len(names), size)]
-    groups.sort(key=work.build, reverse=True)
-    chosen: list[str] = []
+    groups.sort(key=quantiser.build, reverse=True)
+    picked: list[str] = []
     for group in groups:
-        if cosine >= ENOUGH or len(chosen + group) > max(size, MOST_IN_FLOAT * len(names)):
+        if cosine >= GOOD_COSINE or len(picked + group) > max(size, MAX_FLOAT_SHARE * len(names)):
             break
-        found = work.build(chosen + group)
-        if 1 - found > (1 - WORTH_IT) * (1 - cosine):
+        better = quantiser.build(picked + group)
+        if 1 - better > (1 - MIN_GAIN) * (1 - cosine):
             break
-        chosen, cosine = chosen + group, found
-    return chosen
+        picked, cosine = picked + group, better
+    return picked
 
 
-class _Work:
-    """The prepared graph, its ranges and the probe's fp32 embeddings."""
+class _Quantiser:
+    """Builds int8 graphs from the prepared graph and its ranges, and compares them with fp32 on the probe."""
 
     def __init__(self, source: Path, folder: Path, calibration: Iterable[np.ndarray], probe: np.ndarray) -> None:
         self._prepared, self._ranges, self._trial = (folder / name for name in ("graph.onnx", "ranges", "trial.onnx"))
-        # onnxruntime's symbolic shape inference fails on Expand with a batch of any size; onnx's own is enough.
+        # onnxruntime's symbolic shape inference fails on Expand with a dynamic batch; that of onnx is enough.
         quant_pre_process(source, self._prepared, skip_symbolic_shape=True)
         self.layers = Layers(onnx.load(self._prepared).graph)
         if not self.layers.names:
@@ -104,7 +105,7 @@ class _Work:
         self._expected = _embed(source, probe)
 
     def build(self, in_float: list[str], target: Path | None = None) -> float:
-        """Write the graph with all layers but `in_float` in int8; its mean cosine against fp32 on the probe."""
+        """Write the graph with all layers but `in_float` in int8; returns its mean cosine against fp32 on the probe."""
         path = target or self._trial
         quantize_static(
             self._prepared,
@@ -124,10 +125,10 @@ class _Work:
 
 
 def _calibrate(prepared: Path, ranges: Path, kinds: list[str], batches: Iterable[np.ndarray], folder: Path) -> None:
-    """Least and greatest value of each tensor, over all batches.
+    """Write the minimum and maximum of each tensor over all batches to `ranges`.
 
-    Percentiles and entropy take twice the time, hold whole activations, and won nothing on Flickr8k with MobileNet
-    (99.99 %: the same mean cosine to four digits).
+    Percentiles and entropy take twice the time, keep all activations in memory, and gained nothing on Flickr8k with
+    MobileNet (99.99 %: the same mean cosine to four digits).
     """
     calibrator = create_calibrator(
         prepared, kinds, str(folder / "augmented.onnx"), calibrate_method=CalibrationMethod.MinMax
@@ -137,7 +138,7 @@ def _calibrate(prepared: Path, ranges: Path, kinds: list[str], batches: Iterable
 
 
 class _Reader:
-    """What onnxruntime's calibration asks for its inputs."""
+    """The interface by which onnxruntime's calibration reads its inputs."""
 
     def __init__(self, batches: Iterable[np.ndarray]) -> None:
         self._batches = iter(batches)
@@ -155,7 +156,7 @@ def _embed(graph: Path, pixels: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's quantiser writes hints to the root logger, and some of them once per layer."""
+    """Silence hints that onnxruntime's quantiser logs to the root logger, some of them once per layer."""
     logging.disable(logging.WARNING)
     try:
         yield

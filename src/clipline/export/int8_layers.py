@@ -1,4 +1,4 @@
-"""Which nodes of an image graph are worth 8 bits, and how the others really stay in float."""
+"""Select the nodes of an image graph to quantise, and keep onnxruntime from quantising the others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ACTIVATIONS, BETWEEN = ("Relu", "Clip"), ("Add", "MaxPool")
 
 
 class Layers:
-    """The layers of a graph that can be quantised, in its order.
+    """The layers of a graph that can be quantised, in the graph's order.
 
-    names: nodes that do the work, Conv and MatMul with constant weights; a layer in float takes its activation with
-    it. kinds: the types of all nodes concerned.
+    names: Conv and MatMul nodes with constant weights; a layer that stays in float keeps its activation in float too.
+    kinds: the operators of all nodes to quantise.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -27,7 +27,7 @@ class Layers:
         self.kinds = ["Conv", "MatMul", *ACTIVATIONS, *BETWEEN]
 
     def quantised(self, in_float: set[str]) -> list[str]:
-        """Every node to quantise if the layers `in_float` are not."""
+        """Names of the nodes to quantise where the layers `in_float` stay in float."""
         layers = [name for name in self.names if name not in in_float]
         return layers + [self._activation_of[name] for name in layers if name in self._activation_of] + self._between
 
@@ -35,9 +35,9 @@ class Layers:
         return node.op_type in ("Conv", "MatMul") and node.input[1] in self._constants
 
     def _follow(self, graph: onnx.GraphProto) -> None:
-        """Find what lies between convolutions: their activations, and the sums and pools of what they give."""
-        convolution_of: dict[str, str] = {}  # tensor -> the Conv right before it
-        convolved: set[str] = set()  # tensors that a Conv, or what lies between, gives
+        """Find the nodes between convolutions: their activations, and the sums and pools of their outputs."""
+        convolution_of: dict[str, str] = {}  # tensor -> the Conv that computes it
+        convolved: set[str] = set()  # tensors that a Conv, or a node between two, computes
         for node in graph.node:
             source, out = node.input[0] if node.input else "", node.output[0]
             if node.op_type == "Conv":
@@ -56,11 +56,11 @@ class Layers:
 
 
 def guard_float_layers(path: Path) -> None:
-    """Keep onnxruntime from quantising the layers that were left in float.
+    """Keep onnxruntime from quantising the layers that were left in float. Rewrites the graph `path`.
 
-    Where it finds QuantizeLinear before and behind a float Conv or Gemm, it quantises that one when it loads the
-    graph, with one scale for all channels (its WeightBiasQuantization): cosine 0.74 where the layer in float gave
-    0.99. A maximum with the lowest float changes no value, and is no pattern that it knows.
+    Where a float Conv or Gemm has QuantizeLinear before and after it, onnxruntime quantises it when it loads the graph,
+    with one scale for all channels (WeightBiasQuantization): cosine 0.74 instead of 0.99. A maximum with the lowest
+    float changes no value, and does not match that pattern.
     """
     model = onnx.load(path)
     graph = model.graph

@@ -1,4 +1,4 @@
-"""preprocess.json and manifest.json of an exported model."""
+"""The contents of preprocess.json and manifest.json of an exported model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ FILES = {
     "image": {"fp32": "image.onnx", "fp16": "image.fp16.onnx", "int8": "image.int8.onnx"},
     "text": {"fp32": "text.onnx"},
 }
-
-# What an embedding depends on beside the graphs.
-FOLLOWERS = ("preprocess.json", "tokenizer.json")
+# The files beside the graphs that embeddings depend on.
+INPUT_FILES = ("preprocess.json", "tokenizer.json")
 
 
 def preprocess_spec(checkpoint: Checkpoint) -> PreprocessSpec:
@@ -27,9 +26,9 @@ def preprocess_spec(checkpoint: Checkpoint) -> PreprocessSpec:
 
 
 def model_id(weights: str, folder: Path) -> str:
-    """Hash of the weights' hash, the preprocessing and the tokenizer in `folder`."""
+    """Hash of the weights' hash `weights`, and of the preprocessing and the tokenizer in `folder`."""
     digest = hashlib.sha256(weights.encode())
-    for name in FOLLOWERS:
+    for name in INPUT_FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -42,9 +41,9 @@ def manifest(
     parity: dict[str, dict[str, Parity]],
     metrics: dict[str, float],
 ) -> Manifest:
-    """The manifest of every graph that lies in `folder`; one without parity, as yet, gets zeros.
+    """The manifest with every graph in `folder`; a graph without parity gets zeros.
 
-    parity: side -> precision -> figures, of fp32 against torch, of the others against fp32.
+    model: the model id. parity: side -> precision -> figures; fp32 is compared with torch, the others with fp32.
     """
 
     def graphs(side: str) -> dict[str, Graph]:
@@ -64,19 +63,19 @@ def manifest(
         image=graphs("image"),
         text=graphs("text"),
         metrics=metrics,
-        files={name: file_hash(folder / name) for name in FOLLOWERS},
+        files={name: file_hash(folder / name) for name in INPUT_FILES},
         logit_scale=logit_scale(checkpoint),
     )
 
 
 def logit_scale(checkpoint: Checkpoint) -> float | None:
-    """The scale whose product with the exported embeddings' cosine is the trained logit, but for a shared bias.
+    """The scale s for which s * cosine of exported embeddings is the trained logit, without the sigmoid loss's bias.
 
-    Where the head has copies the cosine is the mean of theirs, and each was trained with this scale: the product is
-    then the mean of their logits. None where the loss took embeddings of any length: no single number stands for those.
+    With several heads the cosine is the mean of theirs, and each was trained with this scale: the product is the mean
+    of their logits. None where the loss had embeddings of any length, for which no single scale exists.
     """
     recipe = checkpoint.recipe
-    # Copies are of length 1 by themselves (model/heads.py).
+    # With several heads each part has length 1 anyway (model/heads.py).
     if not recipe.train.normalize and recipe.head.num_heads == 1:
         return None
     return checkpoint.model.temperature().item()

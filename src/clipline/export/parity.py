@@ -1,4 +1,4 @@
-"""Does the exported graph compute what torch computes? On real inputs, in several batch sizes."""
+"""Compare embeddings of an exported graph with those of torch, on real inputs and in several batch sizes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 from clipline.config.run import ExportParams
 from clipline.errors import CliplineError
 
-# One, the exporter's own, an odd one; the largest is the caller's batch size.
+# One, the size that the exporter traced, and an odd one; the caller compares its own batch size too.
 BATCHES = (1, 2, 7)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The worst agreement found: cosine of the least alike pair, and the largest difference of a component."""
+    """The smallest cosine of a pair of embeddings, and the largest absolute difference of a component."""
 
     min_cosine: float
     max_abs: float
 
     def worst(self, other: Parity) -> Parity:
-        """The worse of both in each figure."""
+        """The worse value of both, for each figure."""
         return Parity(min(self.min_cosine, other.min_cosine), max(self.max_abs, other.max_abs))
 
 
-def compare(expected: np.ndarray, found: np.ndarray) -> Parity:
-    """Two sets of embeddings, float32 [n, D], L2-normalised. A value that is not finite gives the worst figures."""
-    if not np.isfinite(found).all():
+def compare(expected: np.ndarray, actual: np.ndarray) -> Parity:
+    """Compare embeddings, float32 [n, D], L2-normalised. Non-finite values give the worst figures."""
+    if not np.isfinite(actual).all():
         return Parity(-1.0, float("inf"))
-    expected, found = expected.astype(np.float64), found.astype(np.float64)
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (expected * found).sum(axis=1) / np.maximum(norms, 1e-30)
-    # A hair above 1 is rounding.
-    return Parity(min(float(cosine.min()), 1.0), float(np.abs(expected - found).max()))
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    cosine = (expected * actual).sum(axis=1) / np.maximum(norms, 1e-30)
+    # Rounding may give slightly more than 1.
+    return Parity(min(float(cosine.min()), 1.0), float(np.abs(expected - actual).max()))
 
 
 def compare_batches(
@@ -42,7 +42,7 @@ def compare_batches(
     onnx_embed: Callable[[Sequence], np.ndarray],
     inputs: Sequence,
 ) -> Parity:
-    """Both sides on the first 1, 2 and 7 of `inputs`: a graph with a fixed batch in it fails here."""
+    """Compare both on the first 1, 2 and 7 of `inputs`; a graph with a fixed batch size fails here."""
     parity = Parity(1.0, 0.0)
     for size in BATCHES:
         batch = inputs[:size]
@@ -51,7 +51,7 @@ def compare_batches(
 
 
 def check(name: str, parity: Parity, gate: ExportParams) -> None:
-    """Raises CliplineError where `parity` misses the gate."""
+    """Raise CliplineError where `parity` misses the gate. name: of the graph's file."""
     if not (parity.min_cosine >= gate.min_cosine and parity.max_abs <= gate.max_abs):
         raise CliplineError(
             f"{name}: parity with torch failed: min cosine {parity.min_cosine:.7f} (gate {gate.min_cosine}), "

@@ -1,4 +1,4 @@
-"""image.fp16.onnx and image.int8.onnx: built from image.onnx, measured against it, and shipped if they pass."""
+"""image.fp16.onnx and image.int8.onnx: built from image.onnx, compared with it, and kept if they pass their gates."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import numpy as np
 
 from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepared import Prepared, Split
+from clipline.embed.batch_size import rate
 from clipline.evaluation import Embedded
-from clipline.export.gates import TestSplit, graph_figures, rate, recall_change, recall_gate_failure
+from clipline.export.gates import RATE_SECONDS, TestSplit, graph_figures, recall_change, recall_gate_failure
 from clipline.export.manifest import FILES
 from clipline.export.parity import Parity, compare
 from clipline.runtime.model import OnnxModel
 
-# The batch of calibration: whole activations of that many images are in memory at once.
+# Images in a batch of calibration, whose activations are all in memory, and images to rank layers on.
 BATCH, PROBE = 8, 32
 
 
 def build(folder: Path, data: Prepared, params: ExportParams) -> dict[str, dict[str, Any]]:
-    """Write the variants that `params` asks for beside image.onnx: precision -> what the report says of building it.
+    """Write the variants in `params.precisions` beside image.onnx; returns precision -> its part of the report.
 
-    One that cannot be built is no error: the report says why.
+    A variant that cannot be built is no error; the report gives the reason.
     """
     report: dict[str, dict[str, Any]] = {}
     for precision in params.precisions:
         source, target = folder / FILES["image"]["fp32"], folder / FILES["image"][precision]
         try:
             report[precision] = _BUILD[precision](source, target, data.split("train"), params)
-        # A graph that a converter does not know must not cost the fp32 export; whatever it raises is told.
+        # A graph that a converter cannot handle must not fail the fp32 export; its error goes into the report.
         except Exception as error:  # noqa: BLE001
             target.unlink(missing_ok=True)
             why = f"cannot be built: {type(error).__name__}: {error}"
@@ -38,10 +39,10 @@ def build(folder: Path, data: Prepared, params: ExportParams) -> dict[str, dict[
     return report
 
 
-def _half(source: Path, target: Path, _train: Split, _params: ExportParams) -> dict[str, Any]:
-    from clipline.export.fp16 import to_half
+def _fp16(source: Path, target: Path, _train: Split, _params: ExportParams) -> dict[str, Any]:
+    from clipline.export.fp16 import to_fp16
 
-    to_half(source, target)
+    to_fp16(source, target)
     return {}
 
 
@@ -50,32 +51,32 @@ def _int8(source: Path, target: Path, train: Split, params: ExportParams) -> dic
 
     calibration, probe = calibration_rows(train.image_rows, params.calibration_images)
     batches = (np.array(train.images[calibration[i : i + BATCH]]) for i in range(0, len(calibration), BATCH))
-    found = to_int8(source, target, batches, np.array(train.images[probe]))
-    return {"calibration_images": len(calibration), "layers": found.layers, "layers_in_float": found.in_float}
+    result = to_int8(source, target, batches, np.array(train.images[probe]))
+    return {"calibration_images": len(calibration), "layers": result.layers, "layers_in_float": result.in_float}
 
 
-_BUILD: dict[str, Callable[[Path, Path, Split, ExportParams], dict[str, Any]]] = {"fp16": _half, "int8": _int8}
+_BUILD: dict[str, Callable[[Path, Path, Split, ExportParams], dict[str, Any]]] = {"fp16": _fp16, "int8": _int8}
 
 
 def calibration_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `count` rows to calibrate on and PROBE others to rank layers on, both spread over `rows`.
+    """At most `count` rows to calibrate on and PROBE other rows to rank layers on, both spread evenly over `rows`.
 
-    Where there are fewer rows, in the same proportion; a single one serves for both.
+    Fewer rows are divided in the same proportion; a single row is used for both.
     """
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), count + PROBE)).astype(int))]
     if len(chosen) < 2:
         return chosen, chosen
     probes = max(1, len(chosen) * PROBE // (count + PROBE))
-    places = np.linspace(0, len(chosen), probes, endpoint=False).astype(int)
-    return np.delete(chosen, places), chosen[places]
+    indices = np.linspace(0, len(chosen), probes, endpoint=False).astype(int)
+    return np.delete(chosen, indices), chosen[indices]
 
 
 def measure(
     folder: Path, test: TestSplit, expected: Embedded, params: ExportParams
 ) -> Iterator[tuple[str, dict[str, Any], Parity]]:
-    """Each variant in `folder` against fp32's embeddings of the test split: precision, report, parity.
+    """Compare each variant in `folder` with fp32's embeddings of the test split; yields precision, report and parity.
 
-    One that misses its gate is removed, and its report says why.
+    expected: fp32's embeddings. A variant that misses its gate is deleted, and its report gives the reason.
     """
     for precision in params.precisions:
         path = folder / FILES["image"][precision]
@@ -83,10 +84,9 @@ def measure(
             continue
         model = OnnxModel(folder, provider="cpu", precision=precision)
         images = np.concatenate([model.embed_pixels(pixels) for pixels in test.batches()])
-        found, parity = Embedded(images, expected.texts), compare(expected.images, images)
-        recalls = test.recalls(found)
+        parity, recalls = compare(expected.images, images), test.recalls(Embedded(images, expected.texts))
         report: dict[str, Any] = graph_figures(path, parity) | {
-            "images_per_second": rate(model, test.pixels),
+            "images_per_second": round(rate(model, test.pixels, RATE_SECONDS), 1),
             "test": recalls,
             "delta_r1": recall_change(test.recalls(expected), recalls),
         }
