@@ -34,6 +34,13 @@ def test_a_folder_for_each_class(tools, tmp_path):
     assert [opened.class_of(path) for path in paths] == [0, 0, 2]
 
 
+def test_links_to_folders_above_are_no_classes(tools, tmp_path):
+    folder = tree(tools, tmp_path / "tree", "cat/1.jpg", "dog/2.jpg")
+    for name, target in {"up": "..", "self": ".", "cats": "cat"}.items():
+        (folder / name).symlink_to(target)
+    assert classes_and_paths(folder)[0] == ["cat", "cats", "dog"]
+
+
 @pytest.mark.parametrize("above", ["", "cifar10/", "cifar10/cifar10/"])
 def test_splits(tools, tmp_path, above):
     names = (f"tree/{above}{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog"))

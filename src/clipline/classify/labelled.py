@@ -100,7 +100,9 @@ def _pick_split(path: Path, splits: dict[str, Any], split: str | None) -> Any:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """The folders in `folder`, without hidden ones and links that lead back to it or above it."""
+    below = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry for entry in below if not folder.resolve().is_relative_to(entry.resolve()))
 
 
 class _ImagesInFolders:

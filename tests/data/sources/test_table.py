@@ -237,6 +237,19 @@ def test_missing_inputs_are_usage_errors(missing, fetch, photos, tmp_path):
         fetch("csv", photos, {"captions": str(table)})
 
 
+def test_links_are_followed_but_not_above_the_folder(data, read, photos, tmp_path):
+    outside = {"secret.jpg": data.photo(7), "elsewhere/secret.jpg": data.photo(8), "elsewhere/a/e.jpg": data.photo(5)}
+    data.write_folder(tmp_path, outside)
+    for link, target in {
+        "up": "..", "sub/up": "../..", "sub/deep/round": "..", "self": ".", "more": "../elsewhere/a",
+        "../elsewhere/a/up": "..", "sub/above": tmp_path.parent,
+    }.items():  # fmt: skip
+        (photos / link).symlink_to(target)
+    found = read(data.csv_text([*ROWS, ("more/e.jpg", "e")]))
+    assert set(found.images) == {name.replace("/", "__") for name in (*IMAGES, "more/e.jpg")}
+    assert found.source["skipped"]["images_without_caption"] == 0
+
+
 def test_the_users_own_files_are_left_alone(data, read, photos):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in photos.rglob("*.*")}
     found = read(data.csv_text(ROWS))

@@ -190,14 +190,20 @@ class _LimitedReader:
 
 
 class Folder:
-    """A folder on this machine, which is trusted: links in it are followed, and each folder is listed once."""
+    """A folder on this machine, which is trusted: links in it are followed, and each folder is listed once.
+
+    A link to a folder that holds the link, or all of this folder, is not followed: it leads out of what was asked for.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.members, seen = path, {}, set()
+        self.path, self.members = path, {}
+        root, seen = path.resolve(), set()
         for folder, subfolders, files in os.walk(path, onerror=_fail, followlinks=True):
-            seen.add(os.path.realpath(folder))
+            real = Path(folder).resolve()
+            seen.add(real)
+            closed = seen.union(root.parents, real.parents)
             shown = sorted(name for name in subfolders if not hidden(name))
-            subfolders[:] = [name for name in shown if os.path.realpath(Path(folder, name)) not in seen]
+            subfolders[:] = [name for name in shown if (real / name).resolve() not in closed]
             for name in sorted(files):
                 file = Path(folder, name)
                 if file.is_file() and not hidden(name):
