@@ -235,6 +235,7 @@ def fetch_apart(folder: Path, *arguments: str, **environment: str) -> subprocess
 
 
 LEGACY = {"username": "someone", "key": "secret"}
+LEGACY_VARIABLES = {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "secret"}
 BASIC, BEARER = "Basic c29tZW9uZTpzZWNyZXQ=", "Bearer token"
 
 
@@ -244,7 +245,7 @@ BASIC, BEARER = "Basic c29tZW9uZTpzZWNyZXQ=", "Bearer token"
         (None, "", {"KAGGLE_API_TOKEN": "token"}, BEARER),
         ("access_token", "token", {}, BEARER),
         ("kaggle.json", json.dumps(LEGACY), {}, BASIC),
-        (None, "", {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "secret"}, BASIC),
+        (None, "", LEGACY_VARIABLES, BASIC),
     ],
 )
 def test_each_way_to_give_the_token_works(file, content, environment, sent, served, tmp_path):
@@ -257,8 +258,33 @@ def test_each_way_to_give_the_token_works(file, content, environment, sent, serv
     assert (tmp_path / "raw" / "captions.csv").is_file()
 
 
-def test_without_credentials_two_lines_say_how_to_get_a_token(tmp_path):
-    done = fetch_apart(tmp_path)
+@pytest.mark.parametrize(
+    ("home", "credentials"), [("/proc/self", LEGACY_VARIABLES), ("/dev/null/home", {"KAGGLE_API_TOKEN": "token"})]
+)
+def test_credentials_in_the_environment_need_no_home(home, credentials, served, tmp_path):
+    """A home that cannot be written, and one that is none."""
+    done = fetch_apart(tmp_path, served.address, HOME=home, **credentials)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "raw" / "captions.csv").is_file()
+
+
+def test_credentials_in_the_environment_need_not_read_the_home(served, monkeypatch, fetch, tmp_path):
+    """Another user's home, such as /root in a container that runs as somebody else."""
+    from kagglesdk import kaggle_env
+
+    def read(path):
+        if "home" in path:
+            raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(kaggle_env, "_get_access_token_from_file", read)
+    assert fetch("kaggle", NAME).source["images"] == 3
+    assert os.environ["HOME"] == str(tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("home", ["", "/proc/self"])
+def test_without_credentials_two_lines_say_how_to_get_a_token(home, tmp_path):
+    done = fetch_apart(tmp_path, HOME=home or str(tmp_path / "home"))
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def _download(name: str, target: Path) -> None:
     except ImportError:
         raise missing_extra("kaggle", "pipeline") from None
     part = target.with_name(target.name + ".part")
-    with _network_errors(name, part):
+    with _network_errors(name, part), _home(target.parent):
         api = _sign_in()
         from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
@@ -71,6 +72,28 @@ def _download(name: str, target: Path) -> None:
                 options = {"quiet": True, "resume": True, "max_retries": RETRIES, "timeout": TIMEOUT_SECONDS}
                 api.download_file(response, str(part), client.http_client(), **options)
     part.replace(target)
+
+
+@contextlib.contextmanager
+def _home(scratch: Path) -> Iterator[None]:
+    """Let the package take `scratch` for the home folder, unless the credentials are there.
+
+    On import it makes its folder in the home, and looks for tokens in it, although they are in the environment: a home
+    that cannot be written or read, as in containers, would fail.
+    """
+    given = os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"))
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - needs no home
+    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), os.path.expanduser("~/.kaggle"), f"{settings}/kaggle"]  # noqa: PTH111
+    if not given and any(folder and os.path.exists(folder) for folder in folders):  # noqa: PTH110 - raises nothing
+        yield
+        return
+    before = {name: os.environ.get(name) for name in ("HOME", "KAGGLE_CONFIG_DIR")}
+    os.environ.update(dict.fromkeys(before, str(scratch)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
