@@ -1,5 +1,10 @@
 """image.int8.onnx: what is quantised, what stays in float, and that no embedding depends on its batch."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +17,7 @@ from clipline.errors import CliplineError
 from clipline.export import int8
 from clipline.export.int8 import to_int8
 from clipline.export.int8_layers import Layers
+from clipline.utils import cores
 
 from .conftest import IMAGES, export_module
 
@@ -123,3 +129,74 @@ def test_nothing_to_quantise(pixels, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "x.onnx")
     with pytest.raises(CliplineError, match="no convolution or matrix product"):
         to_int8(tmp_path / "x.onnx", tmp_path / "int8.onnx", halves(pixels), pixels)
+
+
+def test_no_sum_of_products_overflows_without_vnni(exported, pixels, tmp_path):
+    """CPUs without VNNI add two products of bytes in 16 bits: 2 x 255 x 64 fits, 2 x 255 x 128 does not."""
+    for kind in ("vit", "mobilenet"):
+        to_int8(exported("image", IMAGES[kind]), tmp_path / "int8.onnx", halves(pixels), pixels)
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        weights = [
+            onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == TensorProto.INT8
+        ]
+        assert max(np.abs(weight.astype(int)).max() for weight in weights if weight.size > 1) == 64
+
+
+# Embeds under whatever CPU the process sees: with a session as anybody opens it, and with clipline's.
+EMBED = """
+import sys
+sys.path[:0] = sys.argv[4:]
+import numpy as np, onnxruntime
+from pathlib import Path
+from clipline.runtime.session import Sessions
+from clipline.utils import cores
+cores.multiplies_bytes = lambda: False  # qemu shows the /proc/cpuinfo of the machine below it
+graph, pixels, out = sys.argv[1:4]
+sessions = {
+    "plain": onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]),
+    "ours": Sessions("cpu", 1).open(Path(graph)),
+}
+pixels = np.load(pixels)
+np.savez(out, **{name: session.run(None, {"pixels": pixels})[0] for name, session in sessions.items()})
+"""
+
+
+@pytest.fixture
+def embed_without_vnni(tmp_path):
+    """embed_without_vnni(graph, pixels) -> {"plain": ..., "ours": ...}, embedded on an emulated Haswell."""
+    emulator = shutil.which("qemu-x86_64")
+    if not emulator:
+        pytest.skip("needs qemu-x86_64: apt-get install qemu-user")
+
+    def embed(graph, pixels):
+        np.save(tmp_path / "pixels.npy", pixels)
+        # The interpreter itself, since qemu starts no script's; it then has to be told where packages are.
+        command = [emulator, "-cpu", "Haswell", Path(sys.executable).resolve(), "-c", EMBED]
+        files = [graph, tmp_path / "pixels.npy", tmp_path / "out.npz"]
+        subprocess.run([*command, *files, *filter(None, sys.path)], check=True, timeout=200, capture_output=True)
+        return np.load(tmp_path / "out.npz")
+
+    return embed
+
+
+VNNI = pytest.mark.skipif(not cores.multiplies_bytes(), reason="this CPU has no VNNI: the other tests run without it")
+
+
+@VNNI
+def test_the_same_embeddings_without_vnni(exported, pixels, tmp_path, embed_without_vnni):
+    target = tmp_path / "int8.onnx"
+    to_int8(exported("image", IMAGES["resnet"]), target, halves(pixels), pixels)
+    embedded = embed_without_vnni(target, pixels[:4])
+    for name in ("plain", "ours"):
+        assert np.abs(embedded[name] - embed(target, pixels[:4])).max() < 1e-5, name
+
+
+@VNNI
+def test_weights_of_8_bits_need_the_session_that_clipline_opens(embed_without_vnni):
+    """A bundle of an earlier release. That its plain session differs shows that the emulated CPU has no VNNI."""
+    folder = Path(__file__).parents[1] / "compatibility/782a097/resnet"
+    pixels = np.load(folder / "expected.npz")["pixels"]
+    graph = folder / "onnx/image.int8.onnx"
+    embedded = embed_without_vnni(graph, pixels)
+    assert np.abs(embedded["ours"] - embed(graph, pixels)).max() < 1e-5
+    assert np.abs(embedded["plain"] - embed(graph, pixels)).max() > 1e-3

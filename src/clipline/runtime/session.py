@@ -11,6 +11,7 @@ import ctypes
 import io
 import mmap
 import os
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +28,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Full float32: with TF32's 10 bits of mantissa the parity that the export stage promises does not hold.
 CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 QUIET, WARNINGS = 4, 2
+# The producer that onnxruntime's quantisation names in a graph, and the key by which export.int8 says that weights are
+# of 7 bits. Bundles of earlier releases have weights of 8 bits and no such key.
+QUANTISER, WEIGHT_BITS = "onnx.quantize", "clipline.weight_bits"
 # Inputs and output of the graphs: name -> (element type, number of dimensions).
 INPUTS = {
     "image": {"pixels": ("tensor(uint8)", 4)},
@@ -92,8 +96,7 @@ class Sessions:
             if self._provider != "cpu" and not self._no_cuda:
                 session = self._open_on_cuda(path)
             else:
-                # With the fallback enabled onnxruntime prints its error and tries the same provider again.
-                session = self._ort.InferenceSession(path, self._options(), providers=[CPU], enable_fallback=0)
+                session = self._open_on_cpu(path)
         except onnxruntime_errors() as error:
             kind = CliplineError if out_of_memory(error) else UsageError
             raise kind(
@@ -103,6 +106,17 @@ class Sessions:
         self.running_on = "CUDA" if on_cuda else f"CPU, {self._threads} thread{'s' * (self._threads > 1)}"
         if self._provider == "auto" and self._no_cuda and CUDA in self._ort.get_available_providers():
             self.running_on += f" ({self._no_cuda})"
+        return session
+
+    def _open_on_cpu(self, path: Path) -> InferenceSession:
+        # With the fallback enabled onnxruntime prints its error and tries the same provider again.
+        open_session = partial(self._ort.InferenceSession, path, providers=[CPU], enable_fallback=0)
+        session = open_session(self._options())
+        metadata = session.get_modelmeta()
+        eight_bits = metadata.producer_name == QUANTISER and WEIGHT_BITS not in metadata.custom_metadata_map
+        if eight_bits and not cores.multiplies_bytes():
+            # Sums of 8-bit products overflow without VNNI: other embeddings than those that passed the export's gate.
+            session = open_session(self._options(exact_bytes=True))
         return session
 
     def _open_on_cuda(self, path: Path) -> InferenceSession:
@@ -123,7 +137,7 @@ class Sessions:
                 raise NoCudaError(self._no_cuda)
         return session
 
-    def _options(self):
+    def _options(self, *, exact_bytes: bool = False):
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads // self._calls)
         options.inter_op_num_threads = 1
@@ -132,8 +146,7 @@ class Sessions:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         # Threads that wait for the next batch would otherwise spin on the cores that decode it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not cores.multiplies_bytes():
-            # Without VNNI products of bytes saturate: embeddings would differ from those that passed the export's gate.
+        if exact_bytes:
             options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
