@@ -107,7 +107,7 @@ def test_images_on_another_machine(album):
 
 def test_many_threads_open_one_edition(library, album, tools):
     tools.write(album / "index2", tools.shades(25))
-    (album / "index2" / "part-00000.parquet").replace(album / "index" / "part-00000.parquet")
+    (album / "index2" / "data" / "part-00000.parquet").replace(album / "index" / "data" / "part-00000.parquet")
     (album / "index2" / "manifest.json").replace(album / "index" / "manifest.json")
     seen, threads = [], [threading.Thread(target=lambda: seen.append(library.now())) for _ in range(8)]
     for thread in threads:

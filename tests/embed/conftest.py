@@ -37,7 +37,7 @@ def photos(tmp_path) -> Path:
 
 def rows(folder: Path) -> list[dict]:
     """Every row of an embeddings folder, in order."""
-    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    return [row for part in sorted(folder.glob("data/part-*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
 def errors(folder: Path) -> list[dict]:

@@ -56,7 +56,7 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
         embed(many, bundle, out, "--part-rows", "20", "--overwrite"), stderr=subprocess.PIPE, text=True
     )
     folder = "place/.out.partial" if overwrite else "place/out"
-    while not list(tmp_path.glob(f"{folder}/part-00001.parquet")):
+    while not list(tmp_path.glob(f"{folder}/data/part-00001.parquet")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(number)
@@ -68,13 +68,13 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
     if overwrite:
         assert sorted(path.name for path in out.parent.rglob("*")) == before
         return
-    sizes = [pq.read_metadata(part).num_rows for part in sorted(out.glob("part-*"))]
+    sizes = [pq.read_metadata(part).num_rows for part in sorted(out.glob("data/part-*"))]
     assert 2 <= len(sizes) < 151
     assert set(sizes[:-1]) == {20}
     # What was embedded and not yet written is saved on the way out, unless there is no way out.
     assert sizes[-1] == 20 if number == signal.SIGKILL else 1 <= sizes[-1] <= 20
     assert run(embed(photos, bundle, out, "--overwrite")).returncode == 0
-    assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", "part-00000.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="resource limits as Unix knows them")
@@ -84,7 +84,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
     out = tmp_path / "out"
     if overwrite:
         assert run(embed(photos, bundle, out)).returncode == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()} if overwrite else {}
+    before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} if overwrite else {}
     limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash"]
     done = run([*limited, *embed(photos, bundle, out, "--overwrite")])
     assert done.returncode == 1, done.stderr
@@ -93,9 +93,9 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
     assert "Traceback" not in done.stderr
     assert leftovers(tmp_path) == []
     if overwrite:
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     else:
-        assert [path.name for path in out.iterdir()] == ["manifest.json"]  # it says: not complete
+        assert [path.name for path in out.rglob("*.*")] == ["manifest.json"]  # it says: not complete
     # A run with room goes on.
     assert run(embed(photos, bundle, out)).returncode == 0
     assert len(tools.rows(out)) == 12
@@ -106,7 +106,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
 def test_a_read_only_folder(photos, bundle, tmp_path):
     parent = tmp_path / "place"
     assert run(embed(photos, bundle, parent / "old")).returncode == 0
-    before = {path.name: path.read_bytes() for path in (parent / "old").iterdir()}
+    before = {path.name: path.read_bytes() for path in (parent / "old").rglob("*") if path.is_file()}
     for folder in (parent / "old", parent):
         folder.chmod(0o555)
     try:
@@ -120,7 +120,7 @@ def test_a_read_only_folder(photos, bundle, tmp_path):
         assert done.stderr.count("\n") == 1
         assert f"{name}: cannot be {what}: Permission denied. " in done.stderr
     assert [path.name for path in parent.iterdir()] == ["old"]
-    assert {path.name: path.read_bytes() for path in (parent / "old").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (parent / "old").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")

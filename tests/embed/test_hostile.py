@@ -83,7 +83,7 @@ def test_all_good_ones_and_each_bad_one(bundle, tmp_path, tools):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    while not (out / "part-00000.parquet").exists() and process.poll() is None:
+    while not (out / "data" / "part-00000.parquet").exists() and process.poll() is None:
         time.sleep(0.005)
     for path in vanishing:
         path.unlink()

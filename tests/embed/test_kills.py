@@ -96,17 +96,17 @@ def test_kills_at_any_moment_lose_nothing(bundle, tmp_path, tools, capsys):
 
 
 def written(folder):
-    return sorted(path.name for path in folder.glob("part-*"))
+    return sorted(path.name for path in folder.glob("data/part-*"))
 
 
 def parts(folder):
     """Every part with all of its rows, in order."""
-    return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("part-*"))}
+    return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob("data/part-*"))}
 
 
 def same(out, whole):
     assert parts(out) == whole
-    assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", *whole]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
     assert [row["path"] for row in pq.read_table(out / "errors.parquet").to_pylist()] == ["broken.jpg"]
 
 

@@ -31,7 +31,7 @@ def fill(parts: Parts, numbers) -> list:
 def on_disk(folder) -> list[list[int]]:
     """The numbers in each part; each vector must be its row's."""
     numbers = []
-    for path in sorted(folder.glob("part-*")):
+    for path in sorted(folder.glob("data/part-*")):
         table = pq.read_table(path).to_pylist()
         assert all(np.array_equal(row["embedding"], vector(row["bytes"])) for row in table)
         numbers.append([row["bytes"] for row in table])
@@ -52,9 +52,9 @@ def test_a_short_part_without_new_rows_is_not_written_again(opened, tmp_path):
     parts = opened()
     fill(parts, range(3))
     parts.flush()
-    before = (tmp_path / "part-00000.parquet").stat()
+    before = (tmp_path / "data" / "part-00000.parquet").stat()
     opened().drop([])
-    after = (tmp_path / "part-00000.parquet").stat()
+    after = (tmp_path / "data" / "part-00000.parquet").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -138,20 +138,20 @@ def test_dropping(opened, tmp_path):
     row_ids = fill(parts, range(10))
     parts.drop([row_ids[number] for number in (1, 4, 5, 6, 7, 8)])
     assert on_disk(tmp_path) == [[0, 2, 3], [9]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["part-00000.parquet", "part-00002.parquet"]
     assert (len(parts), parts.files) == (4, 2)
     # The next run goes on in the last part, and takes no name twice.
     parts = opened()
     fill(parts, range(10, 14))
     parts.flush()
     assert on_disk(tmp_path) == [[0, 2, 3], [9, 10, 11, 12], [13]]
-    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "part-00003.parquet"
+    assert sorted(path.name for path in (tmp_path / "data").iterdir())[-1] == "part-00003.parquet"
 
 
 def test_dropping_a_whole_part_deletes_its_file(opened, tmp_path):
     parts = opened()
     parts.drop(fill(parts, range(6))[:4])
-    assert [path.name for path in tmp_path.iterdir()] == ["part-00001.parquet"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["part-00001.parquet"]
     assert on_disk(tmp_path) == [[4, 5]]
     assert (len(parts), parts.files) == (2, 1)
 
@@ -186,7 +186,9 @@ def test_a_part_that_cannot_be_deleted_is_named(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(CliplineError) as caught:
         parts.drop(row_ids[:4])
-    assert str(caught.value).startswith(f"{tmp_path / 'part-00000.parquet'}: cannot write: Operation not permitted. ")
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'data' / 'part-00000.parquet'}: cannot write: Operation not permitted. "
+    )
     assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5]]
 
 
@@ -201,7 +203,7 @@ def test_dropping_everything_leaves_one_empty_part(opened, tmp_path):
 def test_an_empty_table_has_a_part(opened, tmp_path):
     opened().flush()
     assert on_disk(tmp_path) == [[]]
-    assert pq.read_schema(tmp_path / "part-00000.parquet").names[-1] == "embedding"
+    assert pq.read_schema(tmp_path / "data" / "part-00000.parquet").names[-1] == "embedding"
 
 
 def test_other_part_sizes_than_before(opened, tmp_path):
@@ -219,10 +221,10 @@ def test_foreign_and_damaged_parts_are_named(opened, tmp_path):
     parts = opened()
     fill(parts, range(6))
     parts.flush()
-    for content in (b"", b"PAR1 nonsense", (tmp_path / "part-00001.parquet").read_bytes()[:-20]):
-        (tmp_path / "part-00001.parquet").write_bytes(content)
+    for content in (b"", b"PAR1 nonsense", (tmp_path / "data" / "part-00001.parquet").read_bytes()[:-20]):
+        (tmp_path / "data" / "part-00001.parquet").write_bytes(content)
         with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
             opened()
-    (tmp_path / "part-00001.parquet").unlink()
+    (tmp_path / "data" / "part-00001.parquet").unlink()
     with pytest.raises(CliplineError, match="its columns are not those of 4 float16"):
         Parts(tmp_path, 4, "float16", 4)

@@ -40,9 +40,9 @@ def listing(folder: Path) -> dict[str, str]:
 def test_the_contract(photos, model, tmp_path, tools):
     out = tmp_path / "new" / "out"
     summary = embed_folder(photos, model, out)
-    assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", "part-00000.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
 
-    schema = pq.read_schema(out / "part-00000.parquet")
+    schema = pq.read_schema(out / "data" / "part-00000.parquet")
     names = ["path", "bytes", "mtime", "sha256", "width", "height", "embedding"]
     assert schema.names == names
     assert schema.field("embedding").type == pa.list_(pa.float16(), 3)
@@ -61,7 +61,7 @@ def test_the_contract(photos, model, tmp_path, tools):
 
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == {
-        "schema_version": 1,
+        "schema_version": 2,
         "model_id": "colours",
         "variant": model.variant,
         "dim": 3,
@@ -89,7 +89,7 @@ def test_vectors_belong_to_their_paths(tmp_path, model, tools, dtype, tolerance)
     for row in rows:
         # float32 pixels' mean loses the last digits before the vector is made.
         assert np.allclose(row["embedding"], tools.unit(colours[row["path"]]), atol=max(tolerance, 1e-5))
-    assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").field("embedding").type.value_type == (
+    assert pq.read_schema(tmp_path / "out" / "data" / "part-00000.parquet").field("embedding").type.value_type == (
         pa.float16() if dtype == "float16" else pa.float32()
     )
 
@@ -99,7 +99,7 @@ def test_vectors_belong_to_their_paths(tmp_path, model, tools, dtype, tolerance)
 def test_parts(photos, model, tmp_path, tools, part_rows, sizes, batch_size):
     out = tmp_path / "out"
     summary = embed_folder(photos, model, out, part_rows=part_rows, batch_size=batch_size)
-    parts = sorted(out.glob("part-*.parquet"))
+    parts = sorted(out.glob("data/part-*.parquet"))
     assert [pq.read_metadata(part).num_rows for part in parts] == sizes
     assert summary.parts == len(sizes)
     paths = [row["path"] for row in tools.rows(out)]
@@ -113,7 +113,7 @@ def test_other_readers(photos, model, tmp_path):
 
     out = tmp_path / "out"
     embed_folder(photos, model, out, part_rows=5)
-    parts = sorted(str(part) for part in out.glob("part-*.parquet"))
+    parts = sorted(str(part) for part in out.glob("data/part-*.parquet"))
     table = pads.dataset(parts).to_table()
     assert table.num_rows == 12
     frame = pandas.concat(pandas.read_parquet(part) for part in parts)
@@ -157,7 +157,7 @@ def test_nothing_but_failures_leaves_a_readable_table(tmp_path, model, tools):
         (tmp_path / "photos" / f"{index}.jpg").write_text("no")
     summary = embed_folder(tmp_path / "photos", model, tmp_path / "out", batch_size=2)
     assert (summary.rows, summary.errors) == (0, 3)
-    assert pq.read_table(tmp_path / "out" / "part-00000.parquet").num_rows == 0
+    assert pq.read_table(tmp_path / "out" / "data" / "part-00000.parquet").num_rows == 0
     assert len(tools.errors(tmp_path / "out")) == 3
 
 
@@ -193,7 +193,7 @@ def test_stable_runs_give_the_same_bytes(photos, model, tmp_path):
             os.utime(image, (1, 1_000_000 + threads))
         embed_folder(photos, model, tmp_path / name / "out", stable=True, threads=threads, part_rows=5, batch_size=4)
     assert listing(tmp_path / "a") == {**listing(tmp_path / "b")}
-    assert pq.read_table(tmp_path / "a" / "out" / "part-00000.parquet")["mtime"].null_count == 5
+    assert pq.read_table(tmp_path / "a" / "out" / "data" / "part-00000.parquet")["mtime"].null_count == 5
 
 
 def test_bad_places(photos, model, tmp_path, tools):
@@ -236,7 +236,7 @@ def test_overwrite_embeds_all_images_again(photos, model, tmp_path, tools):
     mode = out.stat().st_mode
     summary = embed_folder(photos, model, out, overwrite=True)
     assert (summary.embedded, summary.unchanged, summary.rows) == (13, 0, 13)
-    assert sorted(path.name for path in out.iterdir()) == ["errors.parquet", "manifest.json", "part-00000.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
     assert out.stat().st_mode == mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
@@ -267,7 +267,7 @@ def test_a_failure_half_way_keeps_what_was_embedded_and_the_next_run_goes_on(pho
     out = tmp_path / "out"
     with pytest.raises(CliplineError, match="the model broke"):
         embed_folder(photos, Breaks(bundle, provider="cpu"), out, batch_size=4, part_rows=3)
-    assert [len(pq.read_table(part)) for part in sorted(out.glob("part-*"))] == [3, 3, 2]
+    assert [len(pq.read_table(part)) for part in sorted(out.glob("data/part-*"))] == [3, 3, 2]
     assert json.loads((out / "manifest.json").read_text())["complete"] is False
     assert [path.name for path in out.glob(".*")] == []
     summary = embed_folder(photos, model, out, batch_size=4, part_rows=3)

@@ -51,7 +51,7 @@ def go(photos, model, out):
 
 
 def content(folder):
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def by_path(tools, out):
@@ -86,7 +86,7 @@ def test_new_images_fill_the_last_part(go, out, photos, tools):
 def sizes(out):
     import pyarrow.parquet as pq
 
-    return [pq.read_table(part) for part in sorted(out.glob("part-*"))]
+    return [pq.read_table(part) for part in sorted(out.glob("data/part-*"))]
 
 
 def test_a_changed_image_is_replaced(go, out, photos, tools):
@@ -236,7 +236,7 @@ def test_what_must_not_mix_is_refused(go, out, photos, model, make_bundle, tmp_p
 
 def test_a_damaged_part_is_named_and_costs_only_itself(go, out, tools):
     go()
-    part = out / "part-00001.parquet"
+    part = out / "data" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged .*delete it and run again"):
         go()

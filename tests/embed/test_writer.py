@@ -46,11 +46,11 @@ def fill(out: Path, numbers, failures=()) -> list:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def numbers(out: Path) -> list[int]:
-    return [row["bytes"] for part in sorted(out.glob("part-*")) for row in pq.read_table(part).to_pylist()]
+    return [row["bytes"] for part in sorted(out.glob("data/part-*")) for row in pq.read_table(part).to_pylist()]
 
 
 def test_from_the_first_row_to_the_end_a_new_folder_is_not_complete(out):
@@ -105,11 +105,11 @@ def test_the_empty_part_of_a_folder_without_rows_is_counted(out):
     with Writer(out, IDENTITY, 4) as writer:
         writer.fail(Failure("broken.jpg", "decode", "empty file"))
         assert writer.finish([]).counts == Counts(images=1, rows=0, errors=1, parts=1)
-    assert len(list(out.glob("part-*"))) == 1
+    assert len(list(out.glob("data/part-*"))) == 1
     row_ids = fill(out, range(4))
     with Writer(out, IDENTITY, 4) as writer:
         assert writer.finish(row_ids).counts == Counts(images=0, rows=0, errors=0, parts=1)
-    assert len(list(out.glob("part-*"))) == 1
+    assert len(list(out.glob("data/part-*"))) == 1
 
 
 def test_the_manifest_is_written_once_before_the_rows_and_once_after(out, monkeypatch):

@@ -170,14 +170,14 @@ def test_parts_of_embeddings(tmp_path, fault):
         return [row for row, _ in found.existing], [found.vector(place).tolist() for place in places]
 
     # What nobody reads may change: who wrote it, limits of columns.
-    same_or_told(read, harms(tmp_path / "part-00000.parquet", "embeddings", fault))
+    same_or_told(read, harms(tmp_path / "data" / "part-00000.parquet", "embeddings", fault))
 
 
 def _rows(count: int) -> list[Row]:
     return [Row(f"photo {n}.jpg", 100 + n, 10**15 + n, f"{n:064x}", 40, 30) for n in range(count)]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "part-00000.parquet"])
+@pytest.mark.parametrize("name", ["manifest.json", "data/part-00000.parquet"])
 def test_embed_into_a_damaged_folder(make_bundle, tmp_path, fault, name):
     """The next run says what to do, or ends in the embeddings that a new folder would hold."""
     from PIL import Image
@@ -189,7 +189,7 @@ def test_embed_into_a_damaged_folder(make_bundle, tmp_path, fault, name):
 
     def run() -> list[dict]:
         embed(Folder(tmp_path / "photos"), model, out, Options())
-        return [row for path in sorted(out.glob("part-*")) for row in pq.read_table(path).to_pylist()]
+        return [row for path in sorted(out.glob("data/part-*")) for row in pq.read_table(path).to_pylist()]
 
     same_or_told(run, harms(out / name, "embeddings", fault))
 

@@ -194,7 +194,7 @@ def test_embed_gives_each_a_row_or_a_reason(bundle, tmp_path, monkeypatch):
     command = ["embed", str(folder), "--model", str(bundle), "--out", str(tmp_path / "out"), "--provider", "cpu"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 3 or type(done.exception).__name__ == "TooManyErrorsError", done.output
-    rows = {row["path"] for part in (tmp_path / "out").glob("part-*") for row in pq.read_table(part).to_pylist()}
+    rows = {row["path"] for part in (tmp_path / "out").glob("data/part-*") for row in pq.read_table(part).to_pylist()}
     errors = {row["path"]: row for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()}
     # What is grey has no direction in the model of colours: an error of the model, not of the picture.
     grey = {path for path, row in errors.items() if row["stage"] == "infer"}

@@ -515,7 +515,7 @@ def changed(draw, values: dict) -> bytes:
 @given(changed(EMBEDDINGS))
 @example(b"[" * 100_000)
 @example(json.dumps(EMBEDDINGS | {"root": "\ud800"}).encode())
-@example(json.dumps(EMBEDDINGS | {"schema_version": 2}).encode())
+@example(json.dumps(EMBEDDINGS | {"schema_version": 3}).encode())
 def test_any_json_is_a_manifest_of_embeddings_or_a_usage_error(tmp_path, data):
     (tmp_path / "manifest.json").write_bytes(data)
     try:

@@ -75,13 +75,13 @@ def test_no_embeddings_folder(tmp_path, embedded):
 
 def test_a_newer_schema(embedded):
     path = embedded / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 3}))
     with pytest.raises(UsageError, match="newer clipline"):
         Index(embedded)
 
 
 def test_damage_is_named(embedded):
-    part = embedded / "part-00001.parquet"
+    part = embedded / "data" / "part-00001.parquet"
     whole = part.read_bytes()
     query = units(1, 3)
     part.write_bytes(whole[: len(whole) // 2])

@@ -70,13 +70,13 @@ def reads(monkeypatch):
 
 def test_kept_beside_the_folder_and_mapped(tmp_path, reads):
     folder, names = add(tmp_path / "index", list("abcdefgh")), list("abcdefgh")
-    before = sorted(path.name for path in folder.iterdir())
+    before = sorted(path.name for path in folder.rglob("*"))
     check(Index(folder), names)
     assert len(reads) == 3
     again = Index(folder)
     check(again, names)
     assert mapped(again) and len(reads) == 3, "the second opening reads no part"
-    assert sorted(path.name for path in folder.iterdir()) == before, "nothing is written into the folder itself"
+    assert sorted(path.name for path in folder.rglob("*")) == before, "nothing is written into the folder itself"
     assert (tmp_path / ".index.index" / ".gitignore").read_text() == "*\n"
     assert not again.notes
 
@@ -105,8 +105,9 @@ def test_a_part_of_equal_size_is_noticed_by_its_date(tmp_path):
     folder = add(tmp_path / "index", ["a", "b"])
     Index(folder)
     other = add(tmp_path / "other", ["c", "d"])
-    shutil.copy(other / "part-00000.parquet", folder / "part-00000.parquet")
-    assert (folder / "part-00000.parquet").stat().st_size == (other / "part-00000.parquet").stat().st_size
+    part, other_part = (path / "data" / "part-00000.parquet" for path in (folder, other))
+    shutil.copy(other_part, part)
+    assert part.stat().st_size == other_part.stat().st_size
     check(Index(folder), ["c", "d"])
 
 
@@ -130,7 +131,7 @@ def test_a_damaged_copy_is_made_anew(tmp_path, harm):
 
 def test_damaged_parts_are_errors_and_leave_no_copy(tmp_path):
     folder = add(tmp_path / "index", list("abcdef"))
-    part = folder / "part-00001.parquet"
+    part = folder / "data" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(CliplineError, match=r"part-00001\.parquet: damaged"):
         Index(folder)

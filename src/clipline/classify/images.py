@@ -15,7 +15,7 @@ from clipline.embed.pipeline import Embedded, Pipeline
 from clipline.embed.sources import open_source
 from clipline.embed.sources.patterns import is_image
 from clipline.embed.stage_timer import StageTimer
-from clipline.embeddings.manifest import MANIFEST, PARTS
+from clipline.embeddings.manifest import MANIFEST, part_names
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
@@ -136,7 +136,7 @@ def open_for_images(model: Path | None, provider: Provider, threads: int | None)
 
 def is_embeddings(folder: Path) -> bool:
     """Whether `clipline embed` wrote `folder`; a folder of images may hold another manifest.json."""
-    return (folder / MANIFEST).is_file() and any(folder.glob(PARTS))
+    return (folder / MANIFEST).is_file() and bool(part_names(folder))
 
 
 class NamedFiles:

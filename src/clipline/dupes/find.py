@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clipline.dupes import similarity
-from clipline.embeddings.manifest import PARTS
+from clipline.embeddings.manifest import part_names
 from clipline.embeddings.part import open_part
 from clipline.errors import CliplineError, UsageError
 from clipline.search.index import Index
@@ -81,8 +81,8 @@ def _files(index: Index, rows: Sequence[int]) -> list[File]:
     ascending = np.asarray(rows, np.int64)[order]
     metadata: list[tuple] = []
     start = 0
-    for part in sorted(index.folder.glob(PARTS)):
-        with open_part(part, index.dim, index.manifest.dtype) as file:
+    for name in part_names(index.folder):
+        with open_part(index.folder, name, index.dim, index.manifest.dtype) as file:
             table = file.read(_COLUMNS, use_threads=False)
         left, right = np.searchsorted(ascending, [start, start + len(table)])
         for row in (ascending[left:right] - start).tolist():  # not Table.take, which imports pandas

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY
+from clipline.embeddings.manifest import DATA, ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.files import atomic_folder, locked
 
@@ -23,14 +23,17 @@ def check(out: Path) -> None:
             return
         if not out.is_dir():
             raise UsageError(f"{out}: is a file. Fix: choose another --out")
-        foreign = [path for path in out.iterdir() if path.is_dir() or not any(path.match(name) for name in ALLOWED)]
+        data = out / DATA
+        own = [path for path in out.iterdir() if path != data or not path.is_dir()]
+        foreign = [path for path in own if path.is_dir() or not any(path.match(name) for name in ALLOWED)]
+        foreign += [path for path in data.glob("*") if path.is_dir() or not path.match(PARTS)]
     except OSError as error:
         raise UsageError(
             f"{out}: cannot be read: {error.strerror or error}. Fix: choose another --out, or fix its permissions"
         ) from None
     if foreign:
         raise UsageError(
-            f"{out}: holds `{min(foreign).name}`, which is no part of embeddings. "
+            f"{out}: holds `{min(foreign).relative_to(out)}`, which is no part of embeddings. "
             "Fix: choose another --out, or move it away"
         )
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clipline.embeddings.manifest import PARTS
+from clipline.embeddings.manifest import part_names, part_path
 from clipline.embeddings.part import (
     COLUMNS,
     Dtype,
     Row,
     disk,
-    part_path,
+    part_name,
     read_part,
     read_rows,
     read_vectors,
@@ -42,8 +42,8 @@ class Parts:
         self._sizes: dict[int, int] = {}
         self._vectors = np.empty((part_rows, dim), dtype)
         self.existing: list[tuple[Row, RowId]] = []
-        for path in sorted(folder.glob(PARTS)):
-            number = int(path.stem.rpartition("-")[2])
+        for name in part_names(folder):
+            number = int(name.removesuffix(".parquet").rpartition("-")[2])
             rows = read_rows(self._part(number, COLUMNS))
             self.existing += [(row, (number, index)) for index, row in enumerate(rows)]
             self._sizes[number] = len(rows)
@@ -52,7 +52,7 @@ class Parts:
             self._continue(self._number - 1, [row for row, _ in self.existing[len(self.existing) - last :]])
 
     def _part(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        return read_part(part_path(self._folder, number), self._dim, self._dtype, columns)
+        return read_part(self._folder, part_name(number), self._dim, self._dtype, columns)
 
     @staticmethod
     def _embeddings(table: pa.Table) -> np.ndarray:
@@ -101,7 +101,7 @@ class Parts:
     def flush(self) -> None:
         """Write the last part's rows. A table without rows gets one empty part, as readers need one."""
         if self.unsaved or len(self) == 0:
-            write_part(part_path(self._folder, self._number), self._rows, self._vectors[: len(self._rows)])
+            write_part(self._folder, part_name(self._number), self._rows, self._vectors[: len(self._rows)])
             self._saved = len(self._rows)
 
     def drop(self, row_ids: Collection[RowId]) -> None:
@@ -112,12 +112,13 @@ class Parts:
             dropped.setdefault(number, set()).add(index)
         self._read.cache_clear()
         for number, indexes in sorted(dropped.items()):
-            table, path = self._part(number), part_path(self._folder, number)
+            table, name = self._part(number), part_name(number)
             kept = np.array([index for index in range(table.num_rows) if index not in indexes], np.int64)
             if len(kept) or self.files == 1:
                 rows = read_rows(table)
-                write_part(path, [rows[index] for index in kept], self._embeddings(table)[kept])
+                write_part(self._folder, name, [rows[index] for index in kept], self._embeddings(table)[kept])
             else:
+                path = part_path(self._folder, name)
                 with disk(path):
                     path.unlink()
             self._shrink(number, kept)

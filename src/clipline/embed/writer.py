@@ -11,10 +11,22 @@ import pyarrow as pa
 
 from clipline.embed.item import Failure
 from clipline.embed.parts import Parts, RowId
-from clipline.embeddings.manifest import ERRORS, MANIFEST, PARTS, TEMPORARY, Counts, Identity, Manifest, read
+from clipline.embeddings.manifest import (
+    DATA,
+    ERRORS,
+    MANIFEST,
+    PARTS,
+    SCHEMA_VERSION,
+    TEMPORARY,
+    Counts,
+    Identity,
+    Manifest,
+    part_names,
+    read,
+)
 from clipline.embeddings.part import ERROR_SCHEMA, Row, disk, write_table
 from clipline.errors import UsageError
-from clipline.utils.files import atomic
+from clipline.utils.files import atomic, sync_folder
 
 
 class Writer:
@@ -30,7 +42,7 @@ class Writer:
         self._manifest = read(folder) if (folder / MANIFEST).exists() else None
         if self._manifest:
             _check_same(folder, self._manifest.identity, identity)
-        elif any(folder.glob(PARTS)):
+        elif part_names(folder):
             raise UsageError(
                 f"{folder}: its manifest.json is missing: the model of its parts is unknown. "
                 "Fix: choose another --out, or embed all images again with --overwrite"
@@ -39,6 +51,7 @@ class Writer:
             for pattern in TEMPORARY:  # left by a process that was killed: only this one holds the lock
                 for path in folder.glob(pattern):
                     path.unlink()
+        self._move_parts()
         self.parts = Parts(folder, identity.dim, identity.dtype, part_rows)
         self._failures: list[Failure] = []  # some 300 bytes each
 
@@ -72,15 +85,31 @@ class Writer:
             self._begin()
         self.parts.drop(dropped)
         columns = {name: [getattr(failure, name) for failure in self._failures] for name in ERROR_SCHEMA.names}
-        write_table(self._folder / ERRORS, pa.table(columns, schema=ERROR_SCHEMA))
+        write_table(self._folder / ERRORS, pa.table(columns, schema=ERROR_SCHEMA), self._folder)
         rows = len(self.parts)
         counts = Counts(images=rows + self.errors, rows=rows, errors=self.errors, parts=self.parts.files)
         return self._write_manifest(counts, complete=True)
 
+    def _move_parts(self) -> None:
+        """Move the parts of a folder of schema 1 to where they are now, while others may be reading them."""
+        if not (old := list(self._folder.glob(PARTS))):
+            return
+        self._begin()
+        data = self._folder / DATA
+        with disk(data):
+            data.mkdir(exist_ok=True)
+            for path in old:
+                if (data / path.name).exists():  # someone copied an older folder over a newer one
+                    path.unlink()
+                else:
+                    path.replace(data / path.name)
+            sync_folder(data)
+            sync_folder(self._folder)
+
     def _begin(self) -> None:
         """Before the first change, write a manifest that says that the folder is not complete."""
-        if self._manifest is None or self._manifest.complete:
-            old = self._manifest
+        old = self._manifest
+        if old is None or old.complete or old.schema_version < SCHEMA_VERSION:
             self._write_manifest(old.counts if old else Counts(images=0, rows=0, errors=0, parts=0), complete=False)
 
     def _write_manifest(self, counts: Counts, *, complete: bool) -> Manifest:

@@ -1,4 +1,10 @@
-"""manifest.json of an embeddings folder: what it holds, of which images, by which model."""
+"""manifest.json of an embeddings folder: what it holds, of which images, by which model.
+
+    manifest.json  errors.parquet  data/part-00000.parquet  data/part-00001.parquet  ...
+
+Nothing but parts is ever in `data`, so that any reader of parquet can be given that folder. Schema 1 had the parts
+beside the manifest; `clipline embed` moves them, and everything else reads both.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +16,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipline.embeddings.paths import to_name
 from clipline.errors import UsageError
 
-SCHEMA_VERSION = 1
-MANIFEST, ERRORS, PARTS = "manifest.json", "errors.parquet", "part-*.parquet"
+SCHEMA_VERSION = 2
+MANIFEST, ERRORS, DATA, PARTS = "manifest.json", "errors.parquet", "data", "part-*.parquet"
 TEMPORARY = tuple(f".{name}.*.tmp" for name in (MANIFEST, ERRORS, PARTS))
+
+
+def part_names(folder: Path) -> list[str]:
+    """The names of the parts in order, wherever they lie."""
+    # `data` last: a part that is moved there meanwhile is found.
+    return sorted({path.name for place in (folder, folder / DATA) for path in place.glob(PARTS)})
+
+
+def part_path(folder: Path, name: str) -> Path:
+    """Where a part is, or, if there is none of this name, is to be written."""
+    old, new = folder / name, folder / DATA / name
+    return old if old.exists() and not new.exists() else new
 
 
 class Counts(BaseModel):
@@ -87,7 +105,7 @@ def read(folder: Path) -> Manifest:
     except FileNotFoundError:
         if not folder.is_dir():
             why = "no such folder"
-        elif any(folder.glob(PARTS)):
+        elif part_names(folder):
             why = "its manifest.json is missing; embed again with --overwrite"
         else:
             why = "no embeddings here"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipline.embeddings.manifest import PARTS
+from clipline.embeddings.manifest import PARTS, part_path
 from clipline.errors import CliplineError, first_line
 from clipline.utils.files import atomic
 
@@ -42,24 +42,28 @@ def part_schema(dim: int, dtype: Dtype) -> pa.Schema:
     return pa.schema([*zip(COLUMNS, kinds, strict=True), ("embedding", pa.list_(element, dim))])
 
 
-def part_path(folder: Path, number: int) -> Path:
-    """The file of part `number` of a folder."""
-    return folder / PARTS.replace("*", f"{number:05d}")
+def part_name(number: int) -> str:
+    """The name of part `number`."""
+    return PARTS.replace("*", f"{number:05d}")
 
 
-def write_part(path: Path, rows: Iterable[Row], vectors: np.ndarray) -> None:
+def write_part(folder: Path, name: str, rows: Iterable[Row], vectors: np.ndarray) -> None:
     """Write a part atomically. vectors: [n, dim], float16 or float32. Raises CliplineError."""
     schema = part_schema(vectors.shape[1], vectors.dtype.name)
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=False)]
     flat = pa.array(np.ascontiguousarray(vectors).ravel(), schema.field("embedding").type.value_type)
     arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type))
-    write_table(path, pa.Table.from_arrays(arrays, schema=schema))
+    path = part_path(folder, name)
+    with disk(path):
+        path.parent.mkdir(exist_ok=True)
+    write_table(path, pa.Table.from_arrays(arrays, schema=schema), folder)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table of an embeddings folder atomically. Raises CliplineError."""
-    with disk(path), atomic(path) as file:
+def write_table(path: Path, table: pa.Table, folder: Path) -> None:
+    """Write a table of the embeddings folder `folder` atomically. Raises CliplineError."""
+    # The temporary file is in `folder`: polars refuses all of `data` for a file with another suffix.
+    with disk(path), atomic(path, folder) as file:
         # No values repeat, so dictionaries would only cost; statistics of vector elements are of no use.
         pq.write_table(
             table,
@@ -75,14 +79,20 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def open_part(
-    path: Path, dim: int, dtype: Dtype, fix: str = "embed again with --overwrite"
+    folder: Path, name: str, dim: int, dtype: Dtype, fix: str = "embed again with --overwrite"
 ) -> Iterator[pq.ParquetFile]:
     """Open a part for reading, which compares the checksums of its pages.
 
     Raises CliplineError where it has other columns or is damaged, also if the damage is found inside the block.
     """
+    path = part_path(folder, name)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        try:
+            part = pq.ParquetFile(path, page_checksum_verification=True)
+        except FileNotFoundError:
+            path = part_path(folder, name)  # it may just have been moved
+            part = pq.ParquetFile(path, page_checksum_verification=True)
+        with part as file:
             if not file.schema_arrow.equals(part_schema(dim, dtype)):
                 raise ValueError(f"its columns are not those of {dim} {dtype}")
             yield file
@@ -90,10 +100,10 @@ def open_part(
         raise CliplineError(f"{path}: damaged ({first_line(error)}). Fix: {fix}") from error
 
 
-def read_part(path: Path, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:
+def read_part(folder: Path, name: str, dim: int, dtype: Dtype, columns: list[str] | None = None) -> pa.Table:
     """A part, or some of its columns. Raises CliplineError as `open_part` does."""
     # read_table would import pandas where it is installed, which takes half a second.
-    with open_part(path, dim, dtype, "delete it and run again: only its images are lost") as file:
+    with open_part(folder, name, dim, dtype, "delete it and run again: only its images are lost") as file:
         return file.read(columns, use_threads=False)
 
 

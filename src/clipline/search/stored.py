@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +72,11 @@ class StoredEmbeddings(NamedTuple):
 def read_state(folder: Path) -> FolderState:
     """The folder as it is now. Raises UsageError where it holds no embeddings."""
     read, parts = manifest.read(folder), []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if fnmatch(entry.name, manifest.PARTS):
-                with suppress(FileNotFoundError):  # deleted since the folder was listed
-                    stat = entry.stat()
-                    parts.append(PartState(entry.name, stat.st_size, stat.st_mtime_ns))
-    return FolderState(read, sorted(parts))
+    for name in manifest.part_names(folder):
+        with suppress(FileNotFoundError):  # deleted or moved since the folder was listed, which `Index.fresh` notices
+            stat = manifest.part_path(folder, name).stat()
+            parts.append(PartState(name, stat.st_size, stat.st_mtime_ns))
+    return FolderState(read, parts)
 
 
 def load(folder: Path, state: FolderState) -> tuple[StoredEmbeddings, str | None]:
@@ -175,7 +171,7 @@ def _read_all(folder: Path, state: FolderState) -> StoredEmbeddings:
 
 def _read_part(folder: Path, part: PartState, state: FolderState) -> Iterator[Block]:
     """The rows of a part in the order in which they were written. Raises CliplineError."""
-    with open_part(folder / part.name, state.manifest.dim, state.manifest.dtype) as file:
+    with open_part(folder, part.name, state.manifest.dim, state.manifest.dtype) as file:
         for batch in file.iter_batches(BATCH, columns=["path", "embedding"], use_threads=False):
             yield batch.column("path"), read_vectors(batch.column("embedding"))
 

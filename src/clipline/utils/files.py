@@ -17,13 +17,14 @@ from clipline.errors import CliplineError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
+def atomic(path: Path, temporary_in: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block succeeds; after an error nothing of it is left.
 
     The temporary name starts with a dot, so that tools that read every file of a folder skip it, and contains the
-    process id, so that two processes may write the same file. Raises OSError.
+    process id, so that two processes may write the same file. temporary_in: its folder, by default that of `path`.
+    Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = (temporary_in or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
             yield file

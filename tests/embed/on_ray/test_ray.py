@@ -114,7 +114,7 @@ def many(tmp_path, tools) -> Path:
 
 def contents(out: Path) -> dict[str, bytes]:
     """Parts and errors, bit for bit."""
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.parquet"))}
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
 
 
 def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, tools, noted):
@@ -123,7 +123,7 @@ def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, tools, no
     local = run(many, model, tmp_path / "local")
     summary = run(many, model, tmp_path / "out", TWO)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
-    assert len(list((tmp_path / "out").glob("part-*"))) == 14
+    assert len(list((tmp_path / "out").glob("data/part-*"))) == 14
     for name in ("images", "embedded", "copies", "unchanged", "errors", "rows", "parts", "failures"):
         assert getattr(summary, name) == getattr(local, name), name
     assert (summary.errors, summary.copies) == (7, 5)
@@ -148,10 +148,10 @@ def test_a_restart_sends_only_what_is_new(many, model, tmp_path, tools, noted, m
     assert sum(images for _, images in noted()[first:]) == 3
     after = contents(tmp_path / "out")
     assert [name for name in before if after[name] != before[name]] == [
+        "data/part-00000.parquet",  # the new dates' rows are in the last one
+        "data/part-00001.parquet",
+        "data/part-00013.parquet",
         "errors.parquet",
-        "part-00000.parquet",  # the new dates' rows are in the last one
-        "part-00001.parquet",
-        "part-00013.parquet",
     ]
     monkeypatch.setattr(engine, "Worker", None)
     for index in range(4):  # they are tried again, and are all that there is to do
