@@ -202,7 +202,8 @@ BAD = {
     "truncated png": (encode(noise(64, 64), "PNG")[:4000], "cannot decode"),
     "truncated gif": (encode(noise(64, 64).quantize(), "GIF")[:2500], "truncated"),
     "text": (b"this is no image\n" * 9, "not an image"),
-    "zero bytes": (b"", "not an image"),
+    "zero bytes": (b"", "empty file"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "Pillow does not read HEIC: convert it to JPEG"),
     "only a header": (PHOTO[:20], "not an image|cannot decode"),
     "broken avif": (encode(corners(), "AVIF").replace(b"av01", b"av0\x00"), "not an image|cannot decode"),
 }
@@ -219,7 +220,7 @@ def test_damage_is_one_error_with_the_reason(name, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ImageError, match="No such file"):
+    with pytest.raises(ImageError, match="no such file"):
         open_rgb(tmp_path / "none.jpg")
 
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from clipline.errors import CliplineError
+from clipline.utils.rgb import DAMAGE, decode
 
 # The limit of Pillow itself, above which a file counts as a decompression bomb. Panoramas of 20,000 x 8,900 pixels
 # pass; they take about 0.5 GB.
@@ -34,21 +35,6 @@ LARGE, DECODE_BUDGET = 1 << 24, 2 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 # Pillow still reads what it warns about (large images, odd metadata); a folder of photos would fill the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# What Pillow's decoders raise on damaged files (AVIF's a RuntimeError, for example).
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    AttributeError,
-    MemoryError,
-)
-_STRIP = 1 << 22  # pixels that are converted at a time
 Resize = Literal["shortest", "squash"]
 
 
@@ -165,15 +151,20 @@ _pixel_budget = PixelBudget(DECODE_BUDGET)
 @contextmanager
 def _opened(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The image of `open_rgb`, while its pixels are held; errors of the block become ImageError too."""
+    start = b""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            width, height = _filled(image)
-            if width * height > max_pixels:
-                raise ImageError(f"{width} x {height} pixels is over the limit of {max_pixels:,}")
-            with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
-                yield to_rgb(upright(image))
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            start = file.read(16)
+            with Image.open(file, formats=FORMATS) as image:
+                width, height = _filled(image)
+                if width * height > max_pixels:
+                    raise ImageError(f"{width} x {height} pixels is over the limit of {max_pixels:,}")
+                with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
+                    yield decode(image)
     except UnidentifiedImageError:
-        raise ImageError("not an image that Pillow can read") from None
+        raise ImageError(_why_unknown(start)) from None
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error)) from None
     except MemoryError as error:
@@ -182,53 +173,14 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> 
         raise ImageError(f"cannot decode: {error}" if str(error) else "cannot decode") from error
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# The brands of HEIC's files (ISO/IEC 23008-12, annex B.4), which phones write whatever the name is.
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Decode, and rotate as EXIF says. Pillow's exif_transpose also rewrites the EXIF, and fails on damaged ones."""
-    image.load()
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except DAMAGE:
-        return image  # only the metadata is damaged
-    return image if turn is None else image.transpose(turn)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode -> RGB: 16 bits are scaled to 8, palette and alpha are composited over white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _in_strips(image, _grey)
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        return _in_strips(image, _over_white)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """16 or 32 bits per pixel -> 8. Pillow's convert clips at 255, which turns a 16-bit photo white."""
-    scale = 1.0 if image.mode == "F" else 257.0
-    values = np.nan_to_num(np.asarray(image).astype(np.float32) / scale)
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _in_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Apply `change` to a few rows at a time: on all rows its steps would take five times the memory of the image."""
-    out = Image.new("RGB", image.size)
-    rows = max(1, _STRIP // max(1, image.width))
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(image.height, top + rows))
-        out.paste(change(image.crop(box)), box)
-    return out
+def _why_unknown(start: bytes) -> str:
+    """Why Pillow does not read a file that begins with the bytes `start`."""
+    if not start:
+        return "empty file"
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+        return "Pillow does not read HEIC: convert it to JPEG"
+    return "not an image that Pillow can read"

@@ -110,7 +110,8 @@ def test_uploads_are_embedded_and_forgotten(edition, tools):
 def test_uploads_that_cannot_be_used(edition, monkeypatch):
     uploads = Uploads()
     for data, words in [
-        (b"", "not an image"),
+        (b"", "empty file"),
+        (b"\0\0\0\x18ftypheic", "does not read HEIC: convert it"),
         (jpeg((300, 300))[:400], "cannot"),
         (jpeg(colour=(90, 90, 90)), "finds nothing"),  # the colour model gives grey a zero vector
         (jpeg(colour=(255, 255, 255)), "finds nothing"),  # and white NaN

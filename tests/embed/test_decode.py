@@ -36,7 +36,8 @@ def test_a_decoded_file(tmp_path, tools):
     [
         ("a.jpg", b"", "empty file"),
         ("a.jpg", b"plain text", "not an image that Pillow can read"),
-        ("a.heic", b"\x00\x00\x00\x18ftypheic", "Pillow does not read HEIC: convert it to JPEG"),
+        ("a.heic", b"no HEIC", "not an image that Pillow can read"),
+        ("a.JPG", b"\x00\x00\x00\x18ftypheic", "Pillow does not read HEIC: convert it to JPEG"),
     ],
 )
 def test_reasons(tmp_path, name, content, reason):

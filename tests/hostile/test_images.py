@@ -17,7 +17,8 @@ from PIL import Image
 
 from clipline import image as module
 from clipline.cli import app
-from clipline.image import FORMATS, ImageError, Preprocess, open_rgb, to_rgb
+from clipline.image import FORMATS, ImageError, Preprocess, open_rgb
+from clipline.utils import rgb
 
 RED = (200, 20, 30)
 
@@ -218,9 +219,9 @@ def test_strips_give_what_the_whole_gives(mode, monkeypatch):
         image = image.convert("P" if mode == "PA" else mode).convert(mode)
     if mode == "P":
         image.info["transparency"] = bytes(range(0, 256, 2))
-    whole = np.asarray(to_rgb(image))
-    monkeypatch.setattr(module, "_STRIP", 20)
-    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+    whole = np.asarray(rgb.to_rgb(image))
+    monkeypatch.setattr(rgb, "_STRIP", 20)
+    assert np.array_equal(np.asarray(rgb.to_rgb(image)), whole)
     assert whole.std() > 0
 
 
@@ -228,7 +229,7 @@ def test_large_ones_wait_for_each_other(monkeypatch):
     """Eight threads with 1,200 pixels each, and room for 2,500."""
     at_once, most, guard, together = 0, 0, threading.Lock(), None
 
-    def upright(image):
+    def decode(image):
         nonlocal at_once, most
         with guard:
             at_once += 1
@@ -239,8 +240,8 @@ def test_large_ones_wait_for_each_other(monkeypatch):
             at_once -= 1
         return original(image)
 
-    original = module.upright
-    monkeypatch.setattr(module, "upright", upright)
+    original = module.decode
+    monkeypatch.setattr(module, "decode", decode)
     monkeypatch.setattr(module, "_pixel_budget", module.PixelBudget(2500))
     seen, data = {}, encode(plain(), "PNG")
     for limit, wanted, seconds in ((100, 3, 2), (10_000, 8, 60)):
@@ -267,10 +268,10 @@ def test_room_is_given_back_whatever_happens(monkeypatch):
 
 
 def test_too_little_memory_is_a_reason(monkeypatch):
-    def upright(image):
+    def decode(image):
         raise MemoryError
 
-    monkeypatch.setattr(module, "upright", upright)
+    monkeypatch.setattr(module, "decode", decode)
     with pytest.raises(ImageError, match="too little memory"):
         open_rgb(encode(plain(), "PNG"))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from clipline.app.library import Edition, GoneError
-from clipline.image import DAMAGE, FORMATS, ImageError, open_rgb, to_rgb, upright
+from clipline.image import FORMATS, ImageError, open_rgb
 from clipline.pictures.thumbnails import jpeg
 from clipline.utils import cores
+from clipline.utils.rgb import DAMAGE, decode
 
 SIDE = 480  # pixels of a thumbnail's long side: sharp where a phone shows it across its width
 CACHE_BYTES = 96 * 2**20  # of thumbnails: about 3,000
@@ -75,6 +76,6 @@ def _small(file: Path) -> Image.Image:
     try:
         with Image.open(file, formats=("JPEG",)) as image:
             image.draft("RGB", (SIDE, SIDE))
-            return to_rgb(upright(image))
+            return decode(image)
     except (Image.DecompressionBombError, *DAMAGE):
         return open_rgb(file)  # another format, or damage that open_rgb tolerates

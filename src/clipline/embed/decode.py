@@ -44,13 +44,5 @@ def decode(loaded: Loaded, preprocess: Preprocess) -> Decoded | Failure:
     try:
         pixels, (width, height) = preprocess.read(loaded.data)
     except ImageError as error:
-        return Failure(loaded.path, "decode", _reason(loaded, error), loaded.sha256)
+        return Failure(loaded.path, "decode", str(error), loaded.sha256)
     return Decoded(loaded.path, loaded.stat, loaded.sha256, width, height, pixels)
-
-
-def _reason(loaded: Loaded, error: ImageError) -> str:
-    if not loaded.data:
-        return "empty file"
-    if loaded.path.lower().endswith((".heic", ".heif")):
-        return "Pillow does not read HEIC: convert it to JPEG"
-    return str(error)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from clipline.errors import CliplineError, UsageError
-from clipline.image import DAMAGE, ImageError, to_rgb, upright
+from clipline.image import ImageError
 from clipline.runtime.model import OnnxModel, usable
 from clipline.utils import cores
+from clipline.utils.rgb import DAMAGE, decode
 
 MIN_LENGTH = 1e-3  # of a difference of vectors: the direction of a shorter one is rounding
 
@@ -66,7 +67,7 @@ def _pixels(model: OnnxModel, image: Path | str | Image.Image, name: str) -> np.
             if not Path(image).exists():
                 raise CliplineError(f"{name}: no such file")
             return model.preprocess.read(image)[0]
-        return model.preprocess(to_rgb(upright(image)))
+        return model.preprocess(decode(image))
     except ImageError as error:
         raise CliplineError(f"{name}: {error}") from error
     except DAMAGE as error:  # Pillow decodes an opened image when its pixels are first read
