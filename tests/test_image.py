@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from clipline.image import MAX_PIXELS, ImageError, Preprocess, open_rgb
+from clipline.utils.rgb import decode
 
 GOLDEN = Path(__file__).parent / "golden"
 CORNERS = {"red": (200, 20, 30), "green": (20, 180, 40), "blue": (30, 40, 210), "yellow": (230, 220, 30)}
@@ -207,6 +208,41 @@ BAD = {
     "only a header": (PHOTO[:20], "not an image|cannot decode"),
     "broken avif": (encode(corners(), "AVIF").replace(b"av01", b"av0\x00"), "not an image|cannot decode"),
 }
+
+
+WAYS_OF_JPEG = (
+    {},
+    {"quality": 30},
+    {"progressive": True},
+    {"optimize": True},
+    {"restart_marker_rows": 1},
+    {"restart_marker_blocks": 2},
+    {"subsampling": 0, "quality": 95},
+)
+
+
+@pytest.mark.parametrize("options", WAYS_OF_JPEG, ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_end_mark_is_complete_and_lost_rows_are_an_error(mode, options):
+    for image in (noise(70, 90), noise(70, 90).filter(ImageFilter.GaussianBlur(5)), corners(64, 64)):
+        data = encode(image.convert(mode), "JPEG", **options)
+        complete = np.asarray(open_rgb(data))
+        for cut in (1, 2):
+            assert np.array_equal(open_rgb(data[:-cut]), complete)
+        for cut in (150, 250):
+            with pytest.raises(ImageError, match="truncated|broken|cannot decode|not an image"):
+                open_rgb(data[: max(9, len(data) - cut)])
+
+
+def test_a_jpeg_without_its_end_mark_wherever_it_comes_from(tmp_path):
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.write_bytes(encode(noise(40, 60), "JPEG", exif=exif)[:-2])
+    pixels, size = Preprocess(20).read(path)
+    assert size == (40, 60)
+    with Image.open(path) as opened:
+        assert np.array_equal(Preprocess(20)(decode(opened)), pixels)
 
 
 @pytest.mark.parametrize("name", BAD)

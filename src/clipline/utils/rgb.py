@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageChops
 
 # What Pillow's decoders raise on damaged files (AVIF's a RuntimeError, for example).
 DAMAGE = (
@@ -39,13 +40,46 @@ def decode(image: Image.Image) -> Image.Image:
 
     Pillow's exif_transpose also rewrites the EXIF, and fails on damaged ones.
     """
-    image.load()
+    image = _loaded(image)
     rgb = to_rgb(image)
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except DAMAGE:
         return rgb  # only the metadata is damaged
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The image with its pixels decoded; a JPEG file that lacks only its end mark counts as complete."""
+    try:
+        image.load()
+    except OSError:
+        complete = _without_end_mark(image) if image.format == "JPEG" else None
+        if complete is None:
+            raise
+        return complete
+    return image
+
+
+def _ending(noise: bytes, first: int) -> bytes:
+    """`noise`, then JPEG's eight restart marks twice, from number `first` on, with noise after each."""
+    return noise * 8 + b"".join(bytes([0xFF, 0xD0 + (first + mark) % 8]) + noise * 8 for mark in range(16))
+
+
+_ENDINGS = (b"", _ending(b"\x5a\xa5", 0), _ending(b"\xfe\xed\xdb", 4))
+
+
+def _without_end_mark(image: Image.Image) -> Image.Image | None:
+    """The pixels of a JPEG file that was cut before its end mark; None where some of them are lost.
+
+    libjpeg makes up what is lost from whatever follows. So the data are decoded with several endings: where these
+    make no difference, all pixels are there.
+    """
+    image.fp.seek(0)
+    data = image.fp.read().removesuffix(b"\xff")
+    decoded = [Image.open(io.BytesIO(data + ending + b"\xff\xd9"), formats=("JPEG",)) for ending in _ENDINGS]
+    differ = any(ImageChops.difference(decoded[0], other).getbbox() for other in decoded[1:])
+    return None if differ else decoded[0]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
