@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, TiffImagePlugin
 
 from clipline.image import MAX_PIXELS, ImageError, Preprocess, open_rgb
 from clipline.utils.rgb import decode
@@ -138,6 +138,8 @@ MODES = {
     "16-bit": (encode(Image.new("I;16", (30, 20), 32896), "PNG"), (5, 5), (128,) * 3, 0),
     "16-bit white": (encode(Image.new("I;16", (30, 20), 65535), "TIFF"), (5, 5), (255,) * 3, 0),
     "float": (encode(Image.new("F", (30, 20), 77.4), "TIFF"), (5, 5), (77,) * 3, 0),
+    "float of 0..1": (encode(Image.new("F", (30, 20), 0.5), "TIFF"), (5, 5), (128,) * 3, 1),
+    "32-bit": (encode(Image.new("I", (30, 20), 99), "TIFF"), (5, 5), (99,) * 3, 0),
     "transparent": (encode(TRANSPARENT, "PNG"), (5, 5), (255,) * 3, 0),
     "half transparent": (encode(HALF, "PNG"), (5, 5), (127,) * 3, 1),
     "half transparent webp": (encode(HALF, "WEBP", lossless=True), (5, 5), (127,) * 3, 1),
@@ -161,6 +163,58 @@ def test_modes_become_rgb(name):
     data, (y, x), colour, tolerance = MODES[name]
     pixels, _ = Preprocess(20).read(data)
     assert np.abs(pixels[y, x].astype(int) - colour).max() <= tolerance, pixels[y, x]
+
+
+def tiff(values: np.ndarray, **tags: int | float) -> bytes:
+    """A grey TIFF that Pillow writes as it is; tags: by name, beside its own or instead of them."""
+    more = {getattr(TiffImagePlugin, name.upper(), None) or SAMPLE_VALUES[name]: value for name, value in tags.items()}
+    return encode(Image.fromarray(values), "TIFF", tiffinfo=more)
+
+
+SAMPLE_VALUES = {"s_min_value": 340, "s_max_value": 341}
+EIGHT_BITS = np.asarray(ImageOps.autocontrast(noise(40, 30).convert("L")))
+SIGNED = tiff((EIGHT_BITS * np.uint32(0x01010101)).view(np.int32))
+SAMPLE_FORMAT = struct.Struct("<HHIH")
+RANGES = {
+    "0..1": tiff(np.float32(EIGHT_BITS / 255)),
+    "0..255": tiff(np.float32(EIGHT_BITS)),
+    "0..65535": tiff(EIGHT_BITS * np.float32(257)),
+    "negative": tiff(np.float32(EIGHT_BITS) - 100),
+    "beyond 16 bits": tiff(EIGHT_BITS * np.float32(1e6)),
+    "a small part of a range": tiff(np.float32(EIGHT_BITS / 100)),
+    "not all finite": tiff(np.where(np.arange(30) < 29, EIGHT_BITS / np.float32(255), np.float32(np.inf))),
+    "named by the file": tiff(np.float32(EIGHT_BITS / 5 - 7), s_min_value=-7.0, s_max_value=44.0),
+    "32-bit integers of 0..255": tiff(np.int32(EIGHT_BITS)),
+    "32-bit integers of 0..65535": tiff(np.int32(EIGHT_BITS) * 257),
+    "unsigned 32-bit integers": SIGNED.replace(SAMPLE_FORMAT.pack(339, 3, 1, 2), SAMPLE_FORMAT.pack(339, 3, 1, 1)),
+    "12 bits in 16": tiff(np.uint16(EIGHT_BITS * 16.0)),
+    "8 bits in 16": tiff(np.uint16(EIGHT_BITS)),
+    "16 bits": tiff(EIGHT_BITS * np.uint16(257)),
+    "white is zero": tiff((255 - EIGHT_BITS) * np.uint16(257), photometric_interpretation=0),
+    "white is zero, float": tiff(np.float32(1 - EIGHT_BITS / 255), photometric_interpretation=0),
+    "PGM": encode(Image.fromarray(EIGHT_BITS * np.uint16(257)), "PPM"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_same_grey_in_any_range_of_values(name):
+    """Within a step of the same picture in 8 bits, which has black and white; never black."""
+    assert (EIGHT_BITS.min(), EIGHT_BITS.max()) == (0, 255)
+    difference = np.asarray(open_rgb(RANGES[name])).astype(int) - EIGHT_BITS[..., np.newaxis]
+    assert np.abs(difference[:, :29]).max() <= 3
+
+
+def test_even_greys_and_known_ranges_are_not_stretched():
+    for values, expected in [
+        (np.full((9, 9), 300, np.uint16), 1),
+        (np.full((9, 9), 3, np.float32), 3),
+        (np.zeros((9, 9), np.float32), 0),
+        (np.linspace(0, 5000, 81, dtype=np.uint16).reshape(9, 9), 19),
+        (np.full((9, 9), -3, np.float32), 127),
+    ]:
+        assert np.asarray(open_rgb(tiff(values))).max() == expected
+    dark = Image.fromarray(np.arange(81, dtype=np.uint16).reshape(9, 9))
+    assert np.asarray(open_rgb(encode(dark, "PPM"))).max() == 0, "PGM has 65,535 for white"
 
 
 def test_rgb_before_resizing():
@@ -205,6 +259,7 @@ BAD = {
     "text": (b"this is no image\n" * 9, "not an image"),
     "zero bytes": (b"", "empty file"),
     "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "Pillow does not read HEIC: convert it to JPEG"),
+    "not finite": (encode(Image.new("F", (30, 20), float("nan")), "TIFF"), "none of its values is a finite number"),
     "only a header": (PHOTO[:20], "not an image|cannot decode"),
     "broken avif": (encode(corners(), "AVIF").replace(b"av01", b"av0\x00"), "not an image|cannot decode"),
 }
@@ -230,7 +285,7 @@ def test_a_jpeg_without_its_end_mark_is_complete_and_lost_rows_are_an_error(mode
         for cut in (1, 2):
             assert np.array_equal(open_rgb(data[:-cut]), complete)
         for cut in (150, 250):
-            with pytest.raises(ImageError, match="truncated|broken|cannot decode|not an image"):
+            with pytest.raises(ImageError, match=r"truncated|broken|cannot decode|not an image"):
                 open_rgb(data[: max(9, len(data) - cut)])
 
 

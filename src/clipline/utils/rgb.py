@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, ImageChops, TiffImagePlugin
 
 # What Pillow's decoders raise on damaged files (AVIF's a RuntimeError, for example).
 DAMAGE = (
@@ -24,6 +25,9 @@ DAMAGE = (
     MemoryError,
 )
 _STRIP = 1 << 22  # pixels that are converted at a time
+# Tags of TIFF: how values are stored, and which of them are black and white.
+_BITS, _FORMAT = TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.SAMPLEFORMAT
+_S_MIN_VALUE, _S_MAX_VALUE = 340, 341
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,19 +87,72 @@ def _without_end_mark(image: Image.Image) -> Image.Image | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode -> RGB: 16 bits are scaled to 8, palette and alpha are composited over white."""
+    """Any Pillow mode -> RGB: grey of more than 8 bits is scaled to 8, palette and alpha are composited over white."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _in_strips(image, _grey)
+        black, white = _value_range(image)
+        unsigned = _is_unsigned(image)
+        return _in_strips(image, lambda strip: _grey(_values(strip, unsigned), black, white))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         return _in_strips(image, _over_white)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """16 or 32 bits per pixel -> 8. Pillow's convert clips at 255, which turns a 16-bit photo white."""
-    scale = 1.0 if image.mode == "F" else 257.0
-    values = np.nan_to_num(np.asarray(image).astype(np.float32) / scale)
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+def _value_range(image: Image.Image) -> tuple[float, float]:
+    """(black, white): the values of a grey image of more than 8 bits that become 0 and 255.
+
+    What the file names comes first: SMinSampleValue and SMaxSampleValue of a TIFF, or its 12 bits; in a PGM 65,535 is
+    white. Else it is the first of 0..1, 0..255 and 0..65,535 that holds all values, if they reach a sixteenth of it; if
+    they do not (12 bits in a file of 16, depths in metres, negative values), the lowest value is black, and the highest
+    one white. A TIFF with WhiteIsZero swaps the two. Raises ValueError where no value is finite.
+    """
+    tags = _tags(image)
+    low, high = (np.ravel(tags.get(tag, np.nan))[0] for tag in (_S_MIN_VALUE, _S_MAX_VALUE))
+    if not -np.inf < low < high < np.inf:
+        if tags.get(_BITS) == (12,):
+            low, high = 0, 4095
+        elif image.format == "PPM" and image.mode == "I":
+            low, high = 0, 65535
+        else:
+            low, high = _range_by_values(image)
+    return (high, low) if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else (low, high)
+
+
+def _range_by_values(image: Image.Image) -> tuple[float, float]:
+    low, high, unsigned = np.inf, -np.inf, _is_unsigned(image)
+    for box in _strips(image):
+        values = _values(image.crop(box), unsigned)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
+        raise ValueError("none of its values is a finite number")
+    full = next((full for full in (1, 255, 65535) if low >= 0 and high <= full), None)
+    if full and (high > full / 16 or low == high):
+        return 0, full
+    return (low, high) if low < high else (low - 1, low + 1)
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF file."""
+    return getattr(image, "tag_v2", {})
+
+
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether 32-bit integers are unsigned: Pillow reads them as signed ones."""
+    tags = _tags(image)
+    return image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_FORMAT, (1,)) == (1,)
+
+
+def _values(image: Image.Image, unsigned: bool) -> np.ndarray:
+    values = np.asarray(image)
+    return values.view(np.uint32) if unsigned else values
+
+
+def _grey(values: np.ndarray, black: float, white: float) -> Image.Image:
+    """Values [H, W] -> RGB. Pillow's own conversion clips at 255, which turns a 16-bit photo white."""
+    scale = np.float32((white - black) / 255)
+    scaled = np.nan_to_num((values.astype(np.float32) - np.float32(black)) / scale)
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
