@@ -77,7 +77,7 @@ def embed(
     images: ImagesArgument,
     *,
     model: Annotated[Path, model_option("The exported model: models/onnx, or MLflow's models:/clipline@champion.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: the embeddings in data/*.parquet, errors.parquet, manifest.json.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: data/*.parquet, errors.parquet, manifest.json.")],
     include: IncludeOption = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
     column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,

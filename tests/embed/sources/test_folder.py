@@ -84,6 +84,23 @@ def test_links(tmp_path):
 
 
 @posix
+@pytest.mark.parametrize("root", ["photos", "photos/sub/..", "elsewhere/way"])
+def test_links_that_lead_above_the_root_are_not_followed(tmp_path, monkeypatch, root):
+    """Also where the root, or the folder that holds such a link, is itself reached by a link."""
+    touch(tmp_path, "photos/a.png", "photos/sub/b.png", "private/secret.png", "far/album/c.png", "far/private.png")
+    (tmp_path / "photos" / "up").symlink_to("..")
+    (tmp_path / "photos" / "sub" / "top").symlink_to("/")
+    (tmp_path / "photos" / "sub" / "above").symlink_to(tmp_path.parent)
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "far" / "album")
+    (tmp_path / "far" / "album" / "up").symlink_to("..")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "way").symlink_to(tmp_path / "photos")
+    assert paths(tmp_path / root) == ["a.png", "linked/c.png", "sub/b.png"]
+    monkeypatch.chdir(tmp_path / root)
+    assert paths(Path()) == ["a.png", "linked/c.png", "sub/b.png"]
+
+
+@posix
 def test_what_is_no_file_fails_when_it_is_read(tmp_path):
     """A pipe without a writer would block its reader for ever."""
     os.mkfifo(tmp_path / "pipe.png")

@@ -1,5 +1,6 @@
 """Which files a range or a glob of shards names."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,29 @@ def test_globs_name_files_alone(tmp_path):
     assert expanded("{a,b}/[0].tar") == (["a/0.tar", "b/0.tar"], tmp_path)
     with pytest.raises(UsageError, match=r"no such files\. Fix: "):
         expand(f"{tmp_path}/c/*.tar")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as Unix knows them")
+def test_links_that_lead_above_are_not_followed(tmp_path, monkeypatch):
+    """Two of them made a glob name the same shards 2^40 times."""
+    for name in ("other.tar", "in/0.tar", "in/x/1.tar", "in/x/y/2.tar", "in/.hidden/3.tar", "far/4.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for link in ("in/up", "in/x/up", "in/x/again"):
+        (tmp_path / link).symlink_to("..")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+
+    def expanded(text: str) -> list[str]:
+        return sorted(os.path.relpath(file, tmp_path) for file in expand(text)[0])
+
+    assert expanded(f"{tmp_path}/in/**/*.tar") == ["in/0.tar", "in/x/1.tar", "in/x/y/2.tar"]
+    assert expanded(f"{tmp_path}/in/*/**/[1-9].tar") == ["in/far/4.tar", "in/x/1.tar", "in/x/y/2.tar"]
+    assert expanded(f"{tmp_path}/in/**/x/**/2.tar") == ["in/x/y/2.tar"]
+    assert expanded(f"{tmp_path}/in/*/*.tar") == ["in/far/4.tar", "in/x/1.tar"]
+    # A link that is named is followed.
+    assert expanded(f"{tmp_path}/in/{{x,up}}/*.tar") == ["in/up/other.tar", "in/x/1.tar"]
+    monkeypatch.chdir(tmp_path / "in")
+    assert expanded("**/*.tar") == ["in/0.tar", "in/x/1.tar", "in/x/y/2.tar"]
 
 
 def test_a_brace_that_is_not_closed_is_a_brace(tmp_path):

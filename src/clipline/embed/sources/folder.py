@@ -2,13 +2,15 @@
 
 Images are known by extension, not by content: a text file named .jpg fails to decode and is listed in errors.parquet;
 leaving it out would hide it. Names that start with a dot are skipped, as shells do: thumbnails, and the `._photo.jpg`
-that macOS leaves on other disks. Links are followed, unless they lead to a folder above them.
+that macOS leaves on other disks. Links are followed, unless they lead to a folder that holds the link or the root: that
+would be out of what was asked for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +58,8 @@ class Folder:
         """A folder with its names: none if it is `closed` or `skip`, and a Failure if it cannot be listed."""
         try:
             identity = _identity(folder)
+            if not prefix or os.path.islink(folder):  # noqa: PTH114 - as in _below
+                closed += _above(folder)
             if identity in closed or identity == self._skipped():
                 return _Level(prefix, folder, closed, iter(()))
             with os.scandir(folder) as entries:
@@ -76,7 +80,7 @@ class Folder:
 
 
 class _Level(NamedTuple):
-    """A folder that is being walked. prefix: its path and a slash. closed: the identities of it and those above it."""
+    """A folder that is being walked. prefix: its path and a slash. closed: it, and what is above it or a link to it."""
 
     prefix: str
     folder: str
@@ -99,6 +103,15 @@ def _listed(entry: os.DirEntry) -> str | None:
 def _identity(folder: str | Path) -> Identity:
     status = os.stat(folder)  # noqa: PTH116 - as in _below
     return status.st_dev, status.st_ino
+
+
+def _above(folder: str) -> tuple[Identity, ...]:
+    """The folders that hold `folder` itself, wherever a link to it may be."""
+    above = []
+    for parent in Path(folder).resolve().parents:
+        with suppress(OSError):  # one that this user may not enter, which no link can lead to
+            above.append(_identity(parent))
+    return tuple(above)
 
 
 def _below(folder: str, name: str) -> str:
