@@ -12,6 +12,12 @@ FAULTS := tests/faults/pipeline
 # Stages run the first `python` on PATH: it must be the one of .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# A user without an entry in passwd (docker run --user 12345) has no name and no home; DVC fails without them.
+ifeq ($(shell id -un 2>/dev/null >&2 || echo nobody),nobody)
+export USER ?= $(shell id -u)
+export HOME := $(or $(filter-out /,$(HOME)),$(CURDIR)/.cache/home)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-clusters test-install test-pipeline test-faults fuzz lint format lock audit ui
 

@@ -12,6 +12,7 @@ from clipline import errors
 from clipline.cli import app as web_page
 from clipline.cli import classify, doctor, dupes, embed, match, promote, runs, search, sync
 from clipline.errors import CliplineError
+from clipline.utils.user import ensure_name_and_home
 
 app = typer.Typer(
     name="clipline",
@@ -55,6 +56,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="surrogateescape")
     sys.stderr.reconfigure(errors="surrogateescape")
     sys.excepthook = errors.hook
+    ensure_name_and_home()
     # As with Ctrl-C, temporary files are removed before the process ends.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

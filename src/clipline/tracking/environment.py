@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clipline.errors import missing_extra
+from clipline.utils.user import ensure_name_and_home
 
 REQUEST_SECONDS = "5"
 # Defaults, which the user's own environment overrides. A server that is down must cost seconds (MLflow's own defaults:
@@ -26,6 +27,7 @@ def import_mlflow() -> None:
     """Import MLflow, with our settings where the user has none. Raises UsageError where it is not installed."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    ensure_name_and_home()
     try:
         import filelock  # noqa: F401 - all that the store imports is tried here, once
         import mlflow  # noqa: F401

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clipline.errors import CliplineError
+from clipline.utils.user import ensure_name_and_home
 
 
 @contextmanager
@@ -125,5 +126,6 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 def user_cache() -> Path:
     """The path of clipline's folder in the user's cache; it need not exist."""
+    ensure_name_and_home()
     usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     return Path(usual) / "clipline"
