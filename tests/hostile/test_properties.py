@@ -33,6 +33,7 @@ from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import CliplineError, UsageError, shorten
 from clipline.runtime.bundle import Bundle
 from clipline.runtime.bundle import Manifest as BundleManifest
+from clipline.utils.cells import image_or_path, texts
 
 ROOT = Path(__file__).parents[2]
 # One folder of pytest's serves all examples of a test: each writes its file anew. CLIPLINE_EXAMPLES: how many of each.
@@ -188,6 +189,21 @@ def test_any_table_of_paths_is_items_or_an_error_that_names_it(tmp_path, data, h
     assert len({item.path for item in items if not hasattr(item, "reason")}) == sum(
         not hasattr(item, "reason") for item in items
     )
+
+
+@given(
+    st.one_of(st.text(), st.binary(), ANY.map(lambda text: f"data:image/png;base64,{text}"), ANY.map("b'{}'".format))
+)
+@example("{'bytes': b'" + "x" * 5000)
+def test_any_cell_is_an_image_a_path_or_nothing(cell):
+    found = image_or_path(cell)
+    assert found is None or (found and isinstance(found, bytes | str)) or found == b""
+
+
+@given(ANY, st.lists(ANY.map(str.strip), max_size=4))
+def test_any_cell_is_texts_and_lists_of_them_are_read_back(cell, several):
+    assert all(isinstance(text, str) for text in texts(cell))
+    assert texts(json.dumps(several)) == texts(str(several)) == several
 
 
 def test_a_column_named_twice_is_no_guess(tmp_path):

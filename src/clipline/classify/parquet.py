@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from clipline.embed.item import Failure, Stat
 from clipline.embeddings.paths import to_text
-from clipline.errors import CliplineError, UsageError, first_line
+from clipline.errors import CliplineError, UsageError, first_few, first_line, shorten
 
 IMAGE_COLUMNS = ("image", "img")
 IMAGE_TYPE = re.compile(r"(struct<(.*, )?bytes: )?(large_)?binary\b")
@@ -70,7 +70,7 @@ class LabelledParquet:
                 data = image["bytes"] if isinstance(image, dict) else image
                 path = f"{self._classes.get(label, 'unlabelled')}/{name}/{row:05d}"
                 if label not in self._classes:
-                    yield Failure(path, "scan", f"the label {label} is none of the classes")
+                    yield Failure(path, "scan", f"the label {shorten(label)} is none of the classes")
                 elif data is None:
                     yield Failure(path, "scan", "the row holds no image")
                 else:
@@ -88,7 +88,7 @@ def _layout(file: Path) -> tuple[str, str, tuple[str, ...] | None]:
     types = {field.name: str(field.type) for field in schema}
     image = next((name for name in IMAGE_COLUMNS if IMAGE_TYPE.match(types.get(name, ""))), None)
     label = next((name for name in (*LABEL_COLUMNS, *names) if name in types), None)
-    columns = f"{file}: its columns are " + ", ".join(f"`{name}` ({kind[:40]})" for name, kind in types.items())
+    columns = f"{file}: its columns are {first_few([f'`{name}` ({kind[:40]})' for name, kind in types.items()], 20)}"
     for kind, column in (("image", image), ("label", label)):
         if column is None:
             raise UsageError(f"{columns}; none holds {kind}s. Fix: name the column of {kind}s `{kind}`")
