@@ -62,6 +62,17 @@ def test_a_folder_in_a_pipe(photos, classify):
     assert sum(float(text) for text in rows[3][2::2]) == pytest.approx(1, abs=2e-4)
 
 
+def test_what_a_folder_holds_besides_is_noted(photos, tools, classify):
+    (photos / "b.png").rename(photos / "b")
+    tools.save(photos / "@eaDir" / "a.png" / "thumbnail.png", "red")
+    done = classify("photos", *LABELS)
+    assert [row[0] for row in fields(done)] == ["photos/a.png", "photos/sub/c.png", "photos/sub/d.png"]
+    assert "note: passed over: 1 without suffix (--include '*' takes such files); folders 1 @eaDir" in done.err
+    assert [row[:2] for row in fields(classify("photos/b", *LABELS))] == [["photos/b", "blue"]], (
+        "a file that is named is read"
+    )
+
+
 def test_files_and_top(photos, classify):
     rows = fields(classify("photos/b.png", "photos/a.png", *LABELS, "--top", "1"))
     assert [row[:2] for row in rows] == [["photos/b.png", "blue"], ["photos/a.png", "red"]]

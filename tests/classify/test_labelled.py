@@ -34,8 +34,9 @@ def test_a_folder_for_each_class(tools, tmp_path):
     assert [opened.class_of(path) for path in paths] == [0, 0, 2]
 
 
-def test_links_to_folders_above_are_no_classes(tools, tmp_path):
+def test_links_to_folders_above_and_machine_folders_are_no_classes(tools, tmp_path):
     folder = tree(tools, tmp_path / "tree", "cat/1.jpg", "dog/2.jpg")
+    tree(tools, folder, "@eaDir/1.jpg/thumbnail.jpg")
     for name, target in {"up": "..", "self": ".", "cats": "cat"}.items():
         (folder / name).symlink_to(target)
     assert classes_and_paths(folder)[0] == ["cat", "cats", "dog"]

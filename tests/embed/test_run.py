@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,24 +103,6 @@ def test_parts(photos, model, tmp_path, tools, part_rows, sizes, batch_size):
     assert summary.parts == len(sizes)
     paths = [row["path"] for row in tools.rows(out)]
     assert paths == sorted(paths)
-
-
-def test_other_readers(photos, model, tmp_path):
-    """What the contract promises: pandas, pyarrow.dataset and datasets read the parts together."""
-    import datasets
-    import pandas
-
-    out = tmp_path / "out"
-    embed_folder(photos, model, out, part_rows=5)
-    parts = sorted(str(part) for part in out.glob("data/part-*.parquet"))
-    table = pads.dataset(parts).to_table()
-    assert table.num_rows == 12
-    frame = pandas.concat(pandas.read_parquet(part) for part in parts)
-    assert np.stack(frame["embedding"]).shape == (12, 3)
-    assert str(frame["mtime"].dtype).endswith("UTC]")
-    loaded = datasets.Dataset.from_parquet(parts, cache_dir=str(tmp_path / "cache"))
-    assert loaded[11]["path"] == table["path"][11].as_py()
-    assert np.allclose(loaded[11]["embedding"], table["embedding"][11].as_py())
 
 
 def test_failures_are_listed_and_the_others_embedded(photos, model, tmp_path, tools):

@@ -155,11 +155,10 @@ def test_turned_by_an_exif_whose_rest_is_garbage():
 
 def test_every_kind_that_is_named_like_a_picture_is_read():
     """The names that a walk takes for images, and those of raw datasets, are of FORMATS (HEIC has its own words)."""
-    from clipline.data.sources.raw import IMAGE_SUFFIXES
-    from clipline.embed.sources.patterns import EXTENSIONS
+    from clipline.utils.image_names import SUFFIXES
 
     Image.init()
-    kinds = {Image.EXTENSION[suffix] for suffix in (EXTENSIONS | IMAGE_SUFFIXES) - {".heic", ".heif"}}
+    kinds = {Image.EXTENSION[suffix] for suffix in SUFFIXES - {".heic", ".heif"}}
     assert kinds == set(FORMATS)
 
 

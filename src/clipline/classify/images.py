@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from clipline.embed.item import Failure, FileItem, NullLedger, Source
+from clipline.embed.passed_over import passed_over
 from clipline.embed.pipeline import Embedded, Pipeline
-from clipline.embed.sources import open_source
-from clipline.embed.sources.patterns import is_image
+from clipline.embed.sources import SUFFIXES, open_source
 from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import MANIFEST, part_names
 from clipline.embeddings.paths import to_text
@@ -22,6 +22,7 @@ from clipline.runtime.model import OnnxModel
 from clipline.search.index import Index
 from clipline.search.searcher import Provider, image_file, image_root, open_model
 from clipline.utils import cores
+from clipline.utils.image_names import is_image
 
 DEFAULT_MODEL = Path("models/onnx")
 ROWS = 4096  # of an embeddings folder in a block: 16 MB of float32 at 1,024 components
@@ -58,11 +59,12 @@ class Images:
     """
 
     def __init__(self, source: Source, model: OnnxModel, threads: int | None = None) -> None:
-        self.model, self._source, self.notes = model, source, []
+        self.model, self._source = model, source
         self._threads = threads or cores.available()
         self.total = len(source) if isinstance(source, Sized) else sum(1 for _ in source)
+        self.notes = [str(left_out)] if (left_out := passed_over(source)) else []
         if not self.total:
-            raise UsageError(f"{source.root}: no images in it")
+            raise UsageError("; ".join([f"{source.root}: no images in it", *self.notes]))
 
     def blocks(self) -> Iterator[Block]:
         """All images, a batch at a time."""
@@ -118,7 +120,9 @@ def open_vectors(
     if len(names) == 1 and is_embeddings(Path(names[0])):
         index = Index(Path(names[0]))
         return Stored(index, open_model(index, model, provider, threads), root)
-    if len(names) == 1 and (Path(names[0]).is_dir() or not is_image(names[0])):
+    first = Path(names[0])
+    is_one_image = is_image(first.name) or (first.is_file() and not first.name.lower().endswith(SUFFIXES))
+    if len(names) == 1 and (first.is_dir() or not is_one_image):
         source = open_source(names[0], root=root)
     elif root:
         raise UsageError("--root is for embeddings, lists and tables of paths. Fix: leave it out")

@@ -16,9 +16,9 @@ from typing import Any
 from clipline.classify.parquet import LabelledParquet
 from clipline.embed.item import Failure, Item, Source
 from clipline.embed.sources.folder import Folder
-from clipline.embed.sources.patterns import is_image
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
+from clipline.utils.image_names import is_hidden, is_image, machine_folder
 
 # What folders and files of a split are called, as regular expressions; without --split the first one is taken.
 SPLITS = {"test": "test", "val": "val(id(ation)?)?", "train": "train(ing)?"}
@@ -100,8 +100,9 @@ def _pick_split(path: Path, splits: dict[str, Any], split: str | None) -> Any:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in `folder`, without hidden ones and links that lead back to it or above it."""
-    below = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """The folders in `folder`, without hidden ones, machines' own, and links that lead back to it or above it."""
+    below = (entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    below = (entry for entry in below if not machine_folder(f"{entry.name}/", folder.name))
     return sorted(entry for entry in below if not folder.resolve().is_relative_to(entry.resolve()))
 
 

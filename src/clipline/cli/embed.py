@@ -80,6 +80,9 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder to write: data/*.parquet, errors.parquet, manifest.json.")],
     include: IncludeOption = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
+    keep_machine_folders: Annotated[
+        bool, typer.Option("--keep-machine-folders", help="Also what NAS and photo libraries make, such as @eaDir.")
+    ] = False,
     column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,
     root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
@@ -98,8 +101,9 @@ def embed(
     """Embed images into parquet files; run it again to continue, or to bring them up to date.
 
     Unchanged images are skipped, changed ones embedded again, images with the same bytes embedded once. Images are
-    files ending in .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .heic .heif, in any case; names that start with a
-    dot are skipped. errors.parquet lists what could not be embedded, and why.
+    known by suffix (.jpg .jfif .png .webp .tiff .jp2 .avif .heic ...); other files, and folders of thumbnails and
+    deleted files that machines make, are counted; --include '*.xyz' takes files whatever their suffix. Names that
+    start with a dot are skipped. errors.parquet lists what could not be embedded, and why.
     """
     from clipline.embed.batch_size import pick_batch_size
     from clipline.embed.on_ray.engine import RayEngine
@@ -110,7 +114,15 @@ def embed(
     from clipline.runtime.model import OnnxModel
 
     cluster = _cluster(engine, ray_address, ray_workers, provider, threads)
-    source = open_source(images, column=column, root=root, include=include or [], exclude=exclude or [], skip=out)
+    source = open_source(
+        images,
+        column=column,
+        root=root,
+        include=include or [],
+        exclude=exclude or [],
+        keep_machine_folders=keep_machine_folders,
+        skip=out,
+    )
     chosen = precision_for(out, precision.value, overwrite=overwrite)
     if cluster and "auto" in (chosen, batch_size):
         raise UsageError("--engine ray: auto would measure this machine. Fix: give --batch-size and --precision")

@@ -80,9 +80,9 @@ def search(
     """Find the images that fit a description or an image, best first, with their scores (cosine, 1 is the best)."""
     from clipline.cli.inputs import read_lines
     from clipline.cli.output import print_notes
-    from clipline.embed.sources.patterns import is_image
     from clipline.search import show
     from clipline.search.searcher import open_searcher
+    from clipline.utils.image_names import is_image
 
     requested = [*(words or []), *(read_lines(queries, "queries") if queries else []), *(image or [])]
     if not requested and not queries and not sys.stdin.isatty():

@@ -47,7 +47,8 @@ class Item(Protocol):
 class Source(Protocol):
     """Images in a fixed order: iterating again over unchanged images gives the same items.
 
-    root: the folder or URL that each `path` is relative to. Sources raise UsageError when they are made, if what they
+    root: the folder or URL that each `path` is relative to. Those that choose files by name count in `passed_over`, a
+    PassedOver, what they left out. Sources raise UsageError when they are made, if what they
     name does not exist, and CliplineError while they are iterated, if they cannot be listed to their end.
     """
 

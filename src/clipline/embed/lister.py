@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from itertools import chain, islice
 
 from clipline.embed.item import Failure, Item, Source
+from clipline.embed.passed_over import passed_over
 from clipline.embed.prefetch import Prefetcher
 from clipline.errors import UsageError
 
@@ -32,7 +33,8 @@ def listed(source: Source, on_total: Callable[[int], None]) -> Iterator[Iterable
                 break
         else:
             problem = f" ({first[-1].path}: {first[-1].reason})" if first else ""
-            raise UsageError(f"{source.root}: no images in it{problem}")
+            left_out = passed_over(source)
+            raise UsageError(f"{source.root}: no images in it{problem}{f'; {left_out}' if left_out else ''}")
         yield chain(first, items)
 
 

@@ -15,6 +15,7 @@ from clipline.embed.decode import Decoded
 from clipline.embed.item import Failure, Source
 from clipline.embed.ledger import FolderLedger
 from clipline.embed.lister import listed
+from clipline.embed.passed_over import PassedOver, passed_over
 from clipline.embed.pipeline import Duplicate, Embedded, Engine, Pipeline, Result
 from clipline.embed.stage_timer import StageTimer
 from clipline.embed.summary import Summary
@@ -84,7 +85,7 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
             with closing(run.engine.run(items)) as blocks:
                 for block in blocks:
                     run.write(block)
-            return run.finish(final, running_on or run.engine.running_on)
+            return run.finish(final, running_on or run.engine.running_on, passed_over(source))
 
 
 def _relative(path: str, start: Path) -> str:
@@ -153,7 +154,7 @@ class _Run:
             self.unlisted.append(failure.path)
         self.ledger.failed(failure)
 
-    def finish(self, out: Path, running_on: str) -> Summary:
+    def finish(self, out: Path, running_on: str, left_out: PassedOver) -> Summary:
         """Drop rows that are out of date, and with `prune` those of images that are gone; complete the folder."""
         with self.clock.stage("write"):
             gone = self.ledger.gone(self.unlisted)
@@ -174,5 +175,6 @@ class _Run:
             parts=counts.parts,
             clock=self.clock,
             running_on=running_on,
+            passed_over=left_out,
             failures=self.failures,
         )

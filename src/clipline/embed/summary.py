@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipline.embed.item import Failure
+from clipline.embed.passed_over import PassedOver
 from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import ERRORS
 from clipline.errors import TooManyErrorsError
@@ -17,7 +18,7 @@ class Summary:
 
     copies: images with the bytes of another one, whose vector they share. unchanged: images whose bytes have a row
     already. replaced: rows of files that changed. dropped: rows of files that are gone; gone: such rows that were kept.
-    rows, parts: what `out` holds now. failures: the first few.
+    rows, parts: what `out` holds now. passed_over: files and folders left out by their names. failures: the first few.
     """
 
     out: Path
@@ -33,6 +34,7 @@ class Summary:
     parts: int
     clock: StageTimer
     running_on: str
+    passed_over: PassedOver
     failures: list[Failure] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -54,6 +56,7 @@ class Summary:
             f"{self.out}: {_number(self.rows, 'embedding')} in {_number(self.parts, 'part')}, "
             f"{_number(self.errors, 'error')} ({', '.join(parts) or 'nothing new'}); {seconds:,.1f} s, "
             f"{new / max(seconds, 1e-9):,.0f} images/s on {self.running_on}\n{self.clock}"
+            + (f"\n{self.passed_over}" if self.passed_over else "")
         )
 
     def enforce(self, max_errors: int) -> None:

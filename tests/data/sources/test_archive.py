@@ -134,6 +134,15 @@ def test_a_linked_image_folder_is_followed_once(data, fetch, tmp_path):
     assert len(fetch("archive", folder).images) == 3
 
 
+def test_folders_that_machines_fill_are_passed_over(data, fetch, tmp_path):
+    """The recycle bin of a NAS holds second images of one name."""
+    files = data.kaggle_layout()
+    image = next(path for path in files if path.startswith("Images"))
+    for folder in ("#recycle/", "deep/@eaDir/", "@Recycle/x/"):
+        files[folder + image] = files[image]
+    assert len(fetch("archive", data.write_folder(tmp_path / "in", files)).images) == 3
+
+
 def test_all_of_flickr8k(fetch):
     archive = Path(__file__).parents[4] / "shared/flickr8k/flickr8k.zip"
     if not archive.is_file():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
+from clipline.embed.sources.patterns import ImageFilter, Patterns
 from clipline.errors import UsageError
 
 PATHS = ["a.jpg", "b.png", "2024/a.jpg", "2024/05/a.jpg", "2024/05/b.png", "2025/drafts/a.jpg", "drafts/05/c.jpg"]
@@ -76,10 +76,39 @@ def test_what_could_match_nothing_is_refused(pattern):
         Patterns(exclude=[pattern])
 
 
-def test_images_and_hidden_names():
-    assert [
-        name for name in ("a.JPG", "a.heic", "a\n.png", ".jpg", "jpg", "a.jpg.part", "a.jpg/") if is_image(name)
-    ] == [*("a.JPG", "a.heic", "a\n.png")]
-    assert [is_hidden(path) for path in (".a.jpg", "x/._a.jpg", ".x/a.jpg", "x.y/a.b.jpg", "a..jpg")] == [
-        *(True, True, True, False, False)
-    ]
+NAMED = ["a.jpg", "b.dat", "c", "2024/d.png", "2024/e.dat", "2024/f", "2024/05/g.XMP", "dat/h.txt"]
+
+
+@pytest.mark.parametrize(
+    ("include", "left"),
+    [
+        ([], ["a.jpg", "2024/d.png"]),
+        (["*.dat"], ["b.dat", "2024/e.dat"]),
+        (["*"], NAMED),
+        (["2024"], ["2024/d.png"]),
+        (["2024/"], ["2024/d.png"]),
+        (["2024/**"], ["2024/d.png"]),
+        (["2024/*"], ["2024/d.png", "2024/e.dat", "2024/f", "2024/05/g.XMP"]),
+        (["2024/**/*.XMP", "2024"], ["2024/d.png", "2024/05/g.XMP"]),
+        (["2024", "x/*"], ["2024/d.png"]),
+        (["c", "dat"], ["c"]),
+    ],
+)
+def test_a_pattern_that_names_files_decides_whatever_their_suffix(include, left):
+    images = ImageFilter(include)
+    assert [path for path in NAMED if images.takes(path)] == left
+    assert images.passed_over.suffixes.total() == sum(Patterns(include).takes(path) for path in NAMED) - len(left)
+
+
+def test_exclude_wins_and_is_not_counted():
+    images = ImageFilter(["*.dat"], ["2024"])
+    assert [path for path in NAMED if images.takes(path)] == ["b.dat"]
+    assert not images.passed_over
+
+
+def test_machine_folders_are_counted_once():
+    paths = ["a/@eaDir/x.jpg", "a/@eaDir/y.jpg", "b/@eaDir/z.jpg", "b/c.jpg"]
+    images = ImageFilter()
+    assert [path for path in paths if images.enters(path)] == ["b/c.jpg"]
+    assert images.passed_over.folders == {"a/@eaDir", "b/@eaDir"}
+    assert all(map(ImageFilter(keep_machine_folders=True).enters, paths))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipline.errors import CliplineError, shorten
+from clipline.utils.image_names import is_hidden, machine_folder
 
 # Photos hardly compress; a text table shrinks to a quarter. Above this ratio, past the allowance, it is a zip bomb.
 MAX_RATIO = 100
 ALLOWANCE = 100 * 2**20
-JUNK = "__MACOSX"
 
 
 class DamagedError(CliplineError):
@@ -57,8 +57,8 @@ def safe_name(name: str, where: str) -> str:
 
 
 def hidden(name: str) -> bool:
-    """Whether `name` is a dot file, below a dot folder, or one of the extra files that macOS puts into archives."""
-    return any(part.startswith(".") or part == JUNK for part in name.split("/"))
+    """Whether `name` is a dot file, below a dot folder, or in a folder that a machine fills, such as `__MACOSX/`."""
+    return is_hidden(name) or machine_folder(name) is not None
 
 
 def _quoted(name: str) -> str:

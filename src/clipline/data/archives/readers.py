@@ -202,7 +202,8 @@ class Folder:
             real = Path(folder).resolve()
             seen.add(real)
             closed = seen.union(root.parents, real.parents)
-            shown = sorted(name for name in subfolders if not hidden(name))
+            below = Path(folder).relative_to(path)
+            shown = sorted(name for name in subfolders if not hidden(f"{(below / name).as_posix()}/"))
             subfolders[:] = [name for name in shown if (real / name).resolve() not in closed]
             for name in sorted(files):
                 file = Path(folder, name)

@@ -19,6 +19,7 @@ from clipline.data.sources.raw import CaptionRow, CaptionTable, Collected, flat_
 from clipline.errors import CliplineError, first_few, shorten
 from clipline.utils.cells import texts
 from clipline.utils.checksums import file_hash
+from clipline.utils.image_names import is_image
 
 IMAGE_FOLDERS = frozenset({"images", "flicker8k_dataset", "flickr8k_dataset"})
 # The original token file has five captions of this name, but no image has ever had it.
@@ -110,7 +111,7 @@ def _images(reader: Reader, named: set[str]) -> dict[str, str]:
         depths = [depth for depth, part in enumerate(parts[:-1]) if part.casefold() in IMAGE_FOLDERS]
         if depths:
             relative = "/".join(parts[depths[-1] + 1 :])
-            if flat_name(relative) in named or PurePosixPath(name).suffix.lower() in raw.IMAGE_SUFFIXES:
+            if flat_name(relative) in named or is_image(name):
                 if relative in below:
                     raise CliplineError(
                         f"{reader.path}: both {shorten(below[relative])} and {shorten(name)} are image "

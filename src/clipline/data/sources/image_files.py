@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from clipline.data.sources.raw import IMAGE_SUFFIXES
+from clipline.utils.image_names import SUFFIXES, is_image
 
 _STEM_BYTES = 150  # a file system's limit for the whole name is 255
 
@@ -47,7 +47,7 @@ class ImageFiles:
     def _name(self, path: str, data: bytes, index: int) -> str:
         """The original file name if there is one, made unique by the row's number; else the row's number."""
         original = PurePosixPath(re.sub(r"[\x00-\x1f\\]", "_", unicodedata.normalize("NFC", path)))
-        suffix = original.suffix if original.suffix.lower() in IMAGE_SUFFIXES else _suffix(data)
+        suffix = original.suffix if is_image(original.name) else _suffix(data)
         stem = original.stem.lstrip(".").encode()[:_STEM_BYTES].decode(errors="ignore")
         name = f"{stem}{suffix}" if stem else f"{index:08d}{suffix}"
         if name.casefold() in self._taken:
@@ -58,7 +58,7 @@ class ImageFiles:
 
 def _suffix(data: bytes) -> str:
     # Only these formats, since Pillow opens some others with external programs.
-    formats = [name for suffix, name in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES]
+    formats = [name for suffix, name in Image.registered_extensions().items() if suffix in SUFFIXES]
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             suffix = f".{(image.format or 'bin').lower()}"

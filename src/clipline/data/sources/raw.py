@@ -23,10 +23,6 @@ from typing import Any, NamedTuple
 from clipline.config.dataset import Expect
 from clipline.errors import CliplineError, first_few, shorten
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm")
-)
-
 MAX_NAME_BYTES = 240  # Linux, macOS and Windows take 255
 LINES = 20  # line numbers in source.json
 

@@ -15,7 +15,6 @@ from clipline.data.archives.readers import Folder
 from clipline.data.records import SurplusFields, decode, records
 from clipline.data.sources.image_files import ImageFiles
 from clipline.data.sources.raw import (
-    IMAGE_SUFFIXES,
     CaptionRow,
     CaptionTable,
     Collected,
@@ -27,6 +26,7 @@ from clipline.data.sources.raw import (
 from clipline.errors import CliplineError, UsageError, first_few, shorten
 from clipline.utils.cells import image_or_path, texts
 from clipline.utils.checksums import file_hash
+from clipline.utils.image_names import is_image
 
 DELIMITERS = (",", "\t", ";", "|")
 
@@ -44,7 +44,7 @@ def collect(dataset: Table, cache: Path) -> Collected:
     rows = _match(_write_images(read.rows, files), list(reader.members), path, files.names)
     named = {row.image for row in rows}
     # A file that a caption names counts as an image whatever its suffix is; other files only if their suffix is known.
-    images = [name for name in reader.members if name in named or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = [name for name in reader.members if name in named or is_image(name)]
     rows, skipped = reconcile(rows, [*images, *files.names], dataset.expect, str(table))
     names = flat_names(dict.fromkeys(row.image for row in rows if row.image not in files.names), str(path))
     raw_of = {relative: raw for raw, relative in names.items()}

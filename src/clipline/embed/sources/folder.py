@@ -1,9 +1,9 @@
 """The image files below a folder, in order, without a list of them in memory.
 
-Images are known by extension, not by content: a text file named .jpg fails to decode and is listed in errors.parquet;
-leaving it out would hide it. Names that start with a dot are skipped, as shells do: thumbnails, and the `._photo.jpg`
-that macOS leaves on other disks. Links are followed, unless they lead to a folder that holds the link or the root: that
-would be out of what was asked for.
+Images are known by suffix, not by content: a text file named .jpg fails to decode and is listed in errors.parquet;
+leaving it out would hide it. Other files, and folders that machines fill, are passed over and counted. Names that
+start with a dot are skipped, as shells do: thumbnails, and the `._photo.jpg` that macOS leaves on other disks. Links
+are followed, unless they lead to a folder that holds the link or the root: that would be out of what was asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.sources.patterns import Patterns, is_image
+from clipline.embed.sources.patterns import ImageFilter
 from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import UsageError
 
@@ -26,20 +26,30 @@ Identity = tuple[int, int]
 class Folder:
     """Every image file below `folder` in plain text order of `path`; folders that cannot be listed are Failures.
 
-    skip: a folder inside to leave out, such as the output folder. include, exclude: see `patterns`; an excluded folder
-    is not listed. Memory: one folder's names per level. Raises UsageError where there is no such folder.
+    skip: a folder inside to leave out, such as the output folder. include, exclude, keep_machine_folders: see
+    `patterns`; an excluded folder is not listed. passed_over: what the walk has left out by its name so far. Memory:
+    one folder's names per level. Raises UsageError where there is no such folder.
     """
 
     def __init__(
-        self, folder: Path, *, skip: Path | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        skip: Path | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        keep_machine_folders: bool = False,
     ) -> None:
         if not folder.is_dir():
             raise UsageError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
         self.root = str(folder)
         self._skip = skip
-        self._patterns = Patterns(include, exclude)
+        name = folder.resolve().name
+        self._filter = ImageFilter(include, exclude, keep_machine_folders=keep_machine_folders, root=name)
+        self.passed_over = self._filter.passed_over
 
     def __iter__(self) -> Iterator[FileItem | Failure]:
+        self.passed_over.clear()
         # A stack, not recursion: folders may be nested deeper than Python's calls.
         walked = [self._level("", self.root, ())]
         while walked:
@@ -51,7 +61,7 @@ class Folder:
                 yield name
             elif not name.endswith("/"):
                 yield FileItem(level.prefix + name, Path(_below(level.folder, name)))
-            elif self._patterns.enters(level.prefix + name):
+            elif self._filter.enters(level.prefix + name):
                 walked.append(self._level(level.prefix + name, _below(level.folder, name[:-1]), level.closed))
 
     def _level(self, prefix: str, folder: str, closed: tuple[Identity, ...]) -> _Level:
@@ -68,7 +78,7 @@ class Folder:
         except OSError as error:
             failure = Failure(prefix or ".", "scan", f"cannot list the folder: {error.strerror or error}")
             return _Level(prefix, folder, closed, iter([failure]))
-        taken = (name for name in names if name.endswith("/") or self._patterns.takes(prefix + name))
+        taken = (name for name in names if name.endswith("/") or self._filter.takes(prefix + name))
         return _Level(prefix, folder, (*closed, identity), taken)
 
     def _skipped(self) -> Identity | None:
@@ -97,7 +107,7 @@ def _listed(entry: os.DirEntry) -> str | None:
             return f"{to_text(entry.name)}/"
     except OSError:
         pass  # a broken link: reading it fails with the reason
-    return to_text(entry.name) if is_image(entry.name) else None
+    return to_text(entry.name)
 
 
 def _identity(folder: str | Path) -> Identity:

@@ -1,4 +1,4 @@
-"""Which files count as images, and which of them the user's --include and --exclude choose.
+"""Which files are embedded: images by their suffix, and of them those that --include and --exclude choose.
 
 The patterns are those of .gitignore, matched by `pathspec` against `path` as the tables write it. Case counts, and a
 pattern chooses a file by naming the file or any folder above it:
@@ -7,27 +7,19 @@ pattern chooses a file by naming the file or any folder above it:
     drafts  drafts/  folders of that name, anywhere, with all that is in them
     2024/*.jpg       a slash inside: it starts where `path` starts. `*`, `?` and `[a-z]` never cross a slash
     2024/**/*.jpg    `**` is any number of folders, none included
+
+An --include that names files, such as `*.dat` or `*`, takes them whatever their suffix. One that names a folder, such
+as `2024` or `2024/**`, takes the images in it.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 
+from clipline.embed.passed_over import PassedOver
 from clipline.errors import UsageError
-
-EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"])
-
-
-def is_image(name: str) -> bool:
-    """By extension, in any case, not by content: a text file named .jpg must fail to decode, not be hidden."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - millions of names, and Path is slow
-
-
-def is_hidden(path: str) -> bool:
-    """Whether the file or a folder above it starts with a dot, as `.thumbnails/` and macOS's `._photo.jpg` do."""
-    return path.startswith(".") or "/." in path
+from clipline.utils.image_names import is_image, machine_folder
 
 
 class Patterns:
@@ -47,6 +39,48 @@ class Patterns:
     def enters(self, folder: str) -> bool:
         """Whether anything in `folder`, which ends with a slash, may be chosen: False saves listing it."""
         return not self._excluded(folder)
+
+
+class ImageFilter:
+    """Which files of a folder, a shard or a bucket are embedded, and in `passed_over` what was left out by its name.
+
+    keep_machine_folders: take also thumbnails and deleted files such as `@eaDir`. root: the name of the folder that
+    paths start from. Raises UsageError as `Patterns` does.
+    """
+
+    def __init__(
+        self,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        *,
+        keep_machine_folders: bool = False,
+        root: str = "",
+    ) -> None:
+        self._patterns, self._keep, self._root = Patterns(include, exclude), keep_machine_folders, root
+        pairs = ((pattern, pattern.rpartition("/")[2]) for pattern in include)
+        self._named = [
+            (_matcher([pattern], ""), _matcher([name], "")) for pattern, name in pairs if name not in ("", "**")
+        ]
+        self.passed_over = PassedOver()
+
+    def takes(self, path: str) -> bool:
+        """Whether the file at `path`, in a folder that was entered, is embedded."""
+        if not self._patterns.takes(path):
+            return False
+        name = path.rpartition("/")[2]
+        if is_image(name) or any(whole(path) and last(name) for whole, last in self._named):
+            return True
+        self.passed_over.add_file(name)
+        return False
+
+    def enters(self, path: str) -> bool:
+        """Whether anything in this folder, which ends with a slash, or in those of this file may be embedded."""
+        if not self._patterns.enters(path):
+            return False
+        if not self._keep and (folder := machine_folder(path, self._root)):
+            self.passed_over.folders.add(folder)
+            return False
+        return True
 
 
 def _matcher(patterns: Sequence[str], option: str) -> Callable[[str], bool]:

@@ -17,9 +17,10 @@ from operator import attrgetter
 from typing import Any
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
-from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
+from clipline.embed.sources.patterns import ImageFilter
 from clipline.embeddings.paths import to_name, to_text
 from clipline.errors import CliplineError, UsageError, address, missing_extra, redact
+from clipline.utils.image_names import is_hidden, is_image
 
 STORES = frozenset(["s3", "s3a", "gs", "gcs"])
 # Folders. Links of a web server may form a circle.
@@ -72,23 +73,29 @@ class RemoteItem:
 class Remote:
     """Every image below `url` in plain text order of `path`, which starts below the URL.
 
-    As in a folder, images are known by extension, and names that start with a dot are skipped. Keys and passwords come
+    As in a folder, images are known by suffix, and names that start with a dot are skipped. Keys and passwords come
     from the environment, as each service's own tools read them; a user and password in the URL stay out of `root` and
     of error messages. An object store is listed once, and iterating again gives the same. Memory: its names, about
     1.3 kB each while they are listed. Raises UsageError where the URL does not exist or access is denied; iterating
     raises CliplineError where a listing fails.
     """
 
-    def __init__(self, url: str, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self, url: str, *, include: Sequence[str] = (), exclude: Sequence[str] = (), keep_machine_folders: bool = False
+    ) -> None:
         self.root = address(url).rstrip("/")
         self._protocol = url.partition("://")[0]
-        self._patterns = Patterns(include, exclude)
+        self._filter = ImageFilter(include, exclude, keep_machine_folders=keep_machine_folders)
+        self.passed_over = self._filter.passed_over
         self._files, top = _connect(url, self._protocol, self.root)
         self._top = top.rstrip("/")
         self._check()
 
     def __iter__(self) -> Iterator[RemoteItem | Failure]:
-        return iter(self._listed) if self._protocol in STORES else self._walk("", 0)
+        if self._protocol in STORES:
+            return iter(self._listed)
+        self.passed_over.clear()
+        return self._walk("", 0)
 
     def _check(self) -> None:
         """Raise UsageError or CliplineError where the URL cannot be listed."""
@@ -144,7 +151,7 @@ class Remote:
             if not name.endswith("/"):
                 if self._takes(path):
                     yield self._item(path, children[name])
-            elif is_hidden(name) or not self._patterns.enters(path):
+            elif is_hidden(name) or not self._filter.enters(path):
                 continue
             elif depth == MAX_DEPTH:
                 yield Failure(path, "scan", f"more than {MAX_DEPTH} folders deep: not listed")
@@ -152,7 +159,7 @@ class Remote:
                 yield from self._walk(path, depth + 1)
 
     def _takes(self, path: str) -> bool:
-        return is_image(path) and not is_hidden(path) and self._patterns.takes(path)
+        return not is_hidden(path) and self._filter.enters(path) and self._filter.takes(path)
 
 
 def _connect(url: str, protocol: str, shown: str) -> tuple[Any, str]:

@@ -2,7 +2,7 @@
 
 An uncompressed tar holds its files one after the other, so a member is a file, an offset and a size: several threads
 read members of one shard at once, and a restart reads headers, not images. Only regular members with an image's
-extension are taken. Their names only become `path`: nothing is opened or written under them.
+suffix are taken. Their names only become `path`: nothing is opened or written under them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 from clipline.embed.item import MAX_BYTES, Failure, Stat
-from clipline.embed.sources.patterns import Patterns, is_hidden, is_image
+from clipline.embed.sources.patterns import ImageFilter
 from clipline.embeddings.paths import to_text
 from clipline.errors import UsageError
+from clipline.utils.image_names import is_hidden
 
 # What tarfile raises for headers that are damaged or malicious.
 DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
@@ -68,21 +69,29 @@ class Shards:
     """
 
     def __init__(
-        self, files: Sequence[Path], root: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+        self,
+        files: Sequence[Path],
+        root: Path,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        keep_machine_folders: bool = False,
     ) -> None:
         if missing := [file for file in files if not file.is_file()]:
             raise UsageError(f"{missing[0]}: no such shard ({len(missing):,} of {len(files):,} are not there)")
         self.root = str(root)
         self._shards = sorted((to_text(os.path.relpath(file, root)), file) for file in files)
-        self._patterns = Patterns(include, exclude)
+        self._filter = ImageFilter(include, exclude, keep_machine_folders=keep_machine_folders)
+        self.passed_over = self._filter.passed_over
         # Shards are usually packed alike: the first is checked now, the others when they are read.
         for _, file in self._shards[:1]:
             if problem := _packed(file):
                 raise UsageError(f"{file}: {problem}")
 
     def __iter__(self) -> Iterator[ShardItem | Failure]:
+        self.passed_over.clear()
         for name, file in self._shards:
-            if self._patterns.enters(f"{name}/"):
+            if self._filter.enters(f"{name}/"):
                 yield from self._members(name, file)
 
     def _members(self, name: str, file: Path) -> Iterator[ShardItem | Failure]:
@@ -92,8 +101,8 @@ class Shards:
             if problem := _packed(file):
                 raise DamagedError(problem)
             for member in _walk(file):
-                item = _item(name, file, member)
-                if not item or not self._patterns.takes(item.path):
+                item = self._item(name, file, member)
+                if not item:
                     continue
                 key = blake2b(item.path.encode(), digest_size=16).digest()
                 if key in seen:
@@ -105,6 +114,24 @@ class Shards:
             yield Failure(name, "scan", _reason(error))
         if repeated:
             yield Failure(name, "scan", f"has two members of one name, such as {repeated}: only the first is taken")
+
+    def _item(self, shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
+        """The image in `member`; None if it is not to be embedded. Leading slashes are dropped, as `tar -x` does."""
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        name = "/".join(parts)
+        path, climbs = f"{shard}/{to_text(name)}", ".." in parts
+        if member.isdir() or (is_hidden(name) and not climbs):
+            return None
+        if not (self._filter.enters(path) and self._filter.takes(path)):
+            return None
+        if climbs:
+            return Failure(path, "scan", "its name leads out of the shard")
+        if not member.isreg() or member.issparse():
+            link = member.islnk() or member.issym()
+            kind = "a sparse file" if member.issparse() else "a link" if link else "a device"
+            return Failure(path, "scan", f"is {kind} in the shard, not a plain file")
+        nanoseconds = int(member.mtime * 10**9) if 0 <= member.mtime < LAST_SECOND else 0
+        return ShardItem(path, file, member.offset_data, Stat(member.size, nanoseconds))
 
 
 class _Headers(io.BufferedReader):
@@ -144,24 +171,6 @@ def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
         raise DamagedError(f"is cut short: it ends at byte {size:,}, without tar's end mark")
     if any(mark):
         raise DamagedError(f"is damaged at byte {tar.offset:,}: no tar header")
-
-
-def _item(shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
-    """The image in `member`; None if it is not an image. Leading slashes are dropped, as `tar -x` does."""
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    name = "/".join(parts)
-    if not is_image(name) or member.isdir():
-        return None
-    path = f"{shard}/{to_text(name)}"
-    if ".." in parts:
-        return Failure(path, "scan", "its name leads out of the shard")
-    if is_hidden(name):
-        return None
-    if not member.isreg() or member.issparse():
-        kind = "a sparse file" if member.issparse() else "a link" if member.islnk() or member.issym() else "a device"
-        return Failure(path, "scan", f"is {kind} in the shard, not a plain file")
-    nanoseconds = int(member.mtime * 10**9) if 0 <= member.mtime < LAST_SECOND else 0
-    return ShardItem(path, file, member.offset_data, Stat(member.size, nanoseconds))
 
 
 def _packed(file: Path) -> str:
