@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from clipline import errors, tracking
+from clipline import tracking
 from clipline.config.run import Run
 from clipline.errors import CliplineError, out_of_memory
+from clipline.utils import entry
 from clipline.utils.files import locked
 
 RECEIPT, HISTORY = Path("models/run.json"), Path("reports/train.csv")
@@ -28,19 +29,16 @@ def resume_run(run: Run, stage: str) -> AbstractContextManager[tracking.Run]:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call `main`. Print an error that the user can fix without a traceback, and exit with its exit code."""
-    sys.excepthook = errors.hook
+    """Call `main` and exit. An error that the user can fix is printed without a traceback, and has its exit code."""
     # A hub that cannot be reached must fail within seconds: a pipeline may run unattended.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
-    try:
+
+    def alone() -> None:
         with _alone(), _readable_errors():
             main()
-    except CliplineError as error:
-        print(f"\n{Path(sys.argv[0]).stem}: error: {error}\n", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+    entry.run(alone, f"\n{Path(sys.argv[0]).stem}: error: {{}}\n")
 
 
 @contextmanager

@@ -224,6 +224,12 @@ def test_usage_that_typer_refuses(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
+def test_usage_is_one_line():
+    text = error_of(run("embed", "a", "--model", ROOT, "--out", "b", "--precision", "int4"))
+    assert text.startswith("error: Invalid value for '--precision'")
+    assert text.endswith(". Fix: see clipline embed --help\n") and text.count("\n") == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on Unix alone")
 def test_names_that_are_no_text_come_out_as_they_are(folder, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")

@@ -29,6 +29,8 @@ EXEMPT = {
     "src/clipline/config/towers.py": "reads settings; the values themselves are params",
     "src/clipline/config/run.py": "reads settings; the values themselves are params",
     "src/clipline/utils/user.py": "who runs the stage, not what it makes",
+    "src/clipline/utils/entry.py": "prints errors and exits",
+    "src/clipline/utils/streams.py": "how lines are printed",
     "src/clipline/utils/signals.py": "when training stops, not what it comes to",
     "src/clipline/train/phases.py": "measures time",
     "src/clipline/train/flops.py": "counts arithmetic and changes nothing",

@@ -68,7 +68,7 @@ def test_tracebacks_of_commands_and_stages(tmp_path):
         "from clipline import cli\ncli.app = fail\ncli.main()",
         "from stages.common import run_stage\nrun_stage(fail)",
     ):
-        code = f"def fail():\n    raise ValueError('http://me:{SECRET}@host/?key={SECRET}')\n{setting}"
+        code = f"def fail(**settings):\n    raise ValueError('http://me:{SECRET}@host/?key={SECRET}')\n{setting}"
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code]  # in a folder of its own, as a stage locks it
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

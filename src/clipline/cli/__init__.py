@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clipline import errors
 from clipline.cli import app as web_page
 from clipline.cli import classify, doctor, dupes, embed, match, promote, runs, search, sync
-from clipline.errors import CliplineError
+from clipline.errors import UsageError
+from clipline.utils import entry
 from clipline.utils.user import ensure_name_and_home
 
 app = typer.Typer(
@@ -51,18 +51,25 @@ for module in (embed, search, classify, match, dupes, web_page, doctor, runs, pr
 
 
 def main() -> None:
-    """Entry point: errors that the user can fix are one message and an exit code, not a traceback."""
-    # File names may hold bytes that are not UTF-8: print them unchanged.
-    sys.stdout.reconfigure(errors="surrogateescape")
-    sys.stderr.reconfigure(errors="surrogateescape")
-    sys.excepthook = errors.hook
+    """Entry point: errors that the user can fix are one line and an exit code, not a traceback."""
     ensure_name_and_home()
     # As with Ctrl-C, temporary files are removed before the process ends.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    entry.run(_command)
+
+
+def _command() -> int | None:
+    """Run the command of sys.argv. Returns its exit code. Raises CliplineError."""
     try:
-        app()
-    except CliplineError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return app(prog_name="clipline", standalone_mode=False)
+    except typer.Abort:
+        return 1
+    except Exception as error:
+        # Typer has click's errors of usage in modules of its own, with private names.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has printed the help
+            return 2
+        words = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "clipline"
+        raise UsageError(f"{words}. Fix: see {command} --help") from None

@@ -120,7 +120,7 @@ def classify(
     if labelled:
         evaluation = _evaluate(results, labelled, names, as_json)
     else:
-        _print(results, as_json)
+        _print(results, as_json, to_end=csv is not None)
     if csv:
         typer.echo(f"written: {csv}", err=True)
     if confusion:
@@ -162,17 +162,20 @@ def _predict(
             yield result
 
 
-def _print(results: Iterator[Prediction | Failure], as_json: bool) -> None:
-    """Print the labels of each image; in a pipe as they come."""
+def _print(results: Iterator[Prediction | Failure], as_json: bool, *, to_end: bool) -> None:
+    """Print the labels of each image; in a pipe as they come, and `to_end` also where nobody reads them any more."""
     import json
 
     from rich.console import Console
 
     from clipline.classify import show
     from clipline.classify.predict import Prediction
+    from clipline.utils.streams import nobody_reads
 
     console, overview, objects = Console(), show.Overview(), []
     for result in results:
+        if not to_end and nobody_reads():
+            return
         if as_json:
             objects.append(show.as_object(result))
         elif isinstance(result, Prediction) and console.is_terminal:
