@@ -60,7 +60,7 @@ def test_chunks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     arguments = rng.normal(size=(50, 8)), rng.normal(size=(150, 8)), np.arange(150) % 50
     whole = retrieval.evaluate(*arguments)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(retrieval, "QUERY_BLOCK", 7)
     assert retrieval.evaluate(*arguments) == whole
 
 
@@ -71,5 +71,5 @@ def test_nan_is_no_perfect_rank():
 
 
 def test_a_query_without_a_positive_is_an_error():
-    with pytest.raises(ValueError, match="nothing to find"):
+    with pytest.raises(ValueError, match="no positive in the gallery"):
         retrieval.evaluate(np.eye(4), np.eye(4)[:3], np.arange(3))

@@ -6,7 +6,7 @@ import torch
 
 from clipline.data.prepared import Split
 from clipline.train import pixels as module
-from clipline.train.pixels import SHARE, PixelStore
+from clipline.train.pixels import MEMORY_SHARE, PixelStore
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -37,7 +37,7 @@ def split(tmp_path):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_gives_the_rows_in_the_order_asked(split, device, free):
-    store = PixelStore(split, torch.device(device), free=free)
+    store = PixelStore(split, torch.device(device), free_bytes=free)
     assert store.resident == bool(free)
     for rows in (ROWS, np.arange(20), np.array([5]), np.array([], dtype=np.int64)):
         found = store(rows)
@@ -48,16 +48,16 @@ def test_gives_the_rows_in_the_order_asked(split, device, free):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_what_it_gives_is_the_callers_own(split, device, free):
-    store = PixelStore(split, torch.device(device), free=free)
+    store = PixelStore(split, torch.device(device), free_bytes=free)
     before = store(ROWS).clone()
     store(ROWS).zero_()
     assert torch.equal(store(ROWS), before)
 
 
 def test_is_resident_only_where_a_share_of_the_free_memory_holds_it(split):
-    enough = int(20 * BYTES / SHARE)
-    assert PixelStore(split, CPU, free=enough).resident
-    assert not PixelStore(split, CPU, free=enough - 8).resident
+    enough = int(20 * BYTES / MEMORY_SHARE)
+    assert PixelStore(split, CPU, free_bytes=enough).resident
+    assert not PixelStore(split, CPU, free_bytes=enough - 8).resident
 
 
 def test_the_cpu_reads_from_the_file(split):
@@ -65,12 +65,12 @@ def test_the_cpu_reads_from_the_file(split):
 
 
 def test_is_filled_piece_by_piece(split, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 3 * BYTES)
-    found = PixelStore(split, CPU, free=10**9)(np.arange(20))
+    monkeypatch.setattr(module, "COPY_BYTES", 3 * BYTES)
+    found = PixelStore(split, CPU, free_bytes=10**9)(np.arange(20))
     assert np.array_equal(found.numpy(), split.images[split.image_rows])
 
 
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_a_row_that_is_not_there(split, free):
     with pytest.raises(IndexError):
-        PixelStore(split, CPU, free=free)(np.array([20]))
+        PixelStore(split, CPU, free_bytes=free)(np.array([20]))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from clipline.data.prepared import Prepared
 from clipline.train.flops import FlopCounter
 from clipline.train.loop import Trainer
+from clipline.train.optim import learning_rates
 from clipline.train.samples import Sampler
 
 CPU = torch.device("cpu")
@@ -122,7 +123,7 @@ def test_deep_layers_learn_slower(trainer):
     assert {rate for name, rate in image.items() if name.startswith("blocks.0")} == {5e-4}
     assert {rate for name, rate in image.items() if name.startswith("patch")} == {2.5e-4}
     assert {rate for name, rate in rates.items() if not name.startswith("image_t")} == {1e-3}
-    assert made.step.learning_rates()["lr_image"] == 1e-3
+    assert learning_rates(made.step.optimizer)["lr_image"] == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_moments_come_back_in_the_memory_format_of_their_weights(trainer):
     one.step.begin(1)
     one.step(*next(one.sampler.epoch()))
     kept = {name: each.contiguous() for name, each in one.step.tensors().items()}
-    other.step.load(kept, one.step.facts())
+    other.step.load(kept, one.step.metadata())
     states = [made.step.optimizer.state[made.model.image_tower.net.patch_embed.proj.weight] for made in (one, other)]
     for name in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(states[0][name], states[1][name])

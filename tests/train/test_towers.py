@@ -23,7 +23,7 @@ def test_captions_of_like_length_go_together(make_recipe, prepared, monkeypatch)
         whole = model.text_head(model.text_tower(ids, mask))
         shapes = []
         model.text_tower.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-        monkeypatch.setattr(module, "PIECE", 7)
+        monkeypatch.setattr(module, "TEXT_ROWS", 7)
         found = Towers(model, recipe.train, CPU).text((ids, mask))
     torch.testing.assert_close(found, whole)
     assert sum(rows for rows, _ in shapes) == len(ids)

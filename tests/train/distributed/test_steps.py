@@ -24,7 +24,7 @@ from clipline.data.prepared import Prepared
 from clipline.model.clip import build_model
 from clipline.train.batches import Batches
 from clipline.train.distributed.gather import rank, world_size
-from clipline.train.distributed.processes import total
+from clipline.train.distributed.processes import all_reduce_sum
 from clipline.train.loop import Trainer
 from clipline.train.phases import PhaseTimer
 from clipline.train.state import CheckpointManager
@@ -190,7 +190,7 @@ def take_steps(recipe, data):
         # Seven do not divide by two or four.
         images = np.arange(7 * number, 7 * number + 7)
         captions = np.concatenate([np.flatnonzero(split.caption_image == image) for image in images])
-        found[f"loss.{number}"] = total(step(images, captions))
+        found[f"loss.{number}"] = all_reduce_sum(step(images, captions))
         found |= {f"buffer.{name}": each.clone() for name, each in model.named_buffers() if number == 0}
         gradients = {name: each.grad for name, each in step.parameters.items() if each.grad is not None}
         found |= {f"gradient.{number}.{name}": each for name, each in contiguous(gradients).items()}
@@ -208,15 +208,15 @@ def train(recipe, data, folder):
     """Train to the end; then go on from the state before the last as if that had been the end."""
     states = folder / f"states-{world_size()}"
     for name in ("first", "resumed"):
-        keeper = CheckpointManager(states)
+        checkpoints = CheckpointManager(states)
         trainer = Trainer(
             recipe,
             data,
             seed=0,
             device=CPU,
             cache=folder / "cache",
-            keeper=None if rank() else keeper,
-            state=keeper.newest(),
+            checkpoints=None if rank() else checkpoints,
+            state=checkpoints.newest(),
             save_every=3,
         )
         assert (trainer.step.number == 0) == (name == "first")
