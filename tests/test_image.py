@@ -68,11 +68,11 @@ def reference(image: Image.Image, size: int, resize: str) -> np.ndarray:
 )
 def test_equals_the_reference(height, width, resize):
     image = noise(height, width)
-    found = Preprocess(24, resize)(image)
-    assert found.shape == (24, 24, 3)
-    assert found.dtype == np.uint8
+    actual = Preprocess(24, resize)(image)
+    assert actual.shape == (24, 24, 3)
+    assert actual.dtype == np.uint8
     # Pillow's weights are fixed-point: one step off in few places, two where both passes round apart.
-    difference = np.abs(found.astype(int) - reference(image, 24, resize))
+    difference = np.abs(actual.astype(int) - reference(image, 24, resize))
     assert difference.max() <= 2
     assert difference.mean() < 0.02
 
@@ -245,9 +245,9 @@ def test_random_damage_never_raises_anything_else():
     kinds = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "ICO")
     outcomes = set()
     for kind in kinds:
-        whole = encode(ImageOps.posterize(image, 3), kind)
+        original = encode(ImageOps.posterize(image, 3), kind)
         for _ in range(120):
-            data = bytearray(whole)
+            data = bytearray(original)
             for _ in range(int(rng.integers(1, 12))):
                 data[int(rng.integers(len(data) if rng.random() < 0.5 else min(200, len(data))))] = int(
                     rng.integers(256)

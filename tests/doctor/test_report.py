@@ -64,24 +64,24 @@ def test_json_and_nothing_heavy(bundle, photos):
     )
     text, _, heavy = done.stdout.rstrip().rpartition("\n")
     assert heavy == "[]"
-    found = json.loads(text)
-    assert found["ok"] is True
-    assert found["problems"] == []
-    rates = found["rates"]
+    report = json.loads(text)
+    assert report["ok"] is True
+    assert report["problems"] == []
+    rates = report["rates"]
     assert (rates["images"], rates["batch_size"], rates["running_on"]) == (40, 16, "CPU, 1 thread")
     assert list(rates["stages"]) == ["read", "decode", "model", "write"]
     assert min(rates["stages"].values()) > 0
     assert rates["limit"] == min(rates["stages"], key=rates["stages"].get)
     assert rates["together"] > 0
     assert rates["failures"] == ["bad.jpg: decode: not an image that Pillow can read"]
-    assert "bad.jpg" in found["notes"][-1]
+    assert "bad.jpg" in report["notes"][-1]
 
 
 def test_rates_hang_together(bundle, photos):
     """What reads and decodes and runs cannot be faster than the slowest of them."""
-    found = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
-    assert found.possible < min(found.stages["decode"], found.stages["model"])
-    assert found.together < 3 * found.possible, "more than noise"
+    rates = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
+    assert rates.possible < min(rates.stages["decode"], rates.stages["model"])
+    assert rates.together < 3 * rates.possible, "more than noise"
 
 
 def test_a_folder_with_no_good_image(bundle, tmp_path):

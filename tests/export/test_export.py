@@ -118,9 +118,9 @@ def test_names_follow_the_weights_and_not_the_time(exported, trained, raw, prepa
 
 
 def test_other_weights_are_another_model(graphs_as_exported, exported, trained, raw, prepared, tmp_path):
-    found = checkpoint.load(trained)
-    found.model.image_head[-1].weight.data *= 1 + 1e-6  # which the gates let pass
-    checkpoint.save(tmp_path / "other", found.model, found.recipe, Prepared(prepared).vocab_size, found.info)
+    changed = checkpoint.load(trained)
+    changed.model.image_head[-1].weight.data *= 1 + 1e-6  # which the gates let pass
+    checkpoint.save(tmp_path / "other", changed.model, changed.recipe, Prepared(prepared).vocab_size, changed.info)
     run(tmp_path / "other", raw, prepared, tmp_path / "onnx")
     assert names(tmp_path / "onnx")[0] != names(exported[0])[0]
 
@@ -187,8 +187,8 @@ def test_both_precisions_are_measured_and_shipped(exported, prepared):
         assert figures["bytes"] == graph.bytes == (folder / f"image.{precision}.onnx").stat().st_size
         assert figures["delta_r1"].keys() == {"i2t_r1", "t2i_r1"} and 0 <= figures["test"]["t2i_r10"] <= 100
         assert graph.variant.startswith(f"{precision}-")
-        found = OnnxModel(folder, provider="cpu", precision=precision).embed_pixels(pixels)
-        assert (found * exact).sum(axis=1).min() > 0.98 and not np.array_equal(found, exact)
+        actual = OnnxModel(folder, provider="cpu", precision=precision).embed_pixels(pixels)
+        assert (actual * exact).sum(axis=1).min() > 0.98 and not np.array_equal(actual, exact)
     assert report["int8"]["layers"] == 5 and report["int8"]["calibration_images"] == 24
 
 

@@ -85,9 +85,9 @@ def central(path: Path, name: str, at: int, value: bytes) -> Path:
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_methods_that_unpack_without_bounds_are_refused(method, refused, tmp_path):
     """900 bytes of bzip2 hold a gigabyte, and zipfile would take it in one piece."""
-    said = refused(zipped(tmp_path / "a.zip", FILES, method))
-    assert "only stored and deflated ones are unpacked here. Fix: pack it again" in said
-    assert "'captions.txt' is packed with" in said
+    message = refused(zipped(tmp_path / "a.zip", FILES, method))
+    assert "only stored and deflated ones are unpacked here. Fix: pack it again" in message
+    assert "'captions.txt' is packed with" in message
 
 
 @pytest.mark.parametrize(("claimed", "word"), [(1, "Bad CRC-32"), (1 << 30, "bytes")])
@@ -272,8 +272,8 @@ def test_a_name_that_is_no_utf8(refused, tmp_path):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_packed_bombs(pack, refused, tmp_path):
-    whole = GOOD + sized("Images/bomb.jpg", 400 << 20) + ZEROS + END
-    (tmp_path / "a.tar").write_bytes(pack(whole))
+    archive = GOOD + sized("Images/bomb.jpg", 400 << 20) + ZEROS + END
+    (tmp_path / "a.tar").write_bytes(pack(archive))
     assert "100 times its own size" in refused(tmp_path / "a.tar")
 
 
@@ -330,9 +330,9 @@ def test_very_many_members(name, how, seconds, kilobytes, tmp_path):
     path = many(tmp_path / name, count)
     command = [sys.executable, "-c", MEASURE, str(path), how]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found, took, memory = (float(figure) for figure in done.stdout.split())
-    print(f"{name} ({how}): {found:,.0f} members, {took:.1f} s of CPU, {memory:,.0f} MB")  # noqa: T201 - with -s
-    assert found == count
+    members, took, memory = (float(figure) for figure in done.stdout.split())
+    print(f"{name} ({how}): {members:,.0f} members, {took:.1f} s of CPU, {memory:,.0f} MB")  # noqa: T201 - with -s
+    assert members == count
     assert took < seconds * count + 5
     assert memory < kilobytes * count / 1024 + 50
     path.unlink()

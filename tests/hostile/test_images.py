@@ -218,10 +218,10 @@ def test_strips_give_what_the_whole_gives(mode, monkeypatch):
         image = image.convert("P" if mode == "PA" else mode).convert(mode)
     if mode == "P":
         image.info["transparency"] = bytes(range(0, 256, 2))
-    whole = np.asarray(to_rgb(image))
+    expected = np.asarray(to_rgb(image))
     monkeypatch.setattr(module, "_STRIP", 20)
-    assert np.array_equal(np.asarray(to_rgb(image)), whole)
-    assert whole.std() > 0
+    assert np.array_equal(np.asarray(to_rgb(image)), expected)
+    assert expected.std() > 0
 
 
 def test_large_ones_wait_for_each_other(monkeypatch):
@@ -303,12 +303,12 @@ def test_the_thinnest_images_take_little_memory(size, resize):
 
 
 def test_nothing_is_said_on_the_way():
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for data, _ in PICTURES.values():
             Preprocess(16).read(data)
-    assert [str(each.message) for each in said] == []
+    assert [str(warning.message) for warning in warned] == []
 
 
 def test_a_file_that_grows_while_it_is_read_is_no_hang(tmp_path):

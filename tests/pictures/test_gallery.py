@@ -24,8 +24,8 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def near(found, colour) -> bool:
-    return bool(np.abs(found.astype(int) - colour).max() <= 3)
+def near(actual, colour) -> bool:
+    return bool(np.abs(actual.astype(int) - colour).max() <= 3)
 
 
 def cell_tops(picture: np.ndarray, x: int) -> list[int]:

@@ -23,8 +23,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def legend(figure: Figure, panel: int = 0) -> list[str]:
-    found = figure.axes[panel].get_legend() or figure.legends[0]
-    return [text.get_text() for text in found.get_texts()]
+    box = figure.axes[panel].get_legend() or figure.legends[0]
+    return [text.get_text() for text in box.get_texts()]
 
 
 def lengths(*values: int) -> np.ndarray:

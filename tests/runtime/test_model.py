@@ -37,9 +37,9 @@ def test_what_the_manifest_says(model, bundle):
 
 
 def test_images(model):
-    found = model.embed_pixels(flat((200, 10, 10), (5, 99, 220)))
-    assert found.dtype == np.float32
-    assert np.allclose(found, [unit((200, 10, 10)), unit((5, 99, 220))], atol=1e-5)
+    actual = model.embed_pixels(flat((200, 10, 10), (5, 99, 220)))
+    assert actual.dtype == np.float32
+    assert np.allclose(actual, [unit((200, 10, 10)), unit((5, 99, 220))], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -51,8 +51,8 @@ def test_any_batch_gives_the_same(model, count):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 256])
 def test_texts(model, batch_size):
-    found = model.embed_texts(["a red picture", "blue", "Green green RED"], batch_size=batch_size)
-    assert np.allclose(found, [unit((1, 0, 0)), unit((0, 0, 1)), unit((1, 2, 0))], atol=1e-5)
+    actual = model.embed_texts(["a red picture", "blue", "Green green RED"], batch_size=batch_size)
+    assert np.allclose(actual, [unit((1, 0, 0)), unit((0, 0, 1)), unit((1, 2, 0))], atol=1e-5)
 
 
 def test_nothing_gives_nothing(model):
@@ -93,11 +93,11 @@ def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
         graph.graph.node.insert(1 + index, slow)
     mean.input[0] = "slow200"
     graph.graph.node[0].output[0] = "slow0"
-    whole = graph.SerializeToString()
-    (folder / "image.fp16.onnx").write_bytes(whole)
+    data = graph.SerializeToString()
+    (folder / "image.fp16.onnx").write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     other = {"file": "image.fp16.onnx", "precision": "fp16", "variant": "fp16-slow"}
-    other |= {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    other |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     for image in (
         {"fp32": manifest["image"]["fp32"], "fp16": manifest["image"]["fp32"] | other},
         {"fp16": manifest["image"]["fp32"] | {"variant": "fp16-fast"}, "fp32": manifest["image"]["fp32"] | other},
@@ -115,15 +115,15 @@ def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
 def test_damaged_graphs(make_bundle, tmp_path):
     folder = make_bundle(tmp_path / "onnx")
     graph = folder / "image.onnx"
-    whole = graph.read_bytes()
+    original = graph.read_bytes()
     pixels = flat((1, 2, 3))
 
-    graph.write_bytes(b"x" * len(whole))
+    graph.write_bytes(b"x" * len(original))
     with pytest.raises(UsageError, match=r"image\.onnx: not the file that manifest\.json describes"):
         OnnxModel(folder, provider="cpu").embed_pixels(pixels)
     with pytest.raises(CliplineError, match=r"image\.onnx: onnxruntime cannot load it"):
         session.Sessions("cpu", 1).open(graph)
-    graph.write_bytes(whole[:-9])
+    graph.write_bytes(original[:-9])
     with pytest.raises(UsageError, match="cut short"):
         OnnxModel(folder, provider="cpu").embed_pixels(pixels)
     graph.unlink()
@@ -155,10 +155,10 @@ def test_auto_says_what_it_took_and_is_quiet(bundle):
         "print([name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(bundle)], check=True, capture_output=True, text=True)
-    said, modules = done.stdout.splitlines()
+    line, modules = done.stdout.splitlines()
     device = session.no_device() is None
-    assert said.startswith("CUDA ") if device else said.endswith("False")
-    assert device or said.startswith("CPU, 2 threads")
+    assert line.startswith("CUDA ") if device else line.endswith("False")
+    assert device or line.startswith("CPU, 2 threads")
     assert modules == "[]"
     assert done.stderr == ""
 

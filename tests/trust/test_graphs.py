@@ -309,10 +309,10 @@ def test_a_huge_file_is_refused_before_it_takes_memory(tmp_path):
 
 def test_flipped_and_cut_bytes_end_in_an_answer(bundle, tmp_path, capfd):
     """500 damaged graphs: taken (the flip lies in weights or names) or refused, never another error or more lines."""
-    whole, path, draw = (bundle / "image.onnx").read_bytes(), tmp_path / "image.onnx", random.Random(0)
+    original, path, draw = (bundle / "image.onnx").read_bytes(), tmp_path / "image.onnx", random.Random(0)
     sessions, refused = Sessions("cpu", 1), 0
     for _ in range(500):
-        data = bytearray(whole[: draw.randrange(1, len(whole))] if draw.random() < 0.2 else whole)
+        data = bytearray(original[: draw.randrange(1, len(original))] if draw.random() < 0.2 else original)
         for _ in range(draw.randrange(1, 9)):
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)

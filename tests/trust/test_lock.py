@@ -17,11 +17,11 @@ def entries() -> dict[str, str]:
     """What stands before the hashes, by package, and the hashes."""
     plain = "\n".join(line for line in LOCK.splitlines() if not line.lstrip().startswith("#"))
     joined = plain.replace("\\\n", " ")
-    found = {}
+    blocks = {}
     for line in filter(str.strip, joined.splitlines()):
         head = line.split("--hash", 1)[0].strip()
-        found.setdefault(f"{canonicalize_name(Requirement(head).name)} {head}", line)
-    return found
+        blocks.setdefault(f"{canonicalize_name(Requirement(head).name)} {head}", line)
+    return blocks
 
 
 def test_every_entry_is_pinned_and_hashed():

@@ -23,27 +23,27 @@ ALLOWED = {
 
 def findings(text: str) -> set[str]:
     """Every forbidden thing in a module's source."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {f"import {name.name}" for name in node.names if name.name.split(".")[0] in MODULES}
+            names |= {f"import {name.name}" for name in node.names if name.name.split(".")[0] in MODULES}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
-            found.add(f"import {node.module}")
+            names.add(f"import {node.module}")
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in BUILTINS | CALLS or name.rpartition(".")[2] in METHODS:
-                found.add(name)
+                names.add(name)
             for keyword in node.keywords:
                 value = getattr(keyword.value, "value", "unknown")
                 if keyword.arg == "allow_pickle" and value is not False:
-                    found.add("allow_pickle")
+                    names.add("allow_pickle")
                 if keyword.arg in {"trust_remote_code", "weights_only"} and value is not False:
-                    found.add(keyword.arg)
+                    names.add(keyword.arg)
                 if keyword.arg == "shell" and value is not False:
-                    found.add("shell")
+                    names.add("shell")
                 if keyword.arg == "typ" and value not in {"safe", "rt"}:
-                    found.add("typ")
-    return found
+                    names.add("typ")
+    return names
 
 
 def sources() -> list[Path]:
@@ -51,9 +51,9 @@ def sources() -> list[Path]:
 
 
 def test_nothing_forbidden_and_no_exception_without_need():
-    found = {(str(path.relative_to(ROOT)), what) for path in sources() for what in findings(path.read_text("utf-8"))}
+    uses = {(str(path.relative_to(ROOT)), what) for path in sources() for what in findings(path.read_text("utf-8"))}
     assert len(sources()) > 100
-    assert found == ALLOWED
+    assert uses == ALLOWED
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ for name in sys.argv[1:]:
     start = time.monotonic()
     try:
         folder = hub.fetch(name, ["tokenizer.json"], ["config.json"], "text.name", "a local folder")
-        said = sorted(path.name for path in folder.iterdir())
+        result = sorted(path.name for path in folder.iterdir())
     except CliplineError as error:
-        said = str(error)
-    print(json.dumps([said, time.monotonic() - start]))
+        result = str(error)
+    print(json.dumps([result, time.monotonic() - start]))
 """
 
 
@@ -143,8 +143,8 @@ def test_a_silent_server_does_not_hold_the_run(tmp_path: Path) -> None:
 
 
 def test_offline_mode_asks_nobody(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    [(said, _)] = fetch(server.server_address[1], tmp_path, "org/good", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in said
+    [(result, _)] = fetch(server.server_address[1], tmp_path, "org/good", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in result
     assert server.asked == []
 
 
@@ -160,5 +160,5 @@ def test_offline_mode_asks_nobody(server: ThreadingHTTPServer, tmp_path: Path) -
     ],
 )
 def test_wrong_names_are_one_line(server: ThreadingHTTPServer, tmp_path: Path, name: str, wanted: str) -> None:
-    [(said, _)] = fetch(server.server_address[1], tmp_path, name)
-    assert said == wanted
+    [(result, _)] = fetch(server.server_address[1], tmp_path, name)
+    assert result == wanted
