@@ -1,4 +1,4 @@
-"""Towers: pooling, normalisation, weights from files, and each way in which weights cannot be had."""
+"""Towers: pooling, normalisation, weights from files, and each way in which weights cannot be loaded."""
 
 import os
 import subprocess
@@ -239,10 +239,16 @@ def test_weights_that_do_not_fit_are_one_clear_line(make_recipe, tmp_path, write
         ({"image": {**TIMM, "name": "resnet5000"}}, "timm has no model 'resnet5000'"),
         ({"image": {**TIMM, "pool": "cls"}}, "needs a transformer"),
         ({"image": {**TIMM, "name": "test_vit2", "pool": "cls"}}, "test_vit2 has no class token"),
-        ({"image": {**TIMM, "args": {"padtype": "same"}}}, r"image.args: {'padtype': 'same'} does not go: .*padtype"),
+        (
+            {"image": {**TIMM, "args": {"padtype": "same"}}},
+            r"image.args: {'padtype': 'same'} is not accepted by the model: .*padtype",
+        ),
         ({"text.args": {"hiden_size": 3}}, "hiden_size"),
-        ({"text.args": {"hidden_size": 130, "num_attention_heads": 4}}, r"text.args: .* does not go: .*130"),
-        ({"text.args": {"hidden_size": "x"}}, "text.args: {'hidden_size': 'x'} does not go"),
+        (
+            {"text.args": {"hidden_size": 130, "num_attention_heads": 4}},
+            r"text.args: .* is not accepted by the model: .*130",
+        ),
+        ({"text.args": {"hidden_size": "x"}}, "text.args: {'hidden_size': 'x'} is not accepted by the model"),
         ({"head.kind": "tower"}, "head.kind: tower needs towers with projections"),
         ({"text.layers": 2}, r"text.layers \(2\) is over the tower's 1"),
         (
