@@ -1,4 +1,4 @@
-"""THE preprocessing, pinned: against a reference in plain numpy, stored files, and every odd kind of image."""
+"""The preprocessing, compared with a reference in numpy and with stored results, on every kind of image."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def corners(width: int = 60, height: int = 40) -> Image.Image:
-    """Red, green / blue, yellow quarters: no turn or flip of it looks the same."""
+    """Quarters in red, green, blue and yellow: each rotation and flip of it is different."""
     image = Image.new("RGB", (width, height))
     for index, colour in enumerate(CORNERS.values()):
         x, y = index % 2 * (width // 2), index // 2 * (height // 2)
@@ -106,7 +106,7 @@ def test_exif_orientation_is_applied(orientation, kind):
     upright = corners()
     stored = upright
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 7: "TRANSVERSE"}
-    undo |= {6: "ROTATE_90", 8: "ROTATE_270"}  # 6 means: turn right to view, so it is stored turned left
+    undo |= {6: "ROTATE_90", 8: "ROTATE_270"}  # 6 means: rotate right to view, so it is stored rotated left
     if orientation in undo:
         stored = upright.transpose(Image.Transpose[undo[orientation]])
     exif = Image.Exif()
@@ -163,7 +163,7 @@ def test_modes_become_rgb(name):
 
 
 def test_rgb_before_resizing():
-    """A palette resized by its numbers would invent colours between neighbours of the table."""
+    """Resizing palette indices would invent colours between neighbours of the palette."""
     image = Image.new("P", (40, 40), 0)
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 0])
     image.paste(2, (20, 0, 40, 40))
@@ -186,7 +186,7 @@ def test_one_pixel():
 
 
 def test_a_long_panorama_takes_little_memory():
-    """65,000 x 2 at 224 would be 7.3 million columns: 5 GB. Run apart, under a limit of 2 GB."""
+    """65,000 x 2 at 224 would be 7.3 million columns: 5 GB. Runs in a process with a limit of 2 GB."""
     program = (
         "import resource; from PIL import Image; from clipline.image import Preprocess\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"

@@ -1,4 +1,4 @@
-"""What is installed: wheels as files of distributions on the path, formats as Pillow reads them."""
+"""Detection of onnxruntime wheels, CPU and image formats."""
 
 import io
 import os
@@ -13,9 +13,9 @@ from clipline.utils import cores
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """install("onnxruntime", "1.0"): that distribution as pip writes it, on a path that holds nothing else."""
+    """install("onnxruntime", "1.0"): write that distribution as pip does; no other is listed as installed."""
     original = metadata.distributions
-    # The real ones stay importable; only the list of what is installed is ours.
+    # The real packages stay importable; only the list of distributions is replaced.
     monkeypatch.setattr(metadata, "distributions", lambda: original(path=[str(tmp_path)]))
 
     def write(name: str, version: str) -> None:
@@ -77,7 +77,7 @@ def test_cpu():
 def test_formats_are_those_that_are_really_read():
     for kind in machine.formats():
         if kind.name == "HEIC":
-            continue  # Pillow writes none
+            continue  # Pillow does not write HEIC
         data = io.BytesIO()
         try:
             Image.new("RGB", (8, 8), "red").save(data, kind.name)

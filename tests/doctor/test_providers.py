@@ -1,4 +1,4 @@
-"""Providers that really run, and where the nodes of a real model stand."""
+"""Tests of providers, and the providers on which a model's nodes run."""
 
 import onnx
 import pytest
@@ -43,9 +43,9 @@ def test_every_node_is_counted(bundle):
     for placement in (image, text):
         assert list(placement.nodes) == [session.CPU]
         assert placement.share == {session.CPU: 1.0}
-        assert placement.cpu_work == [], "on the CPU, that is where work belongs"
+        assert placement.cpu_work == [], "only reported for CUDA"
     nodes = len(onnx.load(bundle / "image.onnx").graph.node)
-    assert 1 < image.nodes[session.CPU] <= nodes, "onnxruntime joins some, and runs each once"
+    assert 1 < image.nodes[session.CPU] <= nodes, "onnxruntime fuses some, and runs each once"
 
 
 def test_damaged_files_are_told_apart(make_bundle, tmp_path):
@@ -62,7 +62,7 @@ def test_damaged_files_are_told_apart(make_bundle, tmp_path):
 
 @pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
 def test_cuda_that_is_absent(bundle):
-    """It must not be the CPU's placement that is shown."""
+    """The report must not show the placement on the CPU instead."""
     for placement in providers.placements(Bundle(bundle), "cuda", threads=1):
         assert "CUDA was asked for" in placement.problem
         assert placement.nodes == {}

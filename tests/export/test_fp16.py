@@ -1,4 +1,4 @@
-"""image.fp16.onnx: half the bytes, the same embeddings, and float32 where the range or the precision is needed."""
+"""image.fp16.onnx: half the bytes, similar embeddings, and float32 where range or precision need it."""
 
 import numpy as np
 import onnx
@@ -66,7 +66,7 @@ def test_which_nodes_compute_in_float32(exported, tmp_path, kind, folded):
 
 
 class Deviation(nn.Module):
-    """Embeds an image as the deviations of ten filters, whose squares no float16 holds."""
+    """Embeds an image as the deviations of ten filters, whose squares overflow float16."""
 
     def __init__(self):
         super().__init__()

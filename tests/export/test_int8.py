@@ -31,7 +31,7 @@ def embed(path, pixels):
 
 
 def really_runs(path, tmp_path):
-    """The operators that onnxruntime makes of the file."""
+    """The operators of the graph after onnxruntime has optimised it."""
     session(path, tmp_path / "optimised.onnx")
     return [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
 
@@ -82,7 +82,7 @@ def test_a_layer_left_in_float_stays_in_float(exported, pixels, tmp_path):
 
 
 class Outlier(nn.Module):
-    """Six convolutions; the first gives one channel of huge values, which the second does not read."""
+    """Six convolutions; the first has a channel of huge values, which the second ignores."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The manifest's scale: the exported model's softmax is the trained model's."""
+"""The manifest's logit scale gives the exported model the softmax of the trained model."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ PARAMS = ExportParams(
 
 
 def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
-    """Of each image over the texts, from the logits that the losses are given: of copies, the mean of theirs."""
+    """Softmax of each image over the texts, from the logits of the losses; the mean of the logits of several heads."""
     objective, seen = Objective(model), []
 
     def see(own, everyone, scale, bias):
@@ -46,7 +46,7 @@ def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
 
 @pytest.fixture
 def saved(make_recipe, prepared, tmp_path):
-    """saved(changes) -> a checkpoint whose temperature is not the one that it started with."""
+    """saved(changes) -> a checkpoint whose temperature differs from its initial value."""
 
     def save(changes: dict) -> checkpoint.Checkpoint:
         recipe, data = make_recipe(changes), Prepared(prepared)

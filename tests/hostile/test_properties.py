@@ -1,4 +1,4 @@
-"""What holds for any text, table, path, settings file, archive and manifest: properties for hypothesis to break."""
+"""Properties that hold for any text, table, path, settings file, archive and manifest, tested with hypothesis."""
 
 import copy
 import csv
@@ -35,7 +35,7 @@ from clipline.runtime.bundle import Bundle
 from clipline.runtime.bundle import Manifest as BundleManifest
 
 ROOT = Path(__file__).parents[2]
-# One folder of pytest's serves all examples of a test: each writes its file anew. CLIPLINE_EXAMPLES: how many of each.
+# All examples of a test share a folder, and each writes its file again. CLIPLINE_EXAMPLES: examples per test.
 settings.register_profile(
     "hostile",
     max_examples=int(os.environ.get("CLIPLINE_EXAMPLES", "50")),
@@ -322,7 +322,7 @@ FILES = {
 
 
 def places(value: object, above: tuple = ()) -> list[tuple]:
-    """The way to every value in a settings file, the file itself first."""
+    """The keys that lead to every value in a settings file, the file itself first."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [above, *(keys for key, inner in pairs for keys in places(inner, (*above, key)))]
 
@@ -352,7 +352,7 @@ def test_any_value_in_any_place_is_settings_or_an_error_with_file_and_key(data, 
 
 
 def mappings(path: Path) -> list[tuple]:
-    """The way to each mapping of a settings file, but for `args`, which are another library's."""
+    """The keys that lead to each mapping of a settings file, except `args`, which other libraries define."""
     values, paths = FILES[path][1], []
     for keys in places(values):
         inner = values

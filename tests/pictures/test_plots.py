@@ -1,4 +1,4 @@
-"""The pictures are drawn from what is there, and say clearly when nothing is."""
+"""Plots are drawn from the data that exists, and missing data is a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixed buffers and page-locked memory. The CPU stands in for the device, and a driver that counts for NVIDIA's."""
+"""Reused buffers and page-locked memory, with the CPU as the device and a fake driver that counts calls."""
 
 import ctypes
 import gc
@@ -81,7 +81,7 @@ def test_a_failed_call_gives_its_buffers_back(calls, made, pixels):
 
 
 class Driver:
-    """The calls of the CUDA driver that `pinned` makes, with books on what is held."""
+    """The CUDA driver's functions that `pinned` calls, with a record of what is allocated."""
 
     def __init__(self, fails=None):
         self.fails, self.memory, self.contexts, self.retained = fails, {}, 0, 0

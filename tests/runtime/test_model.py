@@ -84,7 +84,7 @@ def test_auto_takes_the_only_one_without_timing(bundle, monkeypatch):
 
 
 def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
-    """The second graph is slower for certain: it computes the mean colour again and again."""
+    """The second graph is certainly slower: it computes the mean colour many times."""
     folder = make_bundle(tmp_path / "onnx")
     graph = onnx.load(folder / "image.onnx")
     (mean,) = [node for node in graph.graph.node if node.op_type == "ReduceMean"]
@@ -147,7 +147,7 @@ def test_missing_tokenizer(make_bundle, tmp_path):
 
 
 def test_auto_says_what_it_took_and_is_quiet(bundle):
-    """In a process of its own, since what onnxruntime prints about CUDA goes past Python."""
+    """In a separate process, since onnxruntime prints about CUDA without Python's streams."""
     program = (
         "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel\n"
         "model = OnnxModel(Path(sys.argv[1]), threads=2)\n"
@@ -171,7 +171,7 @@ def test_cuda_without_a_device_is_an_error(bundle):
 
 
 def test_cuda_that_does_not_start(bundle, monkeypatch, capfd):
-    """A driver and a device, but no CUDA libraries: onnxruntime takes the CPU, `cuda` must not."""
+    """A driver and a device, but no CUDA libraries: onnxruntime falls back to the CPU, which `cuda` must not do."""
     if session.no_device() is None:
         pytest.skip("this machine has an NVIDIA device: CUDA would start")
     if session.CUDA not in session.load_onnxruntime().get_available_providers():
@@ -192,14 +192,14 @@ def test_no_onnxruntime_names_both_extras(bundle, monkeypatch):
 
 
 def test_half_an_onnxruntime_is_told_apart(bundle, monkeypatch):
-    """Removing one of two wheels leaves an empty package."""
+    """Uninstalling one of two wheels leaves an empty package."""
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     with pytest.raises(UsageError, match="installed in part"):
         OnnxModel(bundle)
 
 
 def test_what_it_runs_on_without_assertions(bundle):
-    """python -O leaves `assert` out."""
+    """python -O removes `assert` statements."""
     script = (
         "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel;"
         "print(OnnxModel(Path(sys.argv[1]), provider='cpu', threads=1).running_on)"

@@ -1,4 +1,4 @@
-"""A model's folder that was damaged or changed: no command takes it."""
+"""A damaged or changed model folder is refused by every command."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def change(folder, name, edit):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_byte_is_found(make_bundle, tmp_path, name):
-    """100 flips of one bit in each file that embeddings depend on: each is told, none gives a number."""
+    """100 flips of one bit in each file that embeddings depend on: all are reported, none gives an embedding."""
     folder, draw = make_bundle(tmp_path / "onnx"), random.Random(0)
     change(folder, "manifest.json", lambda values: values.update(files=hashes(folder)))
     use(folder)
@@ -57,7 +57,7 @@ def hashes(folder) -> dict[str, str]:
 
 
 def test_a_flipped_manifest_gives_an_error_or_the_same(make_bundle, tmp_path):
-    """Nothing vouches for the manifest itself, so a flip may be taken; but embeddings stay what they were."""
+    """Old manifests have no checksum, so a flip may go unnoticed; but embeddings must not change."""
     folder, draw = make_bundle(tmp_path / "onnx"), random.Random(0)
     expected, original, refused = use(folder), (folder / "manifest.json").read_bytes(), 0
     for _ in range(200):

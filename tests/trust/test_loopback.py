@@ -1,4 +1,4 @@
-"""Servers that the project starts listen on this machine alone, unless somebody says otherwise.
+"""Servers that the project starts listen on the loopback interface only, unless asked otherwise.
 
 Their sockets are looked at in tests/app/test_serve.py (the page) and tests/embed/test_ray.py (Ray).
 """

@@ -1,4 +1,4 @@
-"""What the source may not contain: ways to run code that comes with data."""
+"""The source must not contain ways to run code that comes with data."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ BUILTINS = {"eval", "exec", "compile", "__import__"}
 # Also what writes pickles: another tool would have to read them.
 CALLS = {"torch.load", "torch.save", "torch.jit.load", "torch.package", "pd.read_pickle", "pandas.read_pickle"}
 METHODS = {"to_pickle", "read_pickle", "load_module", "exec_module"}
-# Where, and what: each with its reason.
+# (file, use): the exceptions, each with its reason.
 ALLOWED = {
     # Ray carries rows as Arrow tables. Blocks of work go from our driver to our workers and back as bytes in one
     # column; nothing of it comes from a file or from another program.
@@ -22,7 +22,7 @@ ALLOWED = {
 
 
 def findings(text: str) -> set[str]:
-    """Every forbidden thing in a module's source."""
+    """The forbidden imports, calls and arguments in a module's source."""
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The hub, played by a server on this machine: it is used, and where it is gone the error comes in seconds."""
+"""The hub, simulated by a local server: it is used, and without it the error comes within seconds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for name in sys.argv[1:]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The three questions that huggingface_hub asks: which commit, which files, and each file."""
+    """The three requests of huggingface_hub: the commit, the list of files, and each file."""
 
     protocol_version = "HTTP/1.1"
 
@@ -90,7 +90,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def fetch(port: int, home: Path, *names: str, **environment: str) -> list[tuple[list[str] | str, float]]:
-    """What another process gets for each name, and after how many seconds."""
+    """The result or error for each name in a separate process, and the seconds it took."""
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()
     }

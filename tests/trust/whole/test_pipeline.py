@@ -1,4 +1,4 @@
-"""The whole of it, as processes of its own: stages, a kill, promotion, embedding, search.
+"""The whole pipeline as real processes: stages, a kill, promotion, embedding, search.
 
 In these processes nothing may unpickle, and secrets are planted in their environment and in the tracking server's
 address: none may turn up in any file or output. A run takes minutes: `make test-pipeline`.
@@ -79,7 +79,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, migrated):  # noqa: F811
-    """Everything has run."""
+    """The repository after all commands have run."""
     folder = tmp_path_factory.mktemp("whole")
     server = Server(tmp_path_factory.mktemp("server"), migrated)
     server.start()
