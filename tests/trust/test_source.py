@@ -18,6 +18,7 @@ ALLOWED = {
     # Ray carries rows as Arrow tables. Blocks of work go from our driver to our workers and back as bytes in one
     # column; nothing of it comes from a file or from another program.
     ("src/clipline/embed/on_ray/engine.py", "import pickle"),
+    ("src/clipline/embed/on_ray/worker.py", "import pickle"),
 }
 
 
