@@ -18,7 +18,7 @@ PLAIN = {"train.epochs": 3, "train.batch_size": 25, "train.captions": "random"}
 
 @pytest.fixture
 def backend() -> str:
-    """Traces and differentiates as the real one does, and compiles nothing: no g++. tests/train/inductor has both."""
+    """A backend that traces and differentiates, but does not compile: no g++. tests/train/inductor uses the real one."""
     return "aot_eager"
 
 
@@ -63,6 +63,6 @@ def test_cuda_graphs_need_cuda(make_recipe):
         compiled(torch.sin, config, CPU)
 
 
-def test_a_recipe_knows_no_other_way_to_compile(make_recipe):
+def test_other_values_of_compile_are_errors(make_recipe):
     with pytest.raises(UsageError, match=r"train\.compile"):
         make_recipe({"train.compile": "faster"})
