@@ -18,7 +18,7 @@ PLAIN = {"train.epochs": 3, "train.batch_size": 25, "train.captions": "random"}
 
 @pytest.fixture
 def backend() -> str:
-    """A backend that traces and differentiates, but does not compile: no g++. tests/train/inductor uses the real one."""
+    """A backend that traces and differentiates, but does not compile. tests/train/inductor uses the real one."""
     return "aot_eager"
 
 
