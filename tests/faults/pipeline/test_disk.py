@@ -37,7 +37,7 @@ def run_read_only(place: Place, stage: str, folder: Path) -> tuple[int, str]:
 
 
 def clear_end(code: int, output: str) -> None:
-    """It failed, and output so in one line that tells where and what to do."""
+    """It failed, and said so in one line that tells where and what to do."""
     assert code not in (0, -signal.SIGSEGV, -signal.SIGBUS), (code, output)
     assert "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if ": error: " in line]
