@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Each of these in a process of its own: Ray keeps the signals and threads of the process that starts it.
 CLUSTERS := tests/embed/on_ray/test_ray.py tests/train/distributed
-# Minutes of real `dvc` commands, and a real browser (Debian's chromium; skipped where there is none).
-SLOW := tests/pipeline/matrix tests/browser tests/trust/whole
+# Minutes of real `dvc` commands and of g++, and a real browser (Debian's chromium; skipped where there is none).
+SLOW := tests/pipeline/matrix tests/browser tests/trust/whole tests/train/inductor
 # Half an hour of kills, full disks and damaged files.
 FAULTS := tests/faults/pipeline
 # Stages run the first `python` on PATH: it must be the one of .venv.

@@ -96,9 +96,15 @@ def training(job: Job) -> dict[str, Any]:
         with train.opened(run, data, device, None) if job.store != "none" else contextlib.nullcontext() as opened:
             marks.append(time.perf_counter())
             with tempfile.TemporaryDirectory(dir=job.workspace) as scratch:
-                keeper, cache = CheckpointManager(Path(scratch)), job.workspace / ".cache"
+                checkpoints, cache = CheckpointManager(Path(scratch)), job.workspace / ".cache"
                 trainer = Trainer(
-                    run.recipe, data, seed=0, device=device, cache=cache, keeper=keeper, notes={"store": job.store}
+                    run.recipe,
+                    data,
+                    seed=0,
+                    device=device,
+                    cache=cache,
+                    checkpoints=checkpoints,
+                    notes={"store": job.store},
                 )
                 book = Timed(opened)
                 begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The towers of bench/train.py, random ones, as clipline and as open_clip build them."""
+"""The models of bench/train.py with random weights, as clipline and as open_clip build them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "recipe"
-# Width and layers of the two towers; both are CLIP's ViT-B/32, but for `tiny`.
+# Width and layers of the image and of the text tower. vit_b_32 is CLIP's.
 SHAPES = {"vit_b_32": ((768, 12), (512, 12)), "tiny": ((64, 2), (64, 2))}
-# A head of a transformer is so wide, in both towers.
-HEAD = {"vit_b_32": 64, "tiny": 32}
+# Width of an attention head in both towers.
+HEAD_WIDTH = {"vit_b_32": 64, "tiny": 32}
 SIZE, PATCH, DIM = 224, 32, 512
 
 
 @dataclass(frozen=True)
 class Job:
-    """frozen: the image tower is locked. compile: torch.compile the model, with CUDA graphs where it says so."""
+    """A measurement. frozen: lock the image tower. compile: torch.compile the model, as the recipe setting."""
 
     model: str
     device: str
@@ -29,17 +29,17 @@ class Job:
     frozen: bool
 
     def settings(self) -> dict[str, Any]:
-        """For the results."""
+        """The settings that all measurements share, for the results."""
         return {key: value for key, value in asdict(self).items() if key != "frozen"}
 
 
 def vocabulary(model: str) -> int:
-    """Tokens of the text tower: CLIP's or DistilBERT's."""
+    """Number of tokens of the text tower: CLIP's or DistilBERT's."""
     return 30522 if model == "resnet50_distilbert" else 49408
 
 
 def recipe(job: Job):
-    """clipline's Recipe. The loss is open_clip's, InfoNCE, and each projection a plain linear layer."""
+    """clipline's Recipe, with open_clip's loss (InfoNCE) and linear projections."""
     from clipline.config.base import read_yaml, validate
     from clipline.config.recipe import Recipe
 
@@ -56,7 +56,7 @@ def recipe(job: Job):
         values["loss"] = {"kind": "infonce"}
     else:
         (image_width, image_layers), (text_width, text_layers) = SHAPES[job.model]
-        head = HEAD[job.model]
+        head = HEAD_WIDTH[job.model]
         values["image"]["args"] = {
             "embed_dim": image_width,
             "depth": image_layers,
@@ -76,13 +76,13 @@ def recipe(job: Job):
 
 
 def open_clip_model(job: Job) -> Any:
-    """open_clip's model of the same towers, on the CPU."""
+    """open_clip's model with the same towers, on the CPU."""
     import open_clip as package
 
     if job.model == "resnet50_distilbert":
         return _resnet50_distilbert(package)
     (image_width, image_layers), (text_width, text_layers) = SHAPES[job.model]
-    head = HEAD[job.model]
+    head = HEAD_WIDTH[job.model]
     vision = {"image_size": SIZE, "layers": image_layers, "width": image_width, "patch_size": PATCH, "head_width": head}
     text = {
         "context_length": job.tokens,
@@ -95,7 +95,7 @@ def open_clip_model(job: Job) -> Any:
 
 
 def _resnet50_distilbert(package: Any) -> Any:
-    """timm's ResNet50 through open_clip's adapter; DistilBERT, for which it has none, as its adapter would call it."""
+    """timm's ResNet50 through open_clip's adapter, and DistilBERT, for which open_clip has none, in the same manner."""
     from torch import nn
     from transformers import DistilBertConfig, DistilBertModel
 
@@ -109,7 +109,7 @@ def _resnet50_distilbert(package: Any) -> Any:
             return self.proj(self.transformer(ids, (ids != 0).long()).last_hidden_state[:, 0])
 
     vision = {"image_size": SIZE, "timm_model_name": "resnet50", "timm_pool": "", "timm_proj": "linear"}
-    # A text tower must be there to be replaced.
+    # A small text tower, which is replaced below.
     small = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
     model = package.model.CustomTextCLIP(DIM, vision, small, output_dict=True)
     model.text = Text()

@@ -1,4 +1,7 @@
-"""What bench/train.py measures, each in a process of its own. Each takes a Job and returns samples per second."""
+"""The programs that bench/train.py measures, each in its own process.
+
+Each function takes a Job and returns samples per second and other figures.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ WARM_UP = 2
 
 
 def ours(job: Job) -> dict[str, Any]:
-    """clipline's own step, on a split in memory. outside: the share of time in no forward, backward or optimiser.
+    """clipline's training step on a split in memory.
 
-    tflops: that the towers and heads take, as `train.flops` counts them; mfu: their share of the GPU's peak, if known.
+    outside: the share of time outside forward, backward and optimiser. tflops and mfu: see `train.flops`.
     """
     import torch
 
@@ -46,21 +49,21 @@ def ours(job: Job) -> dict[str, Any]:
         step(rows[index], rows[index])
     phases.row()
     seconds = _timed(lambda index: step(rows[index], rows[index]), job)
-    spent = phases.row()
+    seconds_by_phase = phases.row()
     for index in range(WARM_UP, WARM_UP + job.steps):
         flops.add(rows[index], rows[index])
-    inside = spent["seconds_forward_backward"] + spent["seconds_optimizer"]
+    inside = seconds_by_phase["seconds_forward_backward"] + seconds_by_phase["seconds_optimizer"]
     return {
         "rate": job.batch_size * job.steps / seconds,
-        "outside": 1 - inside / sum(spent.values()),
-        "phases": spent,
+        "outside": 1 - inside / sum(seconds_by_phase.values()),
+        "phases": seconds_by_phase,
         **flops.row(1, seconds),
         **_gpu(job),
     }
 
 
 def open_clip(job: Job) -> dict[str, Any]:
-    """open_clip's model, loss and step, as its training loop does it (open_clip_train/train.py)."""
+    """open_clip's model and loss, and the step of its training loop (open_clip_train/train.py)."""
     import open_clip as package
     import torch
 
@@ -76,13 +79,13 @@ def open_clip(job: Job) -> dict[str, Any]:
     if job.compile:
         model = torch.compile(model, mode="reduce-overhead" if job.compile == "cuda_graphs" else None)
     loss_of = package.ClipLoss()
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-5)
+    optimizer = torch.optim.AdamW([param for param in model.parameters() if param.requires_grad], lr=1e-5)
     split = _split(job)
     rows = _rows(job, len(split.image_rows))
-    # Behind its loader pixels are normalised floats, tokens padded to one length, and both page-locked for a GPU.
+    # As from its loader: pixels are normalised floats, tokens are padded to one length, and a GPU gets pinned memory.
     images = torch.rand(job.batch_size, 3, SIZE, SIZE, pin_memory=on_gpu)
-    tokens = [torch.from_numpy(split.tokens[each]).long() for each in rows]
-    tokens = [each.pin_memory() for each in tokens] if on_gpu else tokens
+    tokens = [torch.from_numpy(split.tokens[batch]).long() for batch in rows]
+    tokens = [ids.pin_memory() for ids in tokens] if on_gpu else tokens
 
     def step(index: int) -> None:
         pixels, ids = images.to(job.device, non_blocking=True), tokens[index].to(job.device, non_blocking=True)
@@ -101,7 +104,7 @@ def open_clip(job: Job) -> dict[str, Any]:
 
 
 def _timed(step, job: Job) -> float:
-    """Seconds of the steps behind the warm-up."""
+    """Seconds of the steps after the warm-up."""
     import torch
 
     if job.device == "cuda":
@@ -115,7 +118,7 @@ def _timed(step, job: Job) -> float:
 
 
 def _gpu(job: Job) -> dict[str, Any]:
-    """What was computed on, and the most of its memory that was in use at once, in bytes; nothing for a CPU."""
+    """The GPU's name and the peak of its memory in use, in bytes; empty for a CPU."""
     import torch
 
     if job.device != "cuda":
@@ -124,19 +127,19 @@ def _gpu(job: Job) -> dict[str, Any]:
 
 
 def _split(job: Job):
-    """Random pixels and tokens for all batches, each caption of full length."""
+    """Random pixels and tokens for all batches; all captions have the full length."""
     import numpy as np
 
     from clipline.data.prepared import Split
 
     count = (WARM_UP + job.steps) * job.batch_size if job.device == "cpu" else 4 * job.batch_size
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return Split(
         name="train",
-        images=dice.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
+        images=rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
         image_rows=np.arange(count),
         image_names=[str(index) for index in range(count)],
-        tokens=dice.integers(1, vocabulary(job.model), (count, job.tokens), np.int32),
+        tokens=rng.integers(1, vocabulary(job.model), (count, job.tokens), np.int32),
         lengths=np.full(count, job.tokens, np.int32),
         captions=[""] * count,
         caption_image=np.arange(count),
@@ -144,8 +147,8 @@ def _split(job: Job):
 
 
 def _rows(job: Job, count: int) -> list:
-    """Rows of each batch, in a random order."""
+    """The rows of each batch, int64 [batch_size], in a random order."""
     import numpy as np
 
-    dice = np.random.default_rng(0)
-    return [dice.permutation(count)[: job.batch_size] for _ in range(WARM_UP + job.steps)]
+    rng = np.random.default_rng(0)
+    return [rng.permutation(count)[: job.batch_size] for _ in range(WARM_UP + job.steps)]

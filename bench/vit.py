@@ -1,4 +1,4 @@
-"""A ViT-B/32 as `clip_finetune` exports it, with random weights: speed does not depend on them."""
+"""A ViT-B/32 as exported from `clip_finetune`, with random weights, on which speed does not depend."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from clipline.utils.files import atomic_folder
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "recipe" / "clip_finetune.yaml"
 EXPORT = ("export", "fold", "graph", "fp16", "int8", "int8_layers")
-# What the graphs depend on: where one of these changes, they are made anew.
+# Modules that the graphs depend on: if one changes, the graphs are made again.
 MAKERS = ("model.image_tower", "model.clip", *(f"export.{name}" for name in EXPORT))
 OPSET, CALIBRATION, PROBE, BATCH = 20, 64, 16, 8
 
 
 def folder(cache: Path) -> Path:
-    """Where the model lies, or will lie."""
+    """The folder of the model, which may not exist yet."""
     files = [importlib.util.find_spec(f"clipline.{name}").origin for name in MAKERS]
     digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (*files, RECIPE, __file__)))
     return cache / f"vit-b-32-{digest.hexdigest()[:12]}"
 
 
 def make(out: Path, photos: Path) -> None:
-    """Write the model to `out` in fp32, fp16 and int8. photos: what int8's scales are fixed on."""
+    """Write the model to `out` in fp32, fp16 and int8. photos: a folder of JPEG files that determine int8's scales."""
     import torch
 
     from clipline.config.base import read_yaml, validate
@@ -54,7 +54,7 @@ def make(out: Path, photos: Path) -> None:
 
 
 def _precisions(out: Path, photos: Path, preprocess) -> dict:
-    """Write fp16 and int8; what is to be told of them, also where one cannot be made."""
+    """Write fp16 and int8. Returns int8's figures, or why a precision is missing."""
     import numpy as np
 
     from clipline.export.fp16 import to_fp16
@@ -64,14 +64,14 @@ def _precisions(out: Path, photos: Path, preprocess) -> dict:
     pixels = np.stack([preprocess.read(file)[0] for file in files])
     calibration, probe = pixels[:-PROBE], pixels[-PROBE:]
     batches = [calibration[start : start + BATCH] for start in range(0, len(calibration), BATCH)]
-    told = {}
+    figures = {}
     try:
         to_fp16(out / "image.onnx", out / "image.fp16.onnx")
-        found = to_int8(out / "image.onnx", out / "image.int8.onnx", batches, probe)
-        told["int8"] = {"cosine": found.cosine, "layers": found.layers, "layers_in_float": found.in_float}
+        int8 = to_int8(out / "image.onnx", out / "image.int8.onnx", batches, probe)
+        figures["int8"] = {"cosine": int8.cosine, "layers": int8.layers, "layers_in_float": int8.in_float}
     except CliplineError as error:
-        told["missing"] = str(error)
-    return told
+        figures["missing"] = str(error)
+    return figures
 
 
 def _tokenizer():

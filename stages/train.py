@@ -22,10 +22,9 @@ from clipline.data.prepared import Prepared
 from clipline.model.device import pick_device
 from clipline.train import checkpoint
 from clipline.train.distributed.gather import rank
-from clipline.train.distributed.processes import joined, launch, started
-from clipline.train.loop import Trainer
+from clipline.train.distributed.processes import launch, process_group, under_torchrun
+from clipline.train.loop import EpochRow, Trainer
 from clipline.train.state import CheckpointManager, State
-from clipline.train.validate import Row
 from clipline.utils.files import locked
 from clipline.utils.revision import code_fingerprint
 from stages.common import HISTORY, RECEIPT, run_stage, say
@@ -46,7 +45,7 @@ class History:
         self._columns: list[str] = []
         path.write_text("")
 
-    def add(self, row: Row) -> None:
+    def add(self, row: EpochRow) -> None:
         """Append a row, after the header if it is the first one.
 
         A training that continues on another GPU may gain or lose the column `mfu`: the header stays.
@@ -74,10 +73,10 @@ def main() -> None:
     """Train the recipe on the prepared data, or continue a training that was killed."""
     run, data = load_run(), Prepared(Path("data/prepared"))
     device = pick_device(run.params.train.device)
-    if run.params.train.devices > 1 and not started():
+    if run.params.train.devices > 1 and not under_torchrun():
         launch("stages.train", run.params.train.devices, device)
-    with joined(device) if started() else nullcontext(device) as own:
-        train(run, data, own)
+    with process_group(device) if under_torchrun() else nullcontext(device) as own_device:
+        train(run, data, own_device)
 
 
 def train(run: Run, data: Prepared, device: torch.device) -> None:
@@ -85,8 +84,8 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
     folder = scratch(run, data, device.type)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, BUSY) if not rank() else nullcontext():
-        keeper = CheckpointManager(folder)
-        state = keeper.newest()
+        checkpoints = CheckpointManager(folder)
+        state = checkpoints.newest()
         make = partial(
             Trainer,
             run.recipe,
@@ -101,11 +100,12 @@ def train(run: Run, data: Prepared, device: torch.device) -> None:
             make().fit(lambda row, when: None)
             return
         if state:
-            say(f"going on after epoch {len(state.facts['rows'])}, step {state.facts['step']['number']} ({folder})")
+            epochs, steps = len(state.metadata["rows"]), state.metadata["step"]["number"]
+            say(f"going on after epoch {epochs}, step {steps} ({folder})")
         with opened(run, data, device, state) as tracked:
-            trainer = make(keeper=keeper, notes={"receipt": tracked.receipt.model_dump()})
+            trainer = make(checkpoints=checkpoints, notes={"receipt": tracked.receipt.model_dump()})
             fit(trainer, run, data, tracked)
-        keeper.clear()
+        checkpoints.clear()
 
 
 def opened(run: Run, data: Prepared, device: torch.device, state: State | None) -> AbstractContextManager[tracking.Run]:
@@ -132,7 +132,7 @@ def opened(run: Run, data: Prepared, device: torch.device, state: State | None) 
             source=str(getattr(run.dataset, "path", None) or run.dataset.kind),
             profile=data.report["splits"],
         ),
-        again=state.facts["notes"]["receipt"] if state else None,
+        again=state.metadata["notes"]["receipt"] if state else None,
     )
 
 
@@ -140,7 +140,7 @@ def fit(trainer: Trainer, run: Run, data: Prepared, tracked: tracking.Run) -> No
     """Train to the end. Each epoch's row goes to `HISTORY` and the run, the best epoch's weights to `CHECKPOINT`."""
     history, old_epochs = History(HISTORY), len(trainer.rows)
 
-    def on_row(row: Row, when: int) -> None:
+    def on_row(row: EpochRow, when: int) -> None:
         history.add(row)
         tracked.log_row(row, when)
         if row["epoch"] > old_epochs:

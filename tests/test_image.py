@@ -1,4 +1,4 @@
-"""THE preprocessing, pinned: against a reference in plain numpy, stored files, and every odd kind of image."""
+"""The preprocessing, compared with a reference in numpy and with stored results, on every kind of image."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def corners(width: int = 60, height: int = 40) -> Image.Image:
-    """Red, green / blue, yellow quarters: no turn or flip of it looks the same."""
+    """Quarters in red, green, blue and yellow: each rotation and flip of it is different."""
     image = Image.new("RGB", (width, height))
     for index, colour in enumerate(CORNERS.values()):
         x, y = index % 2 * (width // 2), index // 2 * (height // 2)
@@ -69,11 +69,11 @@ def reference(image: Image.Image, size: int, resize: str) -> np.ndarray:
 )
 def test_equals_the_reference(height, width, resize):
     image = noise(height, width)
-    found = Preprocess(24, resize)(image)
-    assert found.shape == (24, 24, 3)
-    assert found.dtype == np.uint8
+    actual = Preprocess(24, resize)(image)
+    assert actual.shape == (24, 24, 3)
+    assert actual.dtype == np.uint8
     # Pillow's weights are fixed-point: one step off in few places, two where both passes round apart.
-    difference = np.abs(found.astype(int) - reference(image, 24, resize))
+    difference = np.abs(actual.astype(int) - reference(image, 24, resize))
     assert difference.max() <= 2
     assert difference.mean() < 0.02
 
@@ -107,7 +107,7 @@ def test_exif_orientation_is_applied(orientation, kind):
     upright = corners()
     stored = upright
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 7: "TRANSVERSE"}
-    undo |= {6: "ROTATE_90", 8: "ROTATE_270"}  # 6 means: turn right to view, so it is stored turned left
+    undo |= {6: "ROTATE_90", 8: "ROTATE_270"}  # 6 means: rotate right to view, so it is stored rotated left
     if orientation in undo:
         stored = upright.transpose(Image.Transpose[undo[orientation]])
     exif = Image.Exif()
@@ -218,7 +218,7 @@ def test_even_greys_and_known_ranges_are_not_stretched():
 
 
 def test_rgb_before_resizing():
-    """A palette resized by its numbers would invent colours between neighbours of the table."""
+    """Resizing palette indices would invent colours between neighbours of the palette."""
     image = Image.new("P", (40, 40), 0)
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 0])
     image.paste(2, (20, 0, 40, 40))
@@ -241,7 +241,7 @@ def test_one_pixel():
 
 
 def test_a_long_panorama_takes_little_memory():
-    """65,000 x 2 at 224 would be 7.3 million columns: 5 GB. Run apart, under a limit of 2 GB."""
+    """65,000 x 2 at 224 would be 7.3 million columns: 5 GB. Runs in a process with a limit of 2 GB."""
     program = (
         "import resource; from PIL import Image; from clipline.image import Preprocess\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
@@ -337,9 +337,9 @@ def test_random_damage_never_raises_anything_else():
     kinds = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "ICO")
     outcomes = set()
     for kind in kinds:
-        whole = encode(ImageOps.posterize(image, 3), kind)
+        original = encode(ImageOps.posterize(image, 3), kind)
         for _ in range(120):
-            data = bytearray(whole)
+            data = bytearray(original)
             for _ in range(int(rng.integers(1, 12))):
                 data[int(rng.integers(len(data) if rng.random() < 0.5 else min(200, len(data))))] = int(
                     rng.integers(256)

@@ -1,4 +1,4 @@
-"""The losses against their sources, written out."""
+"""The losses against the formulas of their sources."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_infonce_is_minus_log_softmax_of_the_pair(pair):
     assert of_pairs(infonce)(image, text, scale).item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-12)
 
 
-def test_infonce_of_a_perfect_and_of_a_blind_model():
+def test_infonce_of_a_perfect_and_of_a_constant_model():
     eye, scale = torch.eye(B), torch.tensor(100.0)
     assert of_pairs(infonce)(eye, eye, scale).item() == pytest.approx(0, abs=1e-6)
     same = torch.ones(B, D)
@@ -74,11 +74,11 @@ def test_infonce_of_a_perfect_and_of_a_blind_model():
 
 def test_label_smoothing_of_infonce_is_a_share_of_the_target_on_every_text(pair):
     image, text = pair
-    log_p, log_q = (F.log_softmax(2 * each, dim=-1) for each in (image @ text.T, text @ image.T))
+    log_p, log_q = (F.log_softmax(2 * logits, dim=-1) for logits in (image @ text.T, text @ image.T))
     target = 0.9 * torch.eye(B, dtype=torch.float64) + 0.1 / B
     wanted = -((target * log_p).sum() + (target * log_q).sum()) / (2 * B)
-    found = of_pairs(infonce)(image, text, number(2.0), label_smoothing=0.1)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    actual = of_pairs(infonce)(image, text, number(2.0), label_smoothing=0.1)
+    assert actual.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
 def test_without_hard_negatives_the_same_image_twice_is_its_own_negative_as_in_clip(pair):
@@ -115,7 +115,7 @@ def test_detached_targets_change_the_gradient_and_not_the_loss(pair):
     loss, scale = of_pairs(soft_target), number(1.0)
     live, detached = loss(*pair, scale), loss(*pair, scale, detach_targets=True)
     assert live == detached
-    gradients = [torch.autograd.grad(each, pair[0], retain_graph=True)[0] for each in (live, detached)]
+    gradients = [torch.autograd.grad(loss_value, pair[0], retain_graph=True)[0] for loss_value in (live, detached)]
     assert not torch.allclose(*gradients)
 
 
@@ -131,9 +131,9 @@ def test_losses_of_pairs_refuse_other_numbers_of_images_and_texts(loss, several)
 def sup_con(anchors, others, anchor_ids, other_ids, scale):
     """Equation 2 of arXiv 2004.11362, the mean over anchors, term by term."""
     total = number(0.0)
-    for anchor, own in zip(anchors, anchor_ids, strict=True):
+    for anchor, anchor_id in zip(anchors, anchor_ids, strict=True):
         logits = scale * others @ anchor
-        positives = [p for p, other in enumerate(other_ids) if other == own]
+        positives = [p for p, other in enumerate(other_ids) if other == anchor_id]
         total -= sum(torch.log(logits[p].exp() / logits.exp().sum()) for p in positives) / len(positives)
     return total / len(anchors)
 
@@ -142,8 +142,8 @@ def test_multi_positive_is_sup_con_in_both_directions(several):
     image, text = several
     scale = number(1.7)
     wanted = sup_con(image, text, IMAGE_IDS, TEXT_IDS, scale) + sup_con(text, image, TEXT_IDS, IMAGE_IDS, scale)
-    found = of_several(multi_positive)(*several, scale)
-    assert found.item() == pytest.approx(wanted.item() / 2, rel=1e-12)
+    actual = of_several(multi_positive)(*several, scale)
+    assert actual.item() == pytest.approx(wanted.item() / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -161,27 +161,27 @@ def test_label_smoothing_of_multi_positive_is_a_share_of_the_target_on_every_col
         target = 0.7 * same / same.sum(1, keepdim=True) + 0.3 / len(columns)
         assert target.sum(1).tolist() == pytest.approx([1.0] * len(rows))
         wanted = wanted - (target * F.log_softmax(logits, dim=1)).sum(1).mean() / 2
-    found = of_several(multi_positive)(image, text, number(1.0), label_smoothing=0.3)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    actual = of_several(multi_positive)(image, text, number(1.0), label_smoothing=0.3)
+    assert actual.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
-def test_a_row_without_a_positive_is_not_passed_over_in_silence(several):
+def test_a_row_without_a_positive_gives_nan(several):
     batch = Batch(*several, torch.tensor([10, 20, 30, 99]), torch.tensor(TEXT_IDS))
     assert multi_positive(batch, batch, number(1.0), None).isnan()
 
 
-def test_siglip_is_a_yes_or_no_of_each_pair_over_the_number_of_images(several):
+def test_siglip_classifies_every_pair_and_divides_by_the_number_of_images(several):
     image, text = several
     scale, bias, wanted = number(3.0), number(-2.0), 0.0
-    for x, own in zip(image, IMAGE_IDS, strict=True):
+    for x, image_id in zip(image, IMAGE_IDS, strict=True):
         for y, other in zip(text, TEXT_IDS, strict=True):
-            label = 1 if own == other else -1
+            label = 1 if image_id == other else -1
             # The paper's algorithm 1; its equation has the sign of t and b inside.
             wanted -= math.log(1 / (1 + math.exp(-label * (scale * x @ y + bias).item())))
     assert of_several(siglip)(*several, scale, bias).item() == pytest.approx(wanted / len(IMAGE_IDS), rel=1e-12)
 
 
-def test_siglip_of_far_logits_is_finite_and_without_bias_refused(several):
+def test_siglip_of_large_logits_is_finite_and_needs_a_bias(several):
     assert of_several(siglip)(*several, number(1e4), number(-10.0)).isfinite()
     with pytest.raises(ValueError, match="needs a bias"):
         of_several(siglip)(*several, number(1.0), None)
@@ -213,12 +213,12 @@ def test_hard_negatives_of_infonce_weigh_negatives_and_mask_the_same_image(pair,
     scale = number(1.5)
     logits = scale * image @ text.T
     (rows, row_weights), (columns, _) = robinson(logits, IDS, IDS, beta), robinson(logits.T, IDS, IDS, beta)
-    found = of_pairs(infonce, IDS)(image, text, scale, hard_negatives=beta)
-    assert found.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-12)
+    actual = of_pairs(infonce, IDS)(image, text, scale, hard_negatives=beta)
+    assert actual.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-12)
     assert all(weight.mean().item() == pytest.approx(1) for weight in row_weights)
-    # Weights are constants: so is the gradient that of the loss with these weights.
+    # Weights are constants: the gradient is that of the loss with fixed weights.
     wanted = torch.autograd.grad((rows + columns) / 2, pair, retain_graph=True)
-    torch.testing.assert_close(torch.autograd.grad(found, pair), wanted, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(torch.autograd.grad(actual, pair), wanted, rtol=1e-10, atol=1e-14)
 
 
 def test_hard_negatives_of_multi_positive_weigh_negatives_and_leave_positives(several):
@@ -230,10 +230,10 @@ def test_hard_negatives_of_multi_positive_weigh_negatives_and_leave_positives(se
             hardness = (beta * logit[~same]).exp().detach()
             denominator = logit[same].exp().sum() + (hardness / hardness.mean() * logit[~same].exp()).sum()
             wanted = wanted - torch.log(logit[same].exp() / denominator).mean() / len(rows) / 2
-    found = of_several(multi_positive)(image, text, scale, hard_negatives=beta)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    actual = of_several(multi_positive)(image, text, scale, hard_negatives=beta)
+    assert actual.item() == pytest.approx(wanted.item(), rel=1e-12)
     wanted_gradients = torch.autograd.grad(wanted, several)
-    torch.testing.assert_close(torch.autograd.grad(found, several), wanted_gradients, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(torch.autograd.grad(actual, several), wanted_gradients, rtol=1e-10, atol=1e-14)
 
 
 def test_weights_of_beta_zero_change_nothing(pair, several):
@@ -254,15 +254,15 @@ def test_smoothing_with_hard_negatives_spreads_over_what_is_not_masked(pair):
         wanted = wanted - (target * log_p).sum() / (2 * B)
     loss = of_pairs(infonce, IDS)(image, text, scale, label_smoothing=smoothing, hard_negatives=0.0)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-12)
-    assert all(each.isfinite().all() for each in torch.autograd.grad(loss, pair))
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, pair))
 
 
 def test_a_batch_of_one_image_has_no_negatives_and_no_loss(pair):
     scale = number(1.0)
     loss = of_pairs(infonce, [5] * B)(*pair, scale, hard_negatives=1.0)
-    assert loss.item() == 0 and all(not each.any() for each in torch.autograd.grad(loss, pair))
+    assert loss.item() == 0 and all(not gradient.any() for gradient in torch.autograd.grad(loss, pair))
     loss = of_pairs(multi_positive, [5] * B)(*pair, scale, hard_negatives=1.0)
-    assert loss.isfinite() and all(each.isfinite().all() for each in torch.autograd.grad(loss, pair))
+    assert loss.isfinite() and all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, pair))
 
 
 # ---------------------------------------------------------------- recipes

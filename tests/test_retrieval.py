@@ -1,4 +1,4 @@
-"""The metric against a slow, obvious implementation, and its promises on ties and bad values."""
+"""The metric against a slow and simple implementation, and its behaviour with ties and invalid values."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from clipline import retrieval
 
 
 def brute_force(images, texts, text_image, k):
-    """Any-match recall with explicit sorting; a positive stands behind every equal negative."""
+    """Any-match recall with explicit sorting; a positive ranks behind every negative of equal score."""
     scores = retrieval.normalise(images) @ retrieval.normalise(texts).T
     i2t = []
     for image, row in enumerate(scores):
@@ -50,26 +50,26 @@ def test_scale_of_embeddings_does_not_matter():
     assert retrieval.evaluate(images, texts, text_image) == retrieval.evaluate(scaled, texts, text_image)
 
 
-def test_stored_halves_are_compared_as_floats():
-    halves = np.full((2, 300), 300, np.float16)  # their squares' sum is beyond what a half holds
-    found = retrieval.normalise(halves)
-    assert found.dtype == np.float32 and np.allclose(np.linalg.norm(found, axis=1), 1)
+def test_float16_embeddings_are_compared_in_float32():
+    halves = np.full((2, 300), 300, np.float16)  # the sum of their squares exceeds float16
+    normalised = retrieval.normalise(halves)
+    assert normalised.dtype == np.float32 and np.allclose(np.linalg.norm(normalised, axis=1), 1)
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_the_block_size_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     arguments = rng.normal(size=(50, 8)), rng.normal(size=(150, 8)), np.arange(150) % 50
-    whole = retrieval.evaluate(*arguments)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
-    assert retrieval.evaluate(*arguments) == whole
+    expected = retrieval.evaluate(*arguments)
+    monkeypatch.setattr(retrieval, "QUERY_BLOCK", 7)
+    assert retrieval.evaluate(*arguments) == expected
 
 
-def test_nan_is_no_perfect_rank():
+def test_nan_is_an_error_and_not_a_perfect_rank():
     images = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="NaN"):
         retrieval.evaluate(images * np.nan, images, np.arange(4))
 
 
 def test_a_query_without_a_positive_is_an_error():
-    with pytest.raises(ValueError, match="nothing to find"):
+    with pytest.raises(ValueError, match="no positive in the gallery"):
         retrieval.evaluate(np.eye(4), np.eye(4)[:3], np.arange(3))

@@ -1,4 +1,4 @@
-"""Wrong settings stop with file, key, what was found and what is allowed; the shipped ones are right."""
+"""Errors of wrong settings name file, key, what was found and what is allowed; the repository's settings are right."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ DATASET = {
 
 
 def changed(values: dict, changes: dict[str, Any]) -> dict:
-    """changed(values, {"a.b": 1}); ... removes the key."""
+    """Change nested values by dotted keys: changed(values, {"a.b": 1}); the value ... removes the key."""
     values = copy.deepcopy(values)
     for key, value in changes.items():
         *path, last = key.split(".")
-        place = values
+        section = values
         for part in path:
-            place = place[part]
+            section = section[part]
         if value is ...:
-            del place[last]
+            del section[last]
         else:
-            place[last] = value
+            section[last] = value
     return values
 
 
@@ -56,21 +56,28 @@ def fault(kind: Any, values: Any) -> str:
     return str(caught.value)
 
 
-# ---------------------------------------------------------------- what ships
+# ---------------------------------------------------------------- the repository's settings
 
 
 @pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
 def test_shipped_datasets_are_valid(path: Path) -> None:
     values = read_yaml(path)
-    found = validate(Dataset, values, str(path))
-    assert (found.kind, found.path, found.split.kind) == (values["kind"], values["path"], values["split"]["kind"])
+    settings = validate(Dataset, values, str(path))
+    assert (settings.kind, settings.path, settings.split.kind) == (
+        values["kind"],
+        values["path"],
+        values["split"]["kind"],
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
-    values, found = read_yaml(path), Recipe.from_yaml(path)
-    assert (found.image.tower, found.text.architecture) == (values["image"]["tower"], values["text"]["architecture"])
-    assert found.train.optimizer.lr.head == values["train"]["optimizer"]["lr"]["head"]
+    values, settings = read_yaml(path), Recipe.from_yaml(path)
+    assert (settings.image.tower, settings.text.architecture) == (
+        values["image"]["tower"],
+        values["text"]["architecture"],
+    )
+    assert settings.train.optimizer.lr.head == values["train"]["optimizer"]["lr"]["head"]
 
 
 def test_the_default_run_is_valid() -> None:
@@ -131,7 +138,7 @@ def test_wrong_datasets(changes: dict[str, Any], wanted: str) -> None:
 
 
 @pytest.mark.parametrize("values", [None, [], "text", 3])
-def test_files_that_are_no_mapping(values: Any) -> None:
+def test_files_that_are_not_mappings(values: Any) -> None:
     assert fault(Params, values).startswith("configs/x.yaml: should be a mapping (`key: value` lines), found ")
 
 
@@ -242,10 +249,10 @@ def test_a_renamed_key_is_an_error_in_a_file_and_read_from_a_checkpoint(
     changes |= {"train.micro_batch_size": 2, "head.num_heads": 2}
     recipe = make_recipe(changes)
     values = recipe.model_dump(mode="json")
-    place = values
+    mapping = values
     for part in section.split("."):
-        place = place[part]
-    place[old] = place.pop(new)
+        mapping = mapping[part]
+    mapping[old] = mapping.pop(new)
     assert fault(Recipe, values) == f"configs/x.yaml: {section}: `{old}` was renamed. Fix: write `{new}`"
     assert validate(Recipe, values, "config.json", from_earlier_version=True) == recipe
 
@@ -287,7 +294,7 @@ def test_old_keys_name_classes_and_keys_that_exist() -> None:
         (b"a: \x01\n", "not valid YAML"),
     ],
 )
-def test_broken_yaml_says_the_line_in_one_line(tmp_path: Path, content: bytes, wanted: str) -> None:
+def test_broken_yaml_is_a_one_line_error_with_the_line_number(tmp_path: Path, content: bytes, wanted: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
@@ -312,7 +319,7 @@ def test_yaml_is_version_1_2_as_in_dvc(tmp_path: Path, text: str, value: Any) ->
     assert read_yaml(tmp_path / "x.yaml") == {"a": value}
 
 
-# ---------------------------------------------------------------- a whole run
+# ---------------------------------------------------------------- runs
 
 
 @pytest.fixture

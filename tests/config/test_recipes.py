@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def two_steps(name: str) -> Recipe:
     """The recipe with small towers, for epochs of two steps of three samples."""
     values = small_values(name)
-    # Where layers wait, they do so in the first of two epochs.
+    # Layers that are frozen at first are frozen in the first of two epochs.
     waiting = [rule for rules in values["train"].get("freeze", {}).values() for rule in rules if "epochs" in rule]
     for rule in waiting:
         rule["epochs"] = 1

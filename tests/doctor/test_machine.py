@@ -1,4 +1,4 @@
-"""What is installed: wheels as files of distributions on the path, formats as Pillow reads them."""
+"""Detection of onnxruntime wheels, CPU and image formats."""
 
 import io
 import os
@@ -13,9 +13,9 @@ from clipline.utils import cores
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """install("onnxruntime", "1.0"): that distribution as pip writes it, on a path that holds nothing else."""
+    """install("onnxruntime", "1.0"): write that distribution as pip does; no other is listed as installed."""
     original = metadata.distributions
-    # The real ones stay importable; only the list of what is installed is ours.
+    # The real packages stay importable; only the list of distributions is replaced.
     monkeypatch.setattr(metadata, "distributions", lambda: original(path=[str(tmp_path)]))
 
     def write(name: str, version: str) -> None:
@@ -27,18 +27,18 @@ def install(tmp_path, monkeypatch):
 
 
 def test_the_wheel_that_is_here():
-    found = machine.wheels()
-    assert len(found) == 1, "the development environment has one"
-    assert machine.wheel_problems(found) == []
+    installed = machine.wheels()
+    assert len(installed) == 1, "the development environment has one"
+    assert machine.wheel_problems(installed) == []
 
 
 def test_two_wheels_are_a_problem_with_its_fix(install):
     install("onnxruntime", "1.31.1")
     install("onnxruntime_gpu", "1.30.0")
     install("onnxruntime-extensions", "0.13.0")
-    found = machine.wheels()
-    assert found == {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
-    (problem,) = machine.wheel_problems(found)
+    installed = machine.wheels()
+    assert installed == {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"}
+    (problem,) = machine.wheel_problems(installed)
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.30.0 are installed" in problem
     assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'clipline[cpu]'" in problem
 
@@ -67,22 +67,22 @@ def test_versions():
 
 
 def test_cpu():
-    found = machine.cpu()
-    assert found.model
-    assert found.usable == cores.available() <= found.affinity <= found.cores == os.cpu_count()
-    assert set(found.flags) <= set(machine.FLAGS)
-    assert f"{found.usable} of {found.cores} cores" in str(found)
+    cpu_info = machine.cpu()
+    assert cpu_info.model
+    assert cpu_info.usable == cores.available() <= cpu_info.affinity <= cpu_info.cores == os.cpu_count()
+    assert set(cpu_info.flags) <= set(machine.FLAGS)
+    assert f"{cpu_info.usable} of {cpu_info.cores} cores" in str(cpu_info)
 
 
 def test_formats_are_those_that_are_really_read():
-    for each in machine.formats():
-        if each.name == "HEIC":
-            continue  # Pillow writes none
+    for kind in machine.formats():
+        if kind.name == "HEIC":
+            continue  # Pillow does not write HEIC
         data = io.BytesIO()
         try:
-            Image.new("RGB", (8, 8), "red").save(data, each.name)
+            Image.new("RGB", (8, 8), "red").save(data, kind.name)
             Image.open(data).load()
             read = True
         except (OSError, KeyError):
             read = False
-        assert each.read == read, each
+        assert kind.read == read, kind

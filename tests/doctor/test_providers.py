@@ -1,4 +1,4 @@
-"""Providers that really run, and where the nodes of a real model stand."""
+"""Tests of providers, and the providers on which a model's nodes run."""
 
 import onnx
 import pytest
@@ -40,19 +40,19 @@ def test_a_provider_that_gives_wrong_numbers_does_not_run(monkeypatch):
 def test_every_node_is_counted(bundle):
     image, text = providers.placements(Bundle(bundle), "cpu", threads=1)
     assert (image.file, image.precision, image.problem) == ("image.onnx", "fp32", "")
-    for each in (image, text):
-        assert list(each.nodes) == [session.CPU]
-        assert each.share == {session.CPU: 1.0}
-        assert each.cpu_work == [], "on the CPU, that is where work belongs"
+    for placement in (image, text):
+        assert list(placement.nodes) == [session.CPU]
+        assert placement.share == {session.CPU: 1.0}
+        assert placement.cpu_work == [], "only reported for CUDA"
     nodes = len(onnx.load(bundle / "image.onnx").graph.node)
-    assert 1 < image.nodes[session.CPU] <= nodes, "onnxruntime joins some, and runs each once"
+    assert 1 < image.nodes[session.CPU] <= nodes, "onnxruntime fuses some, and runs each once"
 
 
 def test_damaged_files_are_told_apart(make_bundle, tmp_path):
     folder = make_bundle(tmp_path / "onnx")
     opened = Bundle(folder)
-    whole = (folder / "image.onnx").read_bytes()
-    (folder / "image.onnx").write_bytes(whole[:-1] + b"x")
+    original = (folder / "image.onnx").read_bytes()
+    (folder / "image.onnx").write_bytes(original[:-1] + b"x")
     (folder / "text.onnx").unlink()
     image, text = providers.placements(opened, "cpu", threads=1)
     assert "image.onnx: not the file that manifest.json describes" in image.problem
@@ -62,10 +62,10 @@ def test_damaged_files_are_told_apart(make_bundle, tmp_path):
 
 @pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
 def test_cuda_that_is_absent(bundle):
-    """It must not be the CPU's placement that is shown."""
-    for each in providers.placements(Bundle(bundle), "cuda", threads=1):
-        assert "CUDA was asked for" in each.problem
-        assert each.nodes == {}
+    """The report must not show the placement on the CPU instead."""
+    for placement in providers.placements(Bundle(bundle), "cuda", threads=1):
+        assert "CUDA was asked for" in placement.problem
+        assert placement.nodes == {}
 
 
 def test_why_not_is_said_apart_from_the_fix():

@@ -1,4 +1,4 @@
-"""`clipline doctor` as a whole: its words, its JSON, its exit codes, and rates of real images."""
+"""`clipline doctor`: text, JSON, exit codes, and rates measured on images."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def doctor(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def photos(tmp_path):
-    """40 good images of 40 x 30, and one that is none."""
+    """40 good images of 40 x 30 pixels, and a text file named .jpg."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(40):
@@ -64,24 +64,24 @@ def test_json_and_nothing_heavy(bundle, photos):
     )
     text, _, heavy = done.stdout.rstrip().rpartition("\n")
     assert heavy == "[]"
-    found = json.loads(text)
-    assert found["ok"] is True
-    assert found["problems"] == []
-    rates = found["rates"]
+    report = json.loads(text)
+    assert report["ok"] is True
+    assert report["problems"] == []
+    rates = report["rates"]
     assert (rates["images"], rates["batch_size"], rates["running_on"]) == (40, 16, "CPU, 1 thread")
     assert list(rates["stages"]) == ["read", "decode", "model", "write"]
     assert min(rates["stages"].values()) > 0
     assert rates["limit"] == min(rates["stages"], key=rates["stages"].get)
     assert rates["together"] > 0
     assert rates["failures"] == ["bad.jpg: decode: not an image that Pillow can read"]
-    assert "bad.jpg" in found["notes"][-1]
+    assert "bad.jpg" in report["notes"][-1]
 
 
 def test_rates_hang_together(bundle, photos):
-    """What reads and decodes and runs cannot be faster than the slowest of them."""
-    found = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
-    assert found.possible < min(found.stages["decode"], found.stages["model"])
-    assert found.together < 3 * found.possible, "more than noise"
+    """Embedding cannot be faster than its slowest stage."""
+    rates = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
+    assert rates.possible < min(rates.stages["decode"], rates.stages["model"])
+    assert rates.together < 3 * rates.possible, "more than noise"
 
 
 def test_a_folder_with_no_good_image(bundle, tmp_path):
@@ -98,7 +98,7 @@ def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
     assert done.returncode == 1
     assert "problem:" in done.stdout
     assert "not the file that manifest.json describes" in done.stdout
-    assert "measured" not in done.stdout, "no figures of what is broken"
+    assert "measured" not in done.stdout, "no rates of a damaged model"
     assert done.stdout.splitlines()[-1] == "1 problem"
 
 
@@ -109,7 +109,7 @@ def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem.startswith("CUDA does not run: ")
     assert "Fix: " in problem
-    assert doctor("--provider", "auto").returncode == 0, "a machine without a GPU is no broken one"
+    assert doctor("--provider", "auto").returncode == 0, "a machine without a GPU has no problem"
 
 
 def test_no_onnxruntime_is_a_problem_not_a_crash(monkeypatch):

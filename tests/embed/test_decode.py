@@ -15,7 +15,7 @@ PREPROCESS = Preprocess(16)
 
 
 def run(path: Path) -> Decoded | Failure:
-    item = FileItem(path.name, path)
+    item = FileItem(path.name, str(path))
     return decode(load(item, item.stat()), PREPROCESS)
 
 
@@ -59,4 +59,4 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         ("large.jpg", "101 bytes is over the limit of 100"),
     ]:
         with pytest.raises(OSError, match=reason):
-            FileItem(name, tmp_path / name).read()
+            FileItem(name, str(tmp_path / name)).read()

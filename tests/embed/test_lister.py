@@ -1,12 +1,11 @@
 """A source is listed once, ahead of its consumer, and the total is known when that has ended."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
 from clipline.embed.item import Failure, FileItem
-from clipline.embed.lister import CHUNK, listed
+from clipline.embed.lister import listed
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
@@ -27,7 +26,7 @@ class Items:
 
 
 FAILURE = Failure("sub/", "scan", "Input/output error")
-FILES = [FileItem(f"{number}.jpg", Path("photos", f"{number}.jpg")) for number in range(3 * CHUNK + 7)]
+FILES = [FileItem(f"{number}.jpg", f"photos/{number}.jpg") for number in range(1543)]
 
 
 def test_all_items_in_order_and_their_number():

@@ -67,3 +67,32 @@ def test_close_does_not_wait_for_a_call_that_hangs():
     ahead.close()
     assert time.monotonic() - begun < 10
     go_on.set()
+
+
+def test_a_limit_holds_the_thread_back_until_items_are_taken():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    ahead = Prefetcher(items(), max_ready=10)
+    time.sleep(0.2)
+    assert len(taken) == 11, "ten wait, and one for room"
+    assert list(ahead) == list(range(100))
+
+
+def test_close_ends_a_thread_that_waits_for_room():
+    ended = threading.Event()
+
+    def items():
+        try:
+            yield from count()
+        finally:
+            ended.set()
+
+    ahead = Prefetcher(items(), max_ready=1)
+    time.sleep(0.1)
+    ahead.close()
+    assert ended.wait(5)

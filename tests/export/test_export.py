@@ -1,4 +1,4 @@
-"""The whole bundle: what is in it, and that a graph that disagrees with torch is not shipped."""
+"""The exported bundle: its files, and that a graph that disagrees with torch is not kept."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def run(trained, raw, prepared, out, params=PARAMS):
 
 @pytest.fixture(scope="module")
 def exported(trained, raw, prepared, tmp_path_factory):
-    """The bundle with all variants, and its report. Read it only."""
+    """The bundle with all variants, and its report. Tests must not change it."""
     out = tmp_path_factory.mktemp("exported") / "onnx"
     return out, run(trained, raw, prepared, out, BOTH)
 
@@ -118,9 +118,9 @@ def test_names_follow_the_weights_and_not_the_time(exported, trained, raw, prepa
 
 
 def test_other_weights_are_another_model(graphs_as_exported, exported, trained, raw, prepared, tmp_path):
-    found = checkpoint.load(trained)
-    found.model.image_head[-1].weight.data *= 1 + 1e-6  # which the gates let pass
-    checkpoint.save(tmp_path / "other", found.model, found.recipe, Prepared(prepared).vocab_size, found.info)
+    changed = checkpoint.load(trained)
+    changed.model.image_head[-1].weight.data *= 1 + 1e-6  # within the gates
+    checkpoint.save(tmp_path / "other", changed.model, changed.recipe, Prepared(prepared).vocab_size, changed.info)
     run(tmp_path / "other", raw, prepared, tmp_path / "onnx")
     assert names(tmp_path / "onnx")[0] != names(exported[0])[0]
 
@@ -187,8 +187,8 @@ def test_both_precisions_are_measured_and_shipped(exported, prepared):
         assert figures["bytes"] == graph.bytes == (folder / f"image.{precision}.onnx").stat().st_size
         assert figures["delta_r1"].keys() == {"i2t_r1", "t2i_r1"} and 0 <= figures["test"]["t2i_r10"] <= 100
         assert graph.variant.startswith(f"{precision}-")
-        found = OnnxModel(folder, provider="cpu", precision=precision).embed_pixels(pixels)
-        assert (found * exact).sum(axis=1).min() > 0.98 and not np.array_equal(found, exact)
+        actual = OnnxModel(folder, provider="cpu", precision=precision).embed_pixels(pixels)
+        assert (actual * exact).sum(axis=1).min() > 0.98 and not np.array_equal(actual, exact)
     assert report["int8"]["layers"] == 5 and report["int8"]["calibration_images"] == 24
 
 
@@ -208,7 +208,7 @@ def test_a_variant_that_misses_its_gate_is_not_shipped(
     params = BOTH.model_copy(update={"int8": VariantGate(**gate)})
     report = run(trained, raw, prepared, tmp_path / "onnx", params)["image"]
     assert report["int8"]["shipped"] is False and re.fullmatch(why, report["int8"]["why"])
-    assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # what it was is told all the same
+    assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # its figures are reported anyway
     assert not (tmp_path / "onnx" / "image.int8.onnx").exists()
     assert "int8" not in Bundle(tmp_path / "onnx").manifest.image
     line = describe("image.int8", report["int8"])

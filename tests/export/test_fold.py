@@ -1,4 +1,4 @@
-"""The scaling of pixels in the first convolution's weights: the same embeddings, fewer nodes."""
+"""Folding the scaling of pixels into the first convolution: the same embeddings, fewer nodes."""
 
 import onnx
 import pytest
@@ -42,12 +42,12 @@ def test_the_same_features_and_little_left_before_the_first_convolution(exported
 
 
 def standardised(net):
-    """Its weights are computed from others at each call."""
+    """Its weights are computed from other weights at each call."""
     net.conv1 = StdConv2d(3, 16, 3, padding=1)
 
 
 def reads_pixels_twice(net):
-    """The first convolution is not all that sees the pixels."""
+    """The pixels are also read elsewhere than in the first convolution."""
     features = net.forward_features
     net.forward_features = lambda x: features(x) + x.mean()
 

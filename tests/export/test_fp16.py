@@ -1,4 +1,4 @@
-"""image.fp16.onnx: half the bytes, the same embeddings, and float32 where the range or the precision is needed."""
+"""image.fp16.onnx: half the bytes, similar embeddings, and float32 where range or precision need it."""
 
 import numpy as np
 import onnx
@@ -37,9 +37,9 @@ PLAIN = pytest.param("resnet", False, id="plain resnet")
 def test_agrees_with_float32(exported, pixels, tmp_path, kind, folded):
     source, half = exported("image", IMAGES[kind], folded=folded), tmp_path / "half.onnx"
     to_fp16(source, half)
-    expected, found = embed(source, pixels), embed(half, pixels)
-    assert found.dtype == np.float32 and (expected * found).sum(axis=1).min() > 0.999
-    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
+    expected, actual = embed(source, pixels), embed(half, pixels)
+    assert actual.dtype == np.float32 and (expected * actual).sum(axis=1).min() > 0.999
+    assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5
     weights = [tensor for tensor in onnx.load(half).graph.initializer if len(tensor.dims) > 1]
     assert sum(t.data_type == TensorProto.FLOAT16 for t in weights) > 4
     assert half.stat().st_size < 0.7 * source.stat().st_size
@@ -66,7 +66,7 @@ def test_which_nodes_compute_in_float32(exported, tmp_path, kind, folded):
 
 
 class Deviation(nn.Module):
-    """Embeds an image as the deviations of ten filters, whose squares no float16 holds."""
+    """Embeds an image as the deviations of ten filters, whose squares overflow float16."""
 
     def __init__(self):
         super().__init__()
@@ -85,5 +85,5 @@ def test_squares_that_float16_cannot_hold(pixels, tmp_path):
     to_fp16(source, half)
     noise = np.random.default_rng(0).integers(0, 256, (8, *pixels.shape[1:]), dtype=np.uint8)
     noise[:, :, ::2] = 255 * (noise[:, :, ::2] > 127)
-    found, expected = embed(half, noise), embed(source, noise)
-    assert np.isfinite(found).all() and (expected * found).sum(axis=1).min() > 0.9999
+    actual, expected = embed(half, noise), embed(source, noise)
+    assert np.isfinite(actual).all() and (expected * actual).sum(axis=1).min() > 0.9999

@@ -37,7 +37,7 @@ def embed(path, pixels):
 
 
 def really_runs(path, tmp_path):
-    """The operators that onnxruntime makes of the file."""
+    """The operators of the graph after onnxruntime has optimised it."""
     session(path, tmp_path / "optimised.onnx")
     return [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
 
@@ -49,14 +49,14 @@ def halves(pixels):
 @pytest.mark.parametrize("kind", ["vit", "resnet", "mobilenet", "clip"])
 def test_agrees_and_no_embedding_depends_on_its_batch(exported, pixels, tmp_path, kind):
     source, target = exported("image", IMAGES[kind]), tmp_path / "int8.onnx"
-    found = to_int8(source, target, halves(pixels), pixels)
+    result = to_int8(source, target, halves(pixels), pixels)
     expected, quantised = embed(source, pixels), embed(target, pixels)
-    assert (expected * quantised).sum(axis=1).mean() == pytest.approx(found.cosine, abs=1e-5)
-    assert found.cosine > 0.98 and quantised.dtype == np.float32
+    assert (expected * quantised).sum(axis=1).mean() == pytest.approx(result.cosine, abs=1e-5)
+    assert result.cosine > 0.98 and quantised.dtype == np.float32
     alone = np.concatenate([embed(target, pixels[i : i + 1]) for i in range(len(pixels))])
     assert np.array_equal(alone, quantised)
     ran = really_runs(target, tmp_path)
-    assert sum(name in QUANTISED for name in ran) == found.layers - len(found.in_float) > 0
+    assert sum(name in QUANTISED for name in ran) == result.layers - len(result.in_float) > 0
     assert target.stat().st_size < 0.5 * source.stat().st_size
 
 
@@ -88,7 +88,7 @@ def test_a_layer_left_in_float_stays_in_float(exported, pixels, tmp_path):
 
 
 class Outlier(nn.Module):
-    """Six convolutions; the first gives one channel of huge values, which the second does not read."""
+    """Six convolutions; the first has a channel of huge values, which the second ignores."""
 
     def __init__(self):
         super().__init__()
@@ -111,9 +111,9 @@ def test_the_layers_that_lose_most_stay_in_float(pixels, tmp_path):
     source = tmp_path / "image.onnx"
     export_module(Outlier(), source, pixels)
     names = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"]
-    found = to_int8(source, tmp_path / "int8.onnx", halves(pixels), pixels)
-    assert found.in_float == names[:2]
-    assert int8._Quantiser(source, tmp_path, halves(pixels), pixels).build([]) < 0.99 < found.cosine
+    result = to_int8(source, tmp_path / "int8.onnx", halves(pixels), pixels)
+    assert result.in_float == names[:2]
+    assert int8._Quantiser(source, tmp_path, halves(pixels), pixels).build([]) < 0.99 < result.cosine
 
 
 def test_nothing_to_quantise(pixels, tmp_path):

@@ -1,4 +1,4 @@
-"""The manifest's scale: the exported model's softmax is the trained model's."""
+"""The manifest's logit scale gives the exported model the softmax of the trained model."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ PARAMS = ExportParams(
 
 
 def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
-    """Of each image over the texts, from the logits that the losses are given: of copies, the mean of theirs."""
+    """Softmax of each image over the texts, from the logits of the losses; the mean of the logits of several heads."""
     objective, seen = Objective(model), []
 
     def see(own, everyone, scale, bias):
@@ -46,7 +46,7 @@ def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
 
 @pytest.fixture
 def saved(make_recipe, prepared, tmp_path):
-    """saved(changes) -> a checkpoint whose temperature is not the one that it started with."""
+    """saved(changes) -> a checkpoint whose temperature differs from its initial value."""
 
     def save(changes: dict) -> checkpoint.Checkpoint:
         recipe, data = make_recipe(changes), Prepared(prepared)
@@ -72,17 +72,17 @@ def saved(make_recipe, prepared, tmp_path):
     ids=["plain", "bias", "heads", "heads are normalised all the same"],
 )
 def test_it_gives_the_trained_softmax(saved, prepared, changes, one_thread):
-    found, data = saved(changes), Prepared(prepared)
+    trained, data = saved(changes), Prepared(prepared)
     pixels = torch.from_numpy(np.array(data.split("test").images[:4]))
     encoded = data.tokenizer.encode_batch(TEXTS)
-    ids, mask = (torch.tensor([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
+    ids, mask = (torch.tensor([getattr(encoding, name) for encoding in encoded]) for name in ("ids", "attention_mask"))
     with torch.inference_mode():
-        images, texts = found.model.encode_image(pixels), found.model.encode_text(ids, mask)
+        images, texts = trained.model.encode_image(pixels), trained.model.encode_text(ids, mask)
     # As the graphs export them.
-    images, texts = (torch.nn.functional.normalize(each, dim=-1).numpy() for each in (images, texts))
-    ours = zeroshot.probabilities(images, texts, logit_scale(found))
-    assert ours == pytest.approx(trained_softmax(found.model, pixels, ids, mask), abs=1e-5)
-    assert logit_scale(found) == pytest.approx(np.exp(0.37) / 0.07, rel=1e-5)
+    images, texts = (torch.nn.functional.normalize(vectors, dim=-1).numpy() for vectors in (images, texts))
+    ours = zeroshot.probabilities(images, texts, logit_scale(trained))
+    assert ours == pytest.approx(trained_softmax(trained.model, pixels, ids, mask), abs=1e-5)
+    assert logit_scale(trained) == pytest.approx(np.exp(0.37) / 0.07, rel=1e-5)
 
 
 def test_embeddings_of_any_length_have_no_scale(saved):
@@ -91,13 +91,13 @@ def test_embeddings_of_any_length_have_no_scale(saved):
 
 def test_the_exported_model_gives_the_trained_softmax(saved, raw, prepared, tmp_path, one_thread):
     head = {"kind": "residual", "dim": 16, "num_heads": 2}
-    found, data = saved({"head": head, "loss": {"kind": "siglip"}}), Prepared(prepared)
-    export_model(tmp_path / "checkpoint", found, data, raw / "images", tmp_path / "onnx", PARAMS)
+    trained, data = saved({"head": head, "loss": {"kind": "siglip"}}), Prepared(prepared)
+    export_model(tmp_path / "checkpoint", trained, data, raw / "images", tmp_path / "onnx", PARAMS)
     model = OnnxModel(tmp_path / "onnx", provider="cpu", threads=1)
     pixels = np.array(data.split("test").images[:4])
     encoded = data.tokenizer.encode_batch(TEXTS)
-    ids, mask = (torch.tensor([getattr(each, name) for each in encoded]) for name in ("ids", "attention_mask"))
-    expected = trained_softmax(found.model.eval(), torch.from_numpy(pixels), ids, mask)
+    ids, mask = (torch.tensor([getattr(encoding, name) for encoding in encoded]) for name in ("ids", "attention_mask"))
+    expected = trained_softmax(trained.model.eval(), torch.from_numpy(pixels), ids, mask)
     assert zeroshot.caption_probabilities(model, model.embed_pixels(pixels), TEXTS) == pytest.approx(expected, abs=1e-4)
     assert zeroshot.notes(model, TEXTS) == []
 

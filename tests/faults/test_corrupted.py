@@ -104,17 +104,17 @@ def test_checkpoint(trained, fault, name):
 
 
 def test_training_state(tmp_path, fault, capsys):
-    keeper = CheckpointManager(tmp_path)
+    checkpoints = CheckpointManager(tmp_path)
     for step in (1, 2):
         tensors = {"weight": torch.full((50,), float(step)), "half": torch.ones(3, dtype=torch.bfloat16)}
-        keeper.save(step, State(tensors, {"step": step, "rows": [0.5]}), lambda: None)
-    keeper.poll(wait=True)
+        checkpoints.save(step, State(tensors, {"step": step, "rows": [0.5]}), lambda: None)
+    checkpoints.poll(wait=True)
     for one in harms(tmp_path / "state-000000000002.safetensors", "training state", fault):
-        found = keeper.newest()
-        assert found.facts["step"] == 1 and found.tensors["weight"].eq(1).all()
+        found = checkpoints.newest()
+        assert found.metadata["step"] == 1 and found.tensors["weight"].eq(1).all()
         assert "damaged" in capsys.readouterr().err
         one.recovered()
-    assert keeper.newest().facts["step"] == 2
+    assert checkpoints.newest().metadata["step"] == 2
 
 
 def test_features(prepared, make_recipe, tmp_path, fault, capsys):

@@ -1,4 +1,4 @@
-"""Archives made to harm, each refused in words: nothing outside, nothing half, bounded time and memory.
+"""Malicious archives are refused with a message: no file outside, no partial result, bounded time and memory.
 
 More of them, and cut and killed ones, are in tests/data/archives/test_extract.py; tar shards in
 tests/embed/sources/test_shards.py.
@@ -39,7 +39,7 @@ def dataset(path: Path) -> Archive:
 
 @pytest.fixture
 def refused(tmp_path):
-    """refused(path) -> the words in which it is refused, once sure that nothing was written but the lock."""
+    """refused(path) -> the error message; asserts that nothing but the lock was written."""
 
     def run(path: Path, kind: type[Exception] = CliplineError) -> str:
         before = {entry: entry.stat().st_mtime_ns for entry in tmp_path.rglob("*") if entry.is_file()}
@@ -63,7 +63,7 @@ def zipped(path: Path, files: dict[str, bytes] = FILES, method: int = zipfile.ZI
 
 
 def changed(path: Path, old: bytes, new: bytes, times: int = 1) -> Path:
-    """The first `times` places of `old` in a file, changed."""
+    """Replace the first `times` occurrences of `old` in a file."""
     data = path.read_bytes()
     assert data.count(old) >= times
     path.write_bytes(data.replace(old, new, times))
@@ -71,7 +71,7 @@ def changed(path: Path, old: bytes, new: bytes, times: int = 1) -> Path:
 
 
 def central(path: Path, name: str, at: int, value: bytes) -> Path:
-    """Change the entry of `name` in a zip's central directory, `at` bytes behind its start."""
+    """Change the entry of `name` in a zip's central directory, `at` bytes after its start."""
     data = bytearray(path.read_bytes())
     start = data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
     data[start + at : start + at + len(value)] = value
@@ -84,10 +84,10 @@ def central(path: Path, name: str, at: int, value: bytes) -> Path:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_methods_that_unpack_without_bounds_are_refused(method, refused, tmp_path):
-    """900 bytes of bzip2 hold a gigabyte, and zipfile would take it in one piece."""
-    said = refused(zipped(tmp_path / "a.zip", FILES, method))
-    assert "only stored and deflated ones are unpacked here. Fix: pack it again" in said
-    assert "'captions.txt' is packed with" in said
+    """900 bytes of bzip2 decompress to a gigabyte, which zipfile would do at once."""
+    message = refused(zipped(tmp_path / "a.zip", FILES, method))
+    assert "only stored and deflated ones are unpacked here. Fix: pack it again" in message
+    assert "'captions.txt' is packed with" in message
 
 
 @pytest.mark.parametrize(("claimed", "word"), [(1, "Bad CRC-32"), (1 << 30, "bytes")])
@@ -98,7 +98,7 @@ def test_a_size_that_lies_is_found(claimed, word, refused, tmp_path):
 
 
 def test_a_bomb_of_overlapping_members(refused, tmp_path):
-    """Many names for one piece of packed zeros (Fifield 2019): each small against the whole, not all together."""
+    """Many names for the same compressed zeros (Fifield 2019): each is small, but not all of them together."""
     path = zipped(tmp_path / "a.zip", FILES | {"Images/bomb": ZEROS * 8}, zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path, "a") as archive:
         bomb = archive.getinfo("Images/bomb")
@@ -191,7 +191,7 @@ def member(name: str, data: bytes = b"", **header) -> bytes:
 
 
 def sized(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A header whose size may be negative, with a right checksum."""
+    """A header with a valid checksum, whose size may be negative."""
     block = bytearray(member(name, type=kind)[:512])
     block[124:136] = (size % (1 << 96)).to_bytes(12, "big")
     block[124] = 0xFF if size < 0 else 0x80 | block[124]
@@ -245,13 +245,13 @@ def test_a_sparse_file_whose_list_does_not_end(data, refused, tmp_path):
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_headers_behind_headers_without_end(kind, refused, tmp_path):
-    """Each is read by a call inside the call before it, which holds what it read."""
+    """tarfile reads each by a recursive call, which keeps what it read."""
     (tmp_path / "a.tgz").write_bytes(gzip.compress(GOOD + member("x", bytes(4096), type=kind) * 5000 + GOOD + END, 1))
     refused(tmp_path / "a.tgz", DamagedError)
 
 
 def test_a_bomb_in_headers_alone(refused, tmp_path):
-    """Folders with long extended headers: no member's size tells of what is unpacked to list them."""
+    """Folders with long extended headers: sizes of members do not show how much is decompressed to list them."""
     path = tmp_path / "a.tgz"
     folder = pax(comment="x" * 1_000_000) + member("folder", type=tarfile.DIRTYPE)
     path.write_bytes(gzip.compress(GOOD) + gzip.compress(folder) * 130 + gzip.compress(END))
@@ -273,8 +273,8 @@ def test_a_name_that_is_no_utf8(refused, tmp_path):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_packed_bombs(pack, refused, tmp_path):
-    whole = GOOD + sized("Images/bomb.jpg", 400 << 20) + ZEROS + END
-    (tmp_path / "a.tar").write_bytes(pack(whole))
+    archive = GOOD + sized("Images/bomb.jpg", 400 << 20) + ZEROS + END
+    (tmp_path / "a.tar").write_bytes(pack(archive))
     assert "100 times its own size" in refused(tmp_path / "a.tar")
 
 
@@ -326,14 +326,14 @@ def many(path: Path, count: int) -> Path:
 )
 @pytest.mark.timeout(600)
 def test_very_many_members(name, how, seconds, kilobytes, tmp_path):
-    """Time and memory grow with the number alone; CLIPLINE_MEMBERS=1000000 measures a million."""
+    """Time and memory grow linearly with the number of members; CLIPLINE_MEMBERS=1000000 measures a million."""
     count = int(os.environ.get("CLIPLINE_MEMBERS", "20000"))
     path = many(tmp_path / name, count)
     command = [sys.executable, "-c", MEASURE, str(path), how]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found, took, memory = (float(figure) for figure in done.stdout.split())
-    print(f"{name} ({how}): {found:,.0f} members, {took:.1f} s of CPU, {memory:,.0f} MB")  # noqa: T201 - with -s
-    assert found == count
+    members, took, memory = (float(figure) for figure in done.stdout.split())
+    print(f"{name} ({how}): {members:,.0f} members, {took:.1f} s of CPU, {memory:,.0f} MB")  # noqa: T201 - with -s
+    assert members == count
     assert took < seconds * count + 5
     assert memory < kilobytes * count / 1024 + 50
     path.unlink()
@@ -358,7 +358,7 @@ def test_what_is_no_seekable_archive_is_not_waited_for(tmp_path):
 
 
 def test_streams_of_headers_are_no_gzip_bomb_of_names(tmp_path, refused):
-    """A gzip header may hold a file name without end; it is read letter by letter, and no further than the file."""
+    """A gzip header may contain an endless file name; it is read by the byte, and no further than the file."""
     head = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 300_000
     (tmp_path / "a.tgz").write_bytes(head)
     refused(tmp_path / "a.tgz")

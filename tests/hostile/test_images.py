@@ -1,4 +1,4 @@
-"""Files that Pillow opens and nobody means by a picture, and pictures made to harm: each a reason or an embedding."""
+"""Files that Pillow opens but are no photos, and malicious images: each gives a reason or an embedding."""
 
 import contextlib
 import io
@@ -65,7 +65,7 @@ def tiff_grey(width: int, height: int, rows: int, count: int, **more) -> bytes:
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
-# Pictures all the same: name -> bytes, and the colour in the middle.
+# Odd but valid images: name -> bytes, and the colour in the middle.
 PICTURES = {
     "animated.gif": (encode(plain(), "GIF", save_all=True, append_images=[plain((0, 0, 255))]), RED),
     "animated.webp": (encode(plain(), "WEBP", save_all=True, append_images=[plain((0, 0, 255))], lossless=True), RED),
@@ -86,7 +86,7 @@ PICTURES = {
     "exif-no-number.jpg": (exif(struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 0x0112, 2, 4, b"abc\0", 0)), RED),
     "exif-ninety-nine.jpg": (exif(struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, 99, 0)), RED),
     "exif-list.jpg": (exif(struct.pack("<2sHIHHHI2HI", b"II", 42, 8, 1, 0x0112, 3, 2, 6, 6, 0)), RED),
-    # Turned, and numbers for the camera's name: Pillow's own turning writes EXIF anew, and fails over them.
+    # Rotated, with numbers as the camera's name: Pillow's exif_transpose rewrites the EXIF, and fails on them.
     "exif-odd-beside.jpg": (
         exif(
             struct.pack("<2sHIH", b"II", 42, 8, 2)
@@ -98,7 +98,7 @@ PICTURES = {
     "strip-beyond.tiff": (tiff_grey(10, 10, 10, 0xFFFFFFFF), (53, 53, 53)),
     "named.jpg": (encode(plain(), "PNG"), RED),
 }
-# No pictures: name -> bytes, and what the reason says.
+# Not images: name -> bytes, and a part of the reason.
 REFUSED = {
     "nan.tiff": (encode(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "finite number"),
     "infinite.tiff": (encode(Image.fromarray(np.full((8, 8), np.inf, np.float32)), "TIFF"), "finite number"),
@@ -164,7 +164,7 @@ def test_every_kind_that_is_named_like_a_picture_is_read():
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for Ghostscript is a shell script")
 def test_no_program_runs_on_a_picture(tmp_path):
-    """A stand-in for Ghostscript notes that it ran: it does so for Pillow alone, and never for clipline."""
+    """A fake Ghostscript records that it ran: it does for plain Pillow, and never for clipline."""
     ran = tmp_path / "ran"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
@@ -196,7 +196,7 @@ def test_embed_gives_each_a_row_or_a_reason(bundle, tmp_path, monkeypatch):
     assert done.exit_code == 3 or type(done.exception).__name__ == "TooManyErrorsError", done.output
     rows = {row["path"] for part in (tmp_path / "out").glob("data/part-*") for row in pq.read_table(part).to_pylist()}
     errors = {row["path"]: row for row in pq.read_table(tmp_path / "out" / "errors.parquet").to_pylist()}
-    # What is grey has no direction in the model of colours: an error of the model, not of the picture.
+    # Grey has no direction in the model of colours: an error of the model, not of the image.
     grey = {path for path, row in errors.items() if row["stage"] == "infer"}
     assert {path for path, row in errors.items() if row["stage"] == "decode"} == {f"{name}.jpg" for name in REFUSED}
     assert rows | grey == {f"{name}.jpg" for name in PICTURES}
@@ -218,14 +218,14 @@ def test_strips_give_what_the_whole_gives(mode, monkeypatch):
         image = image.convert("P" if mode == "PA" else mode).convert(mode)
     if mode == "P":
         image.info["transparency"] = bytes(range(0, 256, 2))
-    whole = np.asarray(rgb.to_rgb(image))
+    expected = np.asarray(rgb.to_rgb(image))
     monkeypatch.setattr(rgb, "_STRIP", 20)
-    assert np.array_equal(np.asarray(rgb.to_rgb(image)), whole)
-    assert whole.std() > 0
+    assert np.array_equal(np.asarray(rgb.to_rgb(image)), expected)
+    assert expected.std() > 0
 
 
 def test_large_ones_wait_for_each_other(monkeypatch):
-    """Eight threads with 1,200 pixels each, and room for 2,500."""
+    """Eight threads with 1,200 pixels each, and a budget of 2,500."""
     at_once, most, guard, together = 0, 0, threading.Lock(), None
 
     def decode(image):
@@ -245,7 +245,7 @@ def test_large_ones_wait_for_each_other(monkeypatch):
     seen, data = {}, encode(plain(), "PNG")
     for limit, wanted, seconds in ((100, 3, 2), (10_000, 8, 60)):
         monkeypatch.setattr(module, "LARGE", limit)
-        # Who is let in waits for `wanted`: for so long, if the third one must not come in.
+        # A thread that got its pixels waits for `wanted` others: this long, if a third must not get any.
         most, together = 0, threading.Barrier(wanted, timeout=seconds)
         threads = [threading.Thread(target=open_rgb, args=(data,)) for _ in range(8)]
         for thread in threads:
@@ -292,7 +292,7 @@ def test_a_tile_far_larger_than_its_image_counts(side):
 @pytest.mark.parametrize("size", [(1, 4_000_000), (4_000_000, 1)])
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 def test_the_thinnest_images_take_little_memory(size, resize):
-    """Columns first, 224 x 4,000,000 pixels would take 3.6 GB. Run apart, under a limit of 2 GB."""
+    """With columns first, 224 x 4,000,000 pixels would take 3.6 GB. Runs in a process with a limit of 2 GB."""
     program = (
         "import resource; from PIL import Image; from clipline.image import Preprocess\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
@@ -303,12 +303,12 @@ def test_the_thinnest_images_take_little_memory(size, resize):
 
 
 def test_nothing_is_said_on_the_way():
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for data, _ in PICTURES.values():
             Preprocess(16).read(data)
-    assert [str(each.message) for each in said] == []
+    assert [str(warning.message) for warning in warned] == []
 
 
 def test_a_file_that_grows_while_it_is_read_is_no_hang(tmp_path):

@@ -1,4 +1,4 @@
-"""What holds for any text, table, path, settings file, archive and manifest: properties for hypothesis to break."""
+"""Properties that hold for any text, table, path, settings file, archive and manifest, tested with hypothesis."""
 
 import copy
 import csv
@@ -36,7 +36,7 @@ from clipline.runtime.bundle import Manifest as BundleManifest
 from clipline.utils.cells import image_or_path, texts
 
 ROOT = Path(__file__).parents[2]
-# One folder of pytest's serves all examples of a test: each writes its file anew. CLIPLINE_EXAMPLES: how many of each.
+# All examples of a test share a folder, and each writes its file again. CLIPLINE_EXAMPLES: examples per test.
 settings.register_profile(
     "hostile",
     max_examples=int(os.environ.get("CLIPLINE_EXAMPLES", "50")),
@@ -61,12 +61,12 @@ ANY = st.one_of(AWKWARD, TEXT)
 @example("\ud800x", False)
 @example("a" * 200_000 + "\0", True)
 def test_a_clean_caption_is_one_line_of_composed_visible_text(text, lowercase):
-    found = clean(text, lowercase)
-    assert found == " ".join(found.split())
-    assert unicodedata.is_normalized("NFC", found)
-    assert not {unicodedata.category(letter) for letter in found} & {"Cc", "Cs", "Zl", "Zp"}
-    if "&" not in found:  # `&amp;lt;` is text about an entity, and stands for `&lt;`
-        assert clean(found, lowercase) == found
+    cleaned = clean(text, lowercase)
+    assert cleaned == " ".join(cleaned.split())
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert not {unicodedata.category(letter) for letter in cleaned} & {"Cc", "Cs", "Zl", "Zp"}
+    if "&" not in cleaned:  # `&amp;lt;` is text about an entity, and stands for `&lt;`
+        assert clean(cleaned, lowercase) == cleaned
 
 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20))
@@ -94,10 +94,10 @@ NAME = ANY.filter(bool)
 def test_captions_are_read_as_they_were_written(tmp_path, rows):
     rows = [CaptionRow(*row) for row in rows]
     write_captions(tmp_path / "captions.csv", rows)
-    found = read_captions(tmp_path / "captions.csv")
-    assert [(row.image, row.text) for row in found] == [(row.image, row.caption) for row in rows]
+    captions_read = read_captions(tmp_path / "captions.csv")
+    assert [(row.image, row.text) for row in captions_read] == [(row.image, row.caption) for row in rows]
     if any(row.split is not None for row in rows):
-        assert [row.split for row in found] == [row.split or "" for row in rows]
+        assert [row.split for row in captions_read] == [row.split or "" for row in rows]
 
 
 # ---------------------------------------------------------------- tables
@@ -112,11 +112,11 @@ def test_records_are_csvs_own_without_blank_rows(text, delimiter):
         with pytest.raises(CliplineError, match=r"x\.csv: line \d+: "):
             list(records(text, "x.csv", delimiter))
         return
-    found = list(records(text, "x.csv", delimiter))
-    assert [record.fields for record in found] == [row for row in expected if any(field.strip() for field in row)]
+    parsed = list(records(text, "x.csv", delimiter))
+    assert [record.fields for record in parsed] == [row for row in expected if any(field.strip() for field in row)]
     ends = len(re.findall(r"\r\n|\r|\n", text)) + 1
-    assert all(1 <= record.line <= ends for record in found)
-    assert all(record.text in text for record in found)
+    assert all(1 <= record.line <= ends for record in parsed)
+    assert all(record.text in text for record in parsed)
 
 
 @given(st.binary(max_size=40))
@@ -155,9 +155,9 @@ def test_a_table_in_any_dialect_gives_its_rows(tmp_path, rows, delimiter, ending
         [dict(zip(("image", "caption", "extra"), row, strict=True))[name] for name in order] for row in rows
     )
     (tmp_path / "t.csv").write_bytes(("\ufeff" * mark + file.getvalue()).encode())
-    found = read_table(tmp_path / "t.csv", TableSource(captions="t.csv"))
-    assert [(row.image, row.caption) for row in found.rows] == [(row[0], row[1]) for row in rows]
-    assert found.short == found.joined == []
+    table = read_table(tmp_path / "t.csv", TableSource(captions="t.csv"))
+    assert [(row.image, row.caption) for row in table.rows] == [(row[0], row[1]) for row in rows]
+    assert table.short == table.joined == []
 
 
 @given(
@@ -286,12 +286,12 @@ def test_a_safe_name_stays_in_its_folder(name):
 @given(st.lists(MEMBER.filter(lambda name: "/" in name or name), max_size=6))
 def test_flat_names_are_as_many_as_files_whatever_the_case(names):
     try:
-        found = flat_names(dict.fromkeys(names), "a.zip")
+        flat = flat_names(dict.fromkeys(names), "a.zip")
     except CliplineError as error:
         assert "clash" in str(error)
         return
-    assert sorted(found.values()) == sorted(set(names))
-    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(found)
+    assert sorted(flat.values()) == sorted(set(names))
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in flat}) == len(flat)
 
 
 @given(st.lists(MEMBER, min_size=1, max_size=5))
@@ -339,21 +339,21 @@ FILES = {
 
 
 def places(value: object, above: tuple = ()) -> list[tuple]:
-    """The way to every value in a settings file, the file itself first."""
+    """The keys that lead to every value in a settings file, the file itself first."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [above, *(place for key, inner in pairs for place in places(inner, (*above, key)))]
+    return [above, *(keys for key, inner in pairs for keys in places(inner, (*above, key)))]
 
 
 @given(st.data(), st.sampled_from(sorted(FILES)), VALUE)
 def test_any_value_in_any_place_is_settings_or_an_error_with_file_and_key(data, path, value):
     kind, values = FILES[path]
     values = copy.deepcopy(values)
-    place = data.draw(st.sampled_from(places(values)))
-    if place:
+    keys = data.draw(st.sampled_from(places(values)))
+    if keys:
         inner = values
-        for key in place[:-1]:
+        for key in keys[:-1]:
             inner = inner[key]
-        inner[place[-1]] = value
+        inner[keys[-1]] = value
     else:
         values = value
     try:
@@ -362,22 +362,22 @@ def test_any_value_in_any_place_is_settings_or_an_error_with_file_and_key(data, 
         lines = str(error).splitlines()
         assert all(line.startswith("configs/x.yaml: ") for line in lines), lines
         assert all(len(line) < 2000 for line in lines), max(map(len, lines))
-        if place:
+        if keys:
             # The key; or, where it makes another one impossible, a sentence that names keys of the file.
             tops = "|".join(FILES[path][1])
             assert all(re.search(rf"^configs/x\.yaml: (?:{tops})\b|\b(?:{tops})\.\w", line) for line in lines), lines
 
 
 def mappings(path: Path) -> list[tuple]:
-    """The way to each mapping of a settings file, but for `args`, which are another library's."""
-    values, found = FILES[path][1], []
-    for place in places(values):
+    """The keys that lead to each mapping of a settings file, except `args`, which other libraries define."""
+    values, paths = FILES[path][1], []
+    for keys in places(values):
         inner = values
-        for key in place:
+        for key in keys:
             inner = inner[key]
-        if isinstance(inner, dict) and "args" not in place:
-            found.append(place)
-    return found
+        if isinstance(inner, dict) and "args" not in keys:
+            paths.append(keys)
+    return paths
 
 
 @given(st.data(), st.sampled_from(sorted(FILES)), st.one_of(TEXT, st.integers(), st.none()))
@@ -448,11 +448,11 @@ def test_what_is_written_as_yaml_is_refused_or_read_alike(tmp_path, value):
     except Exception:  # noqa: BLE001 - ruamel's writer may refuse what hypothesis makes up
         assume(False)
     try:
-        found = read_yaml(path)
+        read = read_yaml(path)
     except UsageError as error:
         assert str(error).startswith(f"{path}")
     else:
-        assert spelled(found) == spelled({"data": value})
+        assert spelled(read) == spelled({"data": value})
 
 
 def spelled(value: object) -> object:
@@ -517,14 +517,14 @@ def changed(draw, values: dict) -> bytes:
     if draw(st.integers(0, 9)) == 0:
         return draw(st.one_of(st.binary(max_size=50), JSON.map(lambda value: json.dumps(value).encode())))
     values = copy.deepcopy(values)
-    place = draw(st.sampled_from(places(values)[1:]))
+    keys = draw(st.sampled_from(places(values)[1:]))
     inner = values
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inner = inner[key]
     if draw(st.booleans()):
-        inner[place[-1]] = draw(JSON)
+        inner[keys[-1]] = draw(JSON)
     elif isinstance(inner, dict):
-        del inner[place[-1]]
+        del inner[keys[-1]]
     return json.dumps(values).encode()
 
 
@@ -535,13 +535,13 @@ def changed(draw, values: dict) -> bytes:
 def test_any_json_is_a_manifest_of_embeddings_or_a_usage_error(tmp_path, data):
     (tmp_path / "manifest.json").write_bytes(data)
     try:
-        found = embeddings.read(tmp_path)
+        manifest = embeddings.read(tmp_path)
     except UsageError as error:
         assert str(tmp_path) in str(error)
         return
-    (tmp_path / "manifest.json").write_text(found.model_dump_json(), encoding="utf-8")
-    assert embeddings.read(tmp_path) == found
-    assert found.root_folder(tmp_path).is_relative_to(tmp_path) or os.path.isabs(to_name(found.root))  # noqa: PTH117
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    assert embeddings.read(tmp_path) == manifest
+    assert manifest.root_folder(tmp_path).is_relative_to(tmp_path) or os.path.isabs(to_name(manifest.root))  # noqa: PTH117
 
 
 @given(changed(BUNDLE), changed(PREPROCESS))
@@ -550,8 +550,8 @@ def test_any_json_is_a_bundle_or_a_usage_error(tmp_path, manifest, preprocess):
     (tmp_path / "manifest.json").write_bytes(manifest)
     (tmp_path / "preprocess.json").write_bytes(preprocess)
     try:
-        found = Bundle(tmp_path)
+        bundle = Bundle(tmp_path)
     except UsageError as error:
         assert str(tmp_path) in str(error)
     else:
-        assert isinstance(found.manifest, BundleManifest)
+        assert isinstance(bundle.manifest, BundleManifest)

@@ -1,4 +1,4 @@
-"""The whole model: heads, temperature, frozen towers, normalised embeddings."""
+"""The model: heads, temperature, frozen towers, normalised embeddings."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_heads_give_the_dimension(make_recipe, kind):
     assert head(torch.randn(5, 24)).shape == (5, 16)
 
 
-def test_mlp_head_is_the_seeds(make_recipe):
+def test_mlp_head_computes_what_its_source_does(make_recipe):
     torch.manual_seed(0)
     head, x = MLPHead(8, 4, dropout=0.0), torch.randn(3, 8)
     projected = x @ head.project.weight.T + head.project.bias
@@ -42,12 +42,12 @@ def test_temperature(make_recipe, learned):
         temperature.log_scale.fill_(10.0)
     temperature.clamp_()
     assert temperature().item() == pytest.approx(100 if learned else 22026.47, rel=1e-4)
-    if learned:  # at the clamp the gradient still points the way back
+    if learned:  # at the clamp the gradient is not zero
         temperature().backward()
         assert temperature.log_scale.grad.item() != 0
 
 
-def test_frozen_tower_neither_learns_nor_changes_mode(make_recipe):
+def test_a_frozen_tower_gets_no_gradient_and_stays_in_evaluation_mode(make_recipe):
     model = build_model(make_recipe({"image.trainable": False}), 100).train()
     assert not model.image_tower.training and model.text_tower.training
     model.encode_image(PIXELS).sum().backward()

@@ -1,4 +1,4 @@
-"""Layers by depth: every parameter has one, the input's is 0, and blocks count up."""
+"""Every parameter has a layer: 0 nearest to the input, then one for each block."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from clipline.model.depth import depths
 from clipline.model.image_tower import build_image_tower
 
 
-def of(found, part):
-    return {depth for name, depth in found.items() if part in name}
+def layers_of(layers, part):
+    return {depth for name, depth in layers.items() if part in name}
 
 
 def test_a_vision_transformer(make_recipe):
     tower = build_image_tower(make_recipe({"image.depth": 3}), load=False)
-    found = depths(tower)
-    assert set(found) == {name for name, _ in tower.named_parameters()}
-    assert of(found, "patch_embed") == of(found, "pos_embed") == {0}
-    assert [of(found, f"blocks.{index}.") for index in range(3)] == [{1}, {2}, {3}]
+    layers = depths(tower)
+    assert set(layers) == {name for name, _ in tower.named_parameters()}
+    assert layers_of(layers, "patch_embed") == layers_of(layers, "pos_embed") == {0}
+    assert [layers_of(layers, f"blocks.{index}.") for index in range(3)] == [{1}, {2}, {3}]
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_a_vision_transformer(make_recipe):
 def test_text_towers(make_recipe, architecture, args, first, layer):
     recipe = make_recipe({"text.architecture": architecture, "text.args": args})
     tower = build_model(recipe, 100).text_tower
-    found = depths(tower)
-    assert set(found) == {name for name, _ in tower.named_parameters()}
-    assert of(found, first) == {0}
-    assert [of(found, layer.format(index)) for index in range(2)] == [{1}, {2}]
-    assert max(found.values()) == 2
+    layers = depths(tower)
+    assert set(layers) == {name for name, _ in tower.named_parameters()}
+    assert layers_of(layers, first) == {0}
+    assert [layers_of(layers, layer.format(index)) for index in range(2)] == [{1}, {2}]
+    assert max(layers.values()) == 2

@@ -1,4 +1,4 @@
-"""Mimetic initialisation: what attention looks at before it has learnt anything."""
+"""Mimetic initialisation: what attention attends to before training."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ def net(make_recipe, init="mimetic", pool="avg", *, load=True):
 
 
 def products(block):
-    """What attention multiplies by: query^T key of each head [h, F, F], value^T projection^T of all [F, F]."""
+    """The products of attention's weights: query^T key of each head [h, F, F], and value^T projection^T [F, F]."""
     query, key, value = block.attn.qkv.weight.detach().view(3, WIDTH, WIDTH)
     by_head = [part.view(HEADS, -1, WIDTH) for part in (query, key)]
     return by_head[0].mT @ by_head[1], value.mT @ block.attn.proj.weight.detach().mT
 
 
-def test_products_are_the_best_of_their_rank_to_noise_and_identity(make_recipe):
+def test_products_are_the_best_approximations_of_noise_plus_identity(make_recipe):
     for block in net(make_recipe).blocks:
         query_key, value_projection = products(block)
         noise = value_projection + 0.4 * torch.eye(WIDTH)
@@ -30,15 +30,15 @@ def test_products_are_the_best_of_their_rank_to_noise_and_identity(make_recipe):
         assert torch.linalg.matrix_rank(value_projection) == WIDTH
         for product in query_key:
             assert torch.linalg.matrix_rank(product) == WIDTH // HEADS
-            # The largest singular values of 0.7 (Z + I), whose squares' mean is 0.7^2 * 2, lie above that mean.
+            # The squared singular values of 0.7 (Z + I) have a mean of 0.7^2 * 2; the largest ones are above it.
             kept = torch.linalg.svdvals(product)[: WIDTH // HEADS]
             assert kept.min() ** 2 > 0.7**2 * 2
             assert product.diagonal().mean() > 0.1
-        assert not torch.allclose(query_key[0], query_key[1], atol=0.01)  # each head's noise is its own
+        assert not torch.allclose(query_key[0], query_key[1], atol=0.01)  # heads have different noise
 
 
 @pytest.mark.parametrize(("init", "low", "high"), [("mimetic", 0.5, 1.0), ("random", 0.0, 0.1)])
-def test_a_patch_looks_at_itself_before_anything_is_learnt(make_recipe, init, low, high):
+def test_a_patch_attends_to_itself_before_training(make_recipe, init, low, high):
     vit = net(make_recipe, init)
     pixels = torch.randn(8, 3, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(1))
     tokens = vit._pos_embed(vit.patch_embed(pixels))
@@ -48,20 +48,20 @@ def test_a_patch_looks_at_itself_before_anything_is_learnt(make_recipe, init, lo
     assert low < weights.diagonal(dim1=-2, dim2=-1).mean() < high
 
 
-def test_near_positions_are_alike(make_recipe):
+def test_near_positions_are_similar(make_recipe):
     positions = net(make_recipe).pos_embed.detach()[0].view(SIDE, SIDE, WIDTH)
     corner = torch.cosine_similarity(positions[0, 0], positions, dim=-1)
     assert corner[0, 0] > corner[0, 1] > corner[0, 2] > corner[0, 3]
-    assert torch.allclose(corner, corner.T, atol=1e-6)  # rows count as columns do
+    assert torch.allclose(corner, corner.T, atol=1e-6)  # rows and columns are equivalent
 
 
-def test_a_class_token_stands_nowhere(make_recipe):
+def test_a_class_token_has_no_position(make_recipe):
     positions = net(make_recipe, pool="cls").pos_embed.detach()[0]
     assert len(positions) == SIDE**2 + 1 and not positions[0].any() and positions[1:].any(dim=1).all()
 
 
-def test_all_else_begins_as_at_random(make_recipe):
+def test_other_weights_are_initialised_at_random(make_recipe):
     mimetic, random = (dict(net(make_recipe, init).named_parameters()) for init in ("mimetic", "random"))
     changed = {name for name, weight in mimetic.items() if not torch.equal(weight, random[name])}
     assert changed == {"pos_embed"} | {f"blocks.{b}.attn.{part}.weight" for b in (0, 1) for part in ("qkv", "proj")}
-    assert torch.equal(net(make_recipe, load=False).pos_embed, random["pos_embed"])  # a checkpoint's to fill
+    assert torch.equal(net(make_recipe, load=False).pos_embed, random["pos_embed"])  # a checkpoint will fill it

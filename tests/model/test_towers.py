@@ -1,4 +1,4 @@
-"""Towers: pooling, normalisation, weights from files, and each way in which weights cannot be had."""
+"""Towers: pooling, normalisation, weights from files, and each way in which weights cannot be loaded."""
 
 import os
 import subprocess
@@ -58,17 +58,17 @@ def test_every_pool_gives_features_of_the_towers_width(make_recipe, image, width
     tower = build_image_tower(make_recipe({"image": image}), load=False).eval()
     features = tower(PIXELS)
     assert features.shape == (3, tower.width) and tower.width == width
-    assert torch.allclose(tower(PIXELS[1:2]), features[1:2], atol=1e-5)  # no image sees its neighbours
+    assert torch.allclose(tower(PIXELS[1:2]), features[1:2], atol=1e-5)  # images do not affect each other
 
 
 @pytest.mark.parametrize(("name", "width"), [("test_mambaout", 64), ("mixer_s32_224", 512), ("test_vit3", 96)])
-def test_networks_whose_maps_are_laid_out_otherwise(make_recipe, name, width):
-    """Maps with the channels last, tokens without a class among them, and sizes that the name does not tell."""
+def test_feature_maps_in_other_layouts(make_recipe, name, width):
+    """Maps with the channels last, tokens without a class token, and an input size that the name does not have."""
     image = {**TIMM, "name": name, "pool": "avg"}
     tower = build_image_tower(make_recipe({"image": image}), load=False).eval()
     assert tower(PIXELS).shape == (3, width) and tower.width == width
-    places = tower.net.forward_features(torch.zeros(1, 3, 32, 32)).shape
-    assert width in places and places[0] == 1
+    shape = tower.net.forward_features(torch.zeros(1, 3, 32, 32)).shape
+    assert width in shape and shape[0] == 1
 
 
 def test_pools_differ(make_recipe):
@@ -83,22 +83,22 @@ def test_pools_differ(make_recipe):
         assert torch.allclose(tower(PIXELS), expected, atol=1e-5)
 
 
-def test_training_sees_a_part_of_the_patches_and_evaluation_all(make_recipe):
-    """Of the 16 patches of 32 x 32 pixels a quarter is left out, others in each pass, and the class token never."""
+def test_patch_dropout_applies_in_training_only(make_recipe):
+    """A quarter of the 16 patches is left out, different ones in each pass; the class token stays."""
     vit = {"tower": "vit", "patch": 8, "width": 32, "depth": 1, "heads": 2, "mlp": 48, "trainable": True}
     torch.manual_seed(0)
-    whole = build_image_tower(make_recipe({"image": vit}), load=False)
+    complete = build_image_tower(make_recipe({"image": vit}), load=False)
     tower = build_image_tower(make_recipe({"image": {**vit, "patch_dropout": 0.25}}), load=False)
-    tower.load_state_dict(whole.state_dict())
+    tower.load_state_dict(complete.state_dict())
     seen = []
     tower.net.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    assert torch.equal(tower.eval()(PIXELS), whole.eval()(PIXELS))
+    assert torch.equal(tower.eval()(PIXELS), complete.eval()(PIXELS))
     assert not torch.equal(tower.train()(PIXELS), tower(PIXELS))
     assert [tokens.shape[1] for tokens in seen] == [17, 13, 13]
     assert torch.equal(seen[1][:, 0], seen[0][:, 0])
 
 
-def test_a_finished_model_sees_the_mirror_image_too_and_training_one_side(make_recipe):
+def test_mirror_applies_in_evaluation_only(make_recipe):
     torch.manual_seed(0)
     image = {**TIMM, "pool": "avg"}
     one, both = (build_image_tower(make_recipe({"image": {**image, "mirror": on}}), load=False) for on in (False, True))
@@ -112,8 +112,8 @@ def test_a_finished_model_sees_the_mirror_image_too_and_training_one_side(make_r
     assert both.mirror and torch.equal(both.train()(PIXELS), one.train()(PIXELS))
 
 
-def test_a_map_of_zeros_has_a_finite_slope(make_recipe):
-    """The standard deviation's slope is infinite at 0, where a ReLU often leaves a whole channel."""
+def test_a_feature_map_of_zeros_has_a_finite_gradient(make_recipe):
+    """The square root's slope is infinite at 0, and a ReLU often sets a whole channel to 0."""
     tower = build_image_tower(make_recipe({"image": {**TIMM, "pool": "avg_std"}}), load=False).eval()
     tower.net.forward_features = lambda x: torch.zeros(len(x), 96, 2, 2) * x.mean()
     pixels = PIXELS.float().requires_grad_()
@@ -129,7 +129,7 @@ def test_mlp_width_is_what_the_recipe_says(make_recipe):
     ("normalize", "mean"),
     [("imagenet", 0.485), ("clip", 0.4814), ("tower", 0.5), ({"mean": [0.1] * 3, "std": [0.2] * 3}, 0.1)],
 )
-def test_normalisation_is_the_towers_or_the_recipes(make_recipe, normalize, mean):
+def test_mean_and_standard_deviation_of_pixels(make_recipe, normalize, mean):
     image = {**TIMM, "name": "mobilenetv1_100", "normalize": normalize}
     tower = build_image_tower(make_recipe({"image": image}), load=False)
     assert tower.mean[0].item() == pytest.approx(mean, abs=1e-4)
@@ -146,7 +146,7 @@ def test_padding_changes_no_text_feature(make_recipe, architecture, pool):
     assert features.shape == (2, 64 if pool == "mean_cls" else 32)
     assert torch.allclose(features[1:], tower(ids[1:, :4], mask[1:, :4]), atol=1e-5)
     changed = ids.clone()
-    changed[1, 4:] = 99  # what stands in the padding must not matter
+    changed[1, 4:] = 99  # the ids of padding must not matter
     assert torch.allclose(features, tower(changed, mask), atol=1e-5)
 
 
@@ -166,7 +166,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("architecture", ARGS)
-def test_the_last_layers_are_joined_the_very_last_behind(make_recipe, architecture):
+def test_the_last_layers_are_joined_in_order(make_recipe, architecture):
     args = {**ARGS[architecture], LAYERS[architecture]: 2}
     recipe = make_recipe({"text.architecture": architecture, "text.args": args, "text.pool": "mean", "text.layers": 2})
     tower = build_text_tower(recipe, 100).eval()
@@ -239,10 +239,16 @@ def test_weights_that_do_not_fit_are_one_clear_line(make_recipe, tmp_path, write
         ({"image": {**TIMM, "name": "resnet5000"}}, "timm has no model 'resnet5000'"),
         ({"image": {**TIMM, "pool": "cls"}}, "needs a transformer"),
         ({"image": {**TIMM, "name": "test_vit2", "pool": "cls"}}, "test_vit2 has no class token"),
-        ({"image": {**TIMM, "args": {"padtype": "same"}}}, r"image.args: {'padtype': 'same'} does not go: .*padtype"),
+        (
+            {"image": {**TIMM, "args": {"padtype": "same"}}},
+            r"image.args: {'padtype': 'same'} is not accepted by the model: .*padtype",
+        ),
         ({"text.args": {"hiden_size": 3}}, "hiden_size"),
-        ({"text.args": {"hidden_size": 130, "num_attention_heads": 4}}, r"text.args: .* does not go: .*130"),
-        ({"text.args": {"hidden_size": "x"}}, "text.args: {'hidden_size': 'x'} does not go"),
+        (
+            {"text.args": {"hidden_size": 130, "num_attention_heads": 4}},
+            r"text.args: .* is not accepted by the model: .*130",
+        ),
+        ({"text.args": {"hidden_size": "x"}}, "text.args: {'hidden_size': 'x'} is not accepted by the model"),
         ({"head.kind": "tower"}, "head.kind: tower needs towers with projections"),
         ({"text.layers": 2}, r"text.layers \(2\) is over the tower's 1"),
         (
@@ -258,7 +264,7 @@ def test_impossible_towers_are_usage_errors(make_recipe, changes, message):
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_no_network_is_one_clear_line_within_seconds(tmp_path, tower):
-    """A real look-up in a process of its own, whose hub is a port where nobody listens."""
+    """A real request in another process, to a port on which no server listens."""
     recipe = {"image": "mobilenet_minilm", "text": "vit_distilbert"}[tower]
     code = f"""
 from pathlib import Path

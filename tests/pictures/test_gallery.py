@@ -1,4 +1,4 @@
-"""Galleries: images, frames and words are where they should be, and nothing is left of a failed one."""
+"""Galleries: positions of images, frames and text; a failed gallery leaves no file."""
 
 import numpy as np
 import pytest
@@ -24,12 +24,12 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def near(found, colour) -> bool:
-    return bool(np.abs(found.astype(int) - colour).max() <= 3)
+def near(actual, colour) -> bool:
+    return bool(np.abs(actual.astype(int) - colour).max() <= 3)
 
 
 def cell_tops(picture: np.ndarray, x: int) -> list[int]:
-    """Where the squares of the column at `x` begin."""
+    """The rows at which the squares of the column at `x` begin."""
     white = (picture[:, x] == 255).all(axis=1)
     starts = np.flatnonzero(white[:-1] & ~white[1:]) + 1
     ends = np.append(np.flatnonzero(~white[:-1] & white[1:]) + 1, len(white))

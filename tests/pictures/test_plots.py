@@ -1,4 +1,4 @@
-"""The pictures are drawn from what is there, and say clearly when nothing is."""
+"""Plots are drawn from the data that exists, and missing data is a clear error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def legend(figure: Figure, panel: int = 0) -> list[str]:
-    found = figure.axes[panel].get_legend() or figure.legends[0]
-    return [text.get_text() for text in found.get_texts()]
+    box = figure.axes[panel].get_legend() or figure.legends[0]
+    return [text.get_text() for text in box.get_texts()]
 
 
 def lengths(*values: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures on disk: no larger than their kind holds."""
+"""Saving pictures: sizes that a format cannot hold are refused."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Small pictures for pages."""
+"""Thumbnails as data URIs."""
 
 import base64
 import io

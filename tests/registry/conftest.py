@@ -22,9 +22,9 @@ def measured(make_bundle, tmp_path) -> Callable[..., Path]:
     def make(i2t: float, t2i: float) -> Path:
         folder = make_bundle(tmp_path / f"bundles/{len(list(tmp_path.glob('bundles/*')))}/onnx")
         path = folder / "manifest.json"
-        facts = {"dataset": "photos", "dataset_fingerprint": "f00d", "recipe": "tiny"}
+        names = {"dataset": "photos", "dataset_fingerprint": "f00d", "recipe": "tiny"}
         metrics = {"i2t_r1": i2t, "i2t_r5": 99.0, "t2i_r1": t2i}
-        path.write_text(json.dumps(json.loads(path.read_text()) | facts | {"metrics": metrics}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | names | {"metrics": metrics}))
         return folder
 
     return make

@@ -80,8 +80,10 @@ def test_an_unknown_name_is_one_line_that_says_what_there_is(registered):
 def test_what_was_changed_in_the_store_is_refused(registered, repo):
     (stored,) = repo.glob("mlartifacts/**/text.onnx")
     stored.write_bytes(stored.read_bytes()[:-1] + b"\0")
-    said = r"models:/clipline/1: damaged in the store, or changed there: text\.onnx: not the file that manifest\.json"
-    with pytest.raises(CliplineError, match=said) as refused:
+    message = (
+        r"models:/clipline/1: damaged in the store, or changed there: text\.onnx: not the file that manifest\.json"
+    )
+    with pytest.raises(CliplineError, match=message) as refused:
         fetch("models:/clipline/1")
     assert str(refused.value).count("Fix: ") == 1
     assert list((repo / ".cache" / "models").iterdir()) == []
@@ -89,8 +91,8 @@ def test_what_was_changed_in_the_store_is_refused(registered, repo):
 
 def test_a_graph_of_the_other_side_is_refused_when_it_is_opened(bundle, tmp_path):
     folder = shutil.copytree(bundle, tmp_path / "onnx")
-    facts = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(facts | {"text": facts["image"]}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"text": manifest["image"]}))
     verify(folder)
     with pytest.raises(UsageError, match=r"image\.onnx: no text graph of a model"):
         OnnxModel(folder, provider="cpu").embed_texts(["red"])
@@ -156,6 +158,6 @@ def test_promote_embed_and_search_with_a_server(server, repo, trained, monkeypat
         return done.stdout
 
     assert clipline("promote").startswith("clipline: the champion now: version 1, from run ")
-    said = clipline("embed", "photos", "--model", "models:/clipline@champion", "--out", "index")
-    assert said.startswith("index: 3 embeddings in 1 part, 0 errors (3 new); ")
+    printed = clipline("embed", "photos", "--model", "models:/clipline@champion", "--out", "index")
+    assert printed.startswith("index: 3 embeddings in 1 part, 0 errors (3 new); ")
     assert clipline("search", "index", "green", "-n", "1").split("\t")[2] == str(Path("photos") / "green.png")

@@ -31,8 +31,8 @@ def versions(name: str = "clipline") -> int:
 
 def test_the_first_one_becomes_champion_and_carries_its_facts(trained):
     run = trained(50.0, 40.0)
-    said = promote()
-    assert said == (
+    message = promote()
+    assert message == (
         f"clipline: the champion now: version 1, from run {run}, mean R@1 45.00 (i2t 50.00, t2i 40.00); the first one"
     )
     assert champion().run_id == run
@@ -175,7 +175,7 @@ def test_no_store_is_made_only_to_look_into_it(empty_repo):
 
 
 def test_of_two_at_once_only_one_wins(trained):
-    """Both beat the first champion; the later one meets the earlier one's."""
+    """Both beat the first champion; the later one is compared with the earlier one's."""
     promote(trained(10.0, 10.0))
     runs = [trained(50.0, 40.0), trained(50.0, 40.0)]
     both = threading.Barrier(2)
@@ -197,8 +197,8 @@ def test_of_two_at_once_only_one_wins(trained):
 
 def test_a_dry_run_makes_no_experiment(trained):
     run = trained(50.0, 40.0)
-    said = promote_run(run, receipt=RECEIPT, experiment="another", name="clipline", margin=0.5, dry_run=True)
-    assert said.startswith(f"clipline: would become the champion: run {run}")
+    message = promote_run(run, receipt=RECEIPT, experiment="another", name="clipline", margin=0.5, dry_run=True)
+    assert message.startswith(f"clipline: would become the champion: run {run}")
     with pytest.raises(UsageError, match="no run"):
         promote_run("f" * 32, receipt=RECEIPT, experiment="another", name="clipline", margin=0.5, dry_run=True)
     assert MlflowClient(tracking_uri()).get_experiment_by_name("another") is None

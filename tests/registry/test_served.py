@@ -48,14 +48,14 @@ def loaded(saved) -> mlflow.pyfunc.PyFuncModel:
 @pytest.fixture(scope="module")
 def files() -> list[bytes]:
     """More images than one batch holds: JPEG, PNG and WebP of noise on red, green and blue."""
-    rng, found = np.random.default_rng(0), []
+    rng, files = np.random.default_rng(0), []
     for index in range(19):
         pixels = rng.integers(0, 60, (20 + index, 30, 3)).astype(np.uint8)
         pixels[..., index % 3] += 190
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, ["jpeg", "png", "webp"][index % 3])
-        found.append(file.getvalue())
-    return found
+        files.append(file.getvalue())
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def test_images_as_bytes_and_as_base64(loaded, files, expected):
 
 
 def test_texts(loaded, bundle):
-    found = loaded.predict(pd.DataFrame({"text": TEXTS}))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, OnnxModel(bundle).embed_texts(TEXTS))
+    vectors = loaded.predict(pd.DataFrame({"text": TEXTS}))
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, OnnxModel(bundle).embed_texts(TEXTS))
 
 
 def test_nothing_in_nothing_out(loaded):
@@ -121,14 +121,14 @@ def test_no_pickle_and_what_else_is_stored(saved, bundle):
         assert (saved / "artifacts" / bundle.name / graph).read_bytes() == (bundle / graph).read_bytes()
     assert {"served.py", "code/clipline/runtime/model.py", "requirements.txt"} <= stored
 
-    facts = Model.load(str(saved))
-    assert [(column.name, str(column.type), column.required) for column in facts.signature.inputs] == [
+    model = Model.load(str(saved))
+    assert [(column.name, str(column.type), column.required) for column in model.signature.inputs] == [
         ("image", "DataType.binary", False),
         ("text", "DataType.string", False),
     ]
-    (output,) = facts.signature.outputs
+    (output,) = model.signature.outputs
     assert (output.type, output.shape) == (np.dtype("float32"), (-1, 3))
-    example = facts.load_input_example(str(saved))
+    example = model.load_input_example(str(saved))
     assert list(example) == ["text"]
     needed = {line.partition("==")[0] for line in (saved / "requirements.txt").read_text().splitlines()}
     assert {"mlflow", "numpy", "pillow", "pydantic", "tokenizers", "onnxruntime"} <= needed

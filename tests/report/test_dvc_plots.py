@@ -52,8 +52,8 @@ def test_recall_by_rank_has_a_line_for_each_direction(shown, workspace):
         wanted = [row["text_to_image"] for row in csv.DictReader(file)]
     drawn = rows(shown["Answered within rank k on the test split"])
     assert {row["field"] for row in drawn} == {"image_to_text", "text_to_image"}
-    found = [row["dvc_inferred_y_value"] for row in drawn if row["field"] == "text_to_image"]
-    assert found == wanted
+    values = [row["dvc_inferred_y_value"] for row in drawn if row["field"] == "text_to_image"]
+    assert values == wanted
 
 
 def test_confused_words_are_counted_row_by_row(shown, workspace):

@@ -56,5 +56,5 @@ def test_separation_of_equal_and_of_clear_pairs():
 
 def test_best_images(embedded, monkeypatch):
     images, texts, _ = embedded
-    monkeypatch.setattr(ranking, "CHUNK", 7)
+    monkeypatch.setattr(ranking, "QUERY_BLOCK", 7)
     assert ranking.best_images(texts, images).tolist() == (texts @ images.T).argmax(axis=1).tolist()

@@ -15,8 +15,8 @@ from clipline.utils import checksums
 def test_files_that_are_not_what_was_written(workspace, gates, tmp_path, name):
     root = shutil.copytree(workspace, tmp_path / "root")
     data, path = Prepared(root / "data/prepared"), root / name
-    whole = json.loads(path.read_text())
-    path.write_text(json.dumps(checksums.with_checksum(whole)))
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(checksums.with_checksum(values)))
     assert summary.gather(root, data, gates)
     text = path.read_text()
     path.write_text(text.replace("scenes", "scebes", 1) if "scenes" in text else text.replace("1", "2", 1))

@@ -1,4 +1,4 @@
-"""The exported model's folder: what is read, and how a wrong one is refused."""
+"""The exported model's folder: reading it, and the errors of wrong files."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_a_newer_schema_is_refused(make_bundle, tmp_path):
 
 
 def test_another_interpolation_is_refused(make_bundle, tmp_path):
-    """Reading it as bicubic would give other pixels than the model was trained on."""
+    """Resizing it as bicubic would give other pixels than the model was trained on."""
     folder = make_bundle(tmp_path / "onnx")
     change(folder, "preprocess.json", interpolation="bilinear")
     with pytest.raises(UsageError, match=r"preprocess\.json"):

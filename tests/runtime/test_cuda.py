@@ -1,4 +1,4 @@
-"""Fixed buffers and page-locked memory. The CPU stands in for the device, and a driver that counts for NVIDIA's."""
+"""Reused buffers and page-locked memory, with the CPU as the device and a fake driver that counts calls."""
 
 import ctypes
 import gc
@@ -48,9 +48,9 @@ def test_results_stay_when_the_buffers_are_used_again(calls, pixels):
 
 def test_a_tail_takes_the_large_buffers_and_small_batches_get_their_own(calls, made, pixels):
     for count in (32, 32, 20, 16, 15, 15, 3, 32):
-        found = calls.run(pixels[:count])
-        assert len(found) == count
-        assert np.allclose(found, calls.run(pixels[:32])[:count], atol=1e-6)
+        vectors = calls.run(pixels[:count])
+        assert len(vectors) == count
+        assert np.allclose(vectors, calls.run(pixels[:32])[:count], atol=1e-6)
     assert made == [32, 15, 3]
 
 
@@ -64,8 +64,8 @@ def test_two_threads_take_turns_with_two_sets(calls, made, pixels):
                 wrong.append(start)
 
     threads = [threading.Thread(target=work, args=(start,)) for start in (0, 8)]
-    [each.start() for each in threads]
-    [each.join() for each in threads]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
     assert not wrong
     assert made.count(8) == len(made) <= 2
 
@@ -81,7 +81,7 @@ def test_a_failed_call_gives_its_buffers_back(calls, made, pixels):
 
 
 class Driver:
-    """The calls of the CUDA driver that `pinned` makes, with books on what is held."""
+    """The CUDA driver's functions that `pinned` calls, with a record of what is allocated."""
 
     def __init__(self, fails=None):
         self.fails, self.memory, self.contexts, self.retained = fails, {}, 0, 0

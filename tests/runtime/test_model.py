@@ -37,9 +37,9 @@ def test_what_the_manifest_says(model, bundle):
 
 
 def test_images(model):
-    found = model.embed_pixels(flat((200, 10, 10), (5, 99, 220)))
-    assert found.dtype == np.float32
-    assert np.allclose(found, [unit((200, 10, 10)), unit((5, 99, 220))], atol=1e-5)
+    actual = model.embed_pixels(flat((200, 10, 10), (5, 99, 220)))
+    assert actual.dtype == np.float32
+    assert np.allclose(actual, [unit((200, 10, 10)), unit((5, 99, 220))], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -51,8 +51,8 @@ def test_any_batch_gives_the_same(model, count):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 256])
 def test_texts(model, batch_size):
-    found = model.embed_texts(["a red picture", "blue", "Green green RED"], batch_size=batch_size)
-    assert np.allclose(found, [unit((1, 0, 0)), unit((0, 0, 1)), unit((1, 2, 0))], atol=1e-5)
+    actual = model.embed_texts(["a red picture", "blue", "Green green RED"], batch_size=batch_size)
+    assert np.allclose(actual, [unit((1, 0, 0)), unit((0, 0, 1)), unit((1, 2, 0))], atol=1e-5)
 
 
 def test_nothing_gives_nothing(model):
@@ -84,7 +84,7 @@ def test_auto_takes_the_only_one_without_timing(bundle, monkeypatch):
 
 
 def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
-    """The second graph is slower for certain: it computes the mean colour again and again."""
+    """The second graph is certainly slower: it computes the mean colour many times."""
     folder = make_bundle(tmp_path / "onnx")
     graph = onnx.load(folder / "image.onnx")
     (mean,) = [node for node in graph.graph.node if node.op_type == "ReduceMean"]
@@ -93,11 +93,11 @@ def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
         graph.graph.node.insert(1 + index, slow)
     mean.input[0] = "slow200"
     graph.graph.node[0].output[0] = "slow0"
-    whole = graph.SerializeToString()
-    (folder / "image.fp16.onnx").write_bytes(whole)
+    data = graph.SerializeToString()
+    (folder / "image.fp16.onnx").write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     other = {"file": "image.fp16.onnx", "precision": "fp16", "variant": "fp16-slow"}
-    other |= {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    other |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     for image in (
         {"fp32": manifest["image"]["fp32"], "fp16": manifest["image"]["fp32"] | other},
         {"fp16": manifest["image"]["fp32"] | {"variant": "fp16-fast"}, "fp32": manifest["image"]["fp32"] | other},
@@ -115,15 +115,15 @@ def test_auto_takes_the_fastest_of_those_shipped(make_bundle, tmp_path):
 def test_damaged_graphs(make_bundle, tmp_path):
     folder = make_bundle(tmp_path / "onnx")
     graph = folder / "image.onnx"
-    whole = graph.read_bytes()
+    original = graph.read_bytes()
     pixels = flat((1, 2, 3))
 
-    graph.write_bytes(b"x" * len(whole))
+    graph.write_bytes(b"x" * len(original))
     with pytest.raises(UsageError, match=r"image\.onnx: not the file that manifest\.json describes"):
         OnnxModel(folder, provider="cpu").embed_pixels(pixels)
     with pytest.raises(CliplineError, match=r"image\.onnx: onnxruntime cannot load it"):
         session.Sessions("cpu", 1).open(graph)
-    graph.write_bytes(whole[:-9])
+    graph.write_bytes(original[:-9])
     with pytest.raises(UsageError, match="cut short"):
         OnnxModel(folder, provider="cpu").embed_pixels(pixels)
     graph.unlink()
@@ -147,7 +147,7 @@ def test_missing_tokenizer(make_bundle, tmp_path):
 
 
 def test_auto_says_what_it_took_and_is_quiet(bundle):
-    """In a process of its own, since what onnxruntime prints about CUDA goes past Python."""
+    """In a separate process, since onnxruntime prints about CUDA without Python's streams."""
     program = (
         "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel\n"
         "model = OnnxModel(Path(sys.argv[1]), threads=2)\n"
@@ -155,10 +155,10 @@ def test_auto_says_what_it_took_and_is_quiet(bundle):
         "print([name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(bundle)], check=True, capture_output=True, text=True)
-    said, modules = done.stdout.splitlines()
+    line, modules = done.stdout.splitlines()
     device = session.no_device() is None
-    assert said.startswith("CUDA ") if device else said.endswith("False")
-    assert device or said.startswith("CPU, 2 threads")
+    assert line.startswith("CUDA ") if device else line.endswith("False")
+    assert device or line.startswith("CPU, 2 threads")
     assert modules == "[]"
     assert done.stderr == ""
 
@@ -171,7 +171,7 @@ def test_cuda_without_a_device_is_an_error(bundle):
 
 
 def test_cuda_that_does_not_start(bundle, monkeypatch, capfd):
-    """A driver and a device, but no CUDA libraries: onnxruntime takes the CPU, `cuda` must not."""
+    """A driver and a device, but no CUDA libraries: onnxruntime falls back to the CPU, which `cuda` must not do."""
     if session.no_device() is None:
         pytest.skip("this machine has an NVIDIA device: CUDA would start")
     if session.CUDA not in session.load_onnxruntime().get_available_providers():
@@ -192,14 +192,14 @@ def test_no_onnxruntime_names_both_extras(bundle, monkeypatch):
 
 
 def test_half_an_onnxruntime_is_told_apart(bundle, monkeypatch):
-    """Removing one of two wheels leaves an empty package."""
+    """Uninstalling one of two wheels leaves an empty package."""
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     with pytest.raises(UsageError, match="installed in part"):
         OnnxModel(bundle)
 
 
 def test_what_it_runs_on_without_assertions(bundle):
-    """python -O leaves `assert` out."""
+    """python -O removes `assert` statements."""
     script = (
         "import sys; from pathlib import Path; from clipline.runtime.model import OnnxModel;"
         "print(OnnxModel(Path(sys.argv[1]), provider='cpu', threads=1).running_on)"

@@ -12,8 +12,8 @@ def test_takes_the_fastest_and_says_why():
     start = time.perf_counter()
     chosen, words = fastest(calls, 16, seconds=0.2)
     assert chosen == "int8" and 0.6 < time.perf_counter() - start < 30
-    said, rates = words.removesuffix(" images/s").split(": ")
-    assert said == "int8, the fastest here"
+    choice, rates = words.removesuffix(" images/s").split(": ")
+    assert choice == "int8, the fastest here"
     assert [rate.split()[0] for rate in rates.split(", ")] == ["int8", "fp32", "fp16"]
     assert 100 < int(rates.split(", ")[0].split()[1].replace(",", "")) <= 1600
 

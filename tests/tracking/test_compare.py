@@ -40,10 +40,10 @@ def trained(name: str, rate: float, recall: float, **tags: str) -> str:
 
 def test_only_what_differs_is_shown(repo: Path) -> None:
     first, second = trained("a", 1e-3, 30.25), trained("a", 3e-4, 28.0)
-    found = find_runs(EXPERIMENT)
-    assert [run.id for run in found] == [second, first]  # the latest first
-    rows = {row.name: row for row in compare(found)}
-    # Not the epochs, which are the same; of the metrics what came of it, not each loss.
+    runs = find_runs(EXPERIMENT)
+    assert [run.id for run in runs] == [second, first]  # the latest first
+    rows = {row.name: row for row in compare(runs)}
+    # Not the epochs, which are the same; of the metrics the results, not each loss.
     assert set(rows) == {"train.lr", "test_i2t_r1", "test_t2i_r1"}
     assert rows["train.lr"].values == ["0.0003", "0.001"]
     assert (rows["test_i2t_r1"].values, rows["test_i2t_r1"].best) == ([28.0, 30.25], [1])
@@ -115,11 +115,11 @@ def test_a_file_that_is_no_store(empty_repo: Path) -> None:
         find_runs(EXPERIMENT)
 
 
-def test_a_stage_at_work_holds_nobody_up(repo: Path) -> None:
-    """The stages' lock keeps writers apart; who only looks does not wait for it."""
+def test_reading_does_not_wait_for_a_stage(repo: Path) -> None:
+    """The stages' lock keeps writers apart; readers do not wait for it."""
     run = trained("a", 1e-3, 30.0)
     with filelock.FileLock(repo / "mlflow.db.lock"):
-        assert [found.id for found in find_runs(EXPERIMENT)] == [run]
+        assert [logged.id for logged in find_runs(EXPERIMENT)] == [run]
 
 
 def test_a_server_that_is_down_is_one_line(empty_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A tracking server that is down when stages begin: they go on, and the next one that finds it well sends all."""
+"""A tracking server that is down when stages begin: they go on, and the first one that reaches it again sends all."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_the_next_stage_sends_what_waits(down, repo, server, monkeypatch, capsys
     began = time.monotonic()
     offline = train()
     assert time.monotonic() - began < 15
-    said = capsys.readouterr().err
-    assert "start that server, or unset MLFLOW_TRACKING_URI" in said and "the work goes on" in said
-    assert f"kept in {repo / '.cache' / 'tracking' / offline}" in said
+    printed = capsys.readouterr().err
+    assert "start that server, or unset MLFLOW_TRACKING_URI" in printed and "the work goes on" in printed
+    assert f"kept in {repo / '.cache' / 'tracking' / offline}" in printed
     evaluate()  # still down
     PICTURE.write_bytes(b"second")
 
@@ -73,7 +73,7 @@ def test_the_next_stage_sends_what_waits(down, repo, server, monkeypatch, capsys
     check_is_whole(client, online, tmp_path)
     run = client.get_run(online)
     assert run.data.tags["receipt"] == offline and run.data.tags["stage.evaluate"] == "FINISHED"
-    # Of three evaluations with the same result one point.
+    # Three evaluations with the same result are one point.
     assert len(client.get_metric_history(online, "test_t2i_r1")) == 1
     assert not (repo / ".cache" / "tracking" / offline).exists()
 
@@ -98,10 +98,10 @@ def test_a_training_that_is_killed_and_goes_on_without_a_server(down, repo, monk
         for step in (1, 2):  # the first again: a training that goes on tells all its rows
             run.log_row({"step": step, "loss": 3.0 - step})
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    (whole,) = tracking.sync()
+    (run_id,) = tracking.sync()
     client = MlflowClient(f"sqlite:///{repo}/mlflow.db")
-    assert [(point.step, point.value) for point in client.get_metric_history(whole, "loss")] == [(1, 2.0), (2, 1.0)]
-    assert client.get_run(whole).info.status == "FINISHED"
+    assert [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")] == [(1, 2.0), (2, 1.0)]
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
 def pipeline(number: int) -> str:

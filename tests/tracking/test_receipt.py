@@ -79,7 +79,7 @@ def test_what_an_older_clipline_did_not_write_has_its_usual_value(tmp_path: Path
 
 
 def test_a_file_of_a_newer_clipline_is_refused(tmp_path: Path) -> None:
-    """Its unknown facts would be lost where the run is made again from it."""
+    """Its unknown fields would be lost where the run is created again from it."""
     path = tmp_path / "run.json"
     path.write_text(json.dumps(RECEIPT.model_dump() | {"branch": "main"}))
     with pytest.raises(UsageError, match="Extra inputs are not permitted"):
@@ -95,7 +95,7 @@ def test_a_run_s_id_is_a_plain_name(tmp_path: Path, run_id: str) -> None:
 
 @pytest.mark.parametrize("run_id", ["", "x" * 257, "../a", "a b", "a\n", "a'b", "é"])
 def test_an_id_that_could_leave_its_folder_or_its_query_is_refused(tmp_path: Path, run_id: str) -> None:
-    """What waits is kept in a folder of that name, and the store is searched for it."""
+    """Records are kept in a folder of that name, and the store is searched for it."""
     path = tmp_path / "run.json"
     RECEIPT.model_copy(update={"run_id": run_id}).write(path)
     with pytest.raises(UsageError, match="String should match pattern"):
@@ -104,9 +104,9 @@ def test_an_id_that_could_leave_its_folder_or_its_query_is_refused(tmp_path: Pat
 
 def test_a_receipt_is_not_changed_once_it_is_made() -> None:
     """The run, what waits for the store and the file must name the same run."""
-    for facts, name in ((RECEIPT, "run_id"), (RECEIPT.dataset, "digest")):
+    for model, name in ((RECEIPT, "run_id"), (RECEIPT.dataset, "digest")):
         with pytest.raises(ValidationError, match="frozen"):
-            setattr(facts, name, "x")
+            setattr(model, name, "x")
 
 
 def test_the_file_is_laid_out_for_people(tmp_path: Path) -> None:

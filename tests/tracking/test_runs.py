@@ -34,9 +34,9 @@ def client(root: Path) -> MlflowClient:
 
 
 def all_runs(root: Path) -> list:
-    found = client(root)
-    experiment = found.get_experiment_by_name(EXPERIMENT).experiment_id
-    return found.search_runs([experiment], run_view_type=ViewType.ALL)
+    store = client(root)
+    experiment = store.get_experiment_by_name(EXPERIMENT).experiment_id
+    return store.search_runs([experiment], run_view_type=ViewType.ALL)
 
 
 def history(root: Path, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -69,7 +69,7 @@ def check_is_whole(root: Path, run_id: str) -> None:
     assert run.data.tags["recipe"] == "vit_scratch"
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "vit_scratch"
-    (learned,) = [each.dataset for each in run.inputs.dataset_inputs]
+    (learned,) = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (learned.name, learned.digest) == ("flickr8k", DATASET.digest[:36])
     assert json.loads(learned.profile) == DATASET.profile
     assert history(root, run_id, "train_loss") == [(10, 2.5), (20, 0.1 + 0.2)]
@@ -97,10 +97,10 @@ def test_later_stages_resume_it(repo: Path) -> None:
         run.log_artifact(Path("reports"))
     assert evaluate() == run.id == run_id
     check_is_whole(repo, run_id)
-    found = client(repo).get_run(run_id)
-    assert found.info.end_time == ended
-    assert found.data.tags["dim"] == "256"
-    assert (found.data.tags["stage.export"], found.data.tags["stage.evaluate"]) == ("FINISHED", "FINISHED")
+    stored = client(repo).get_run(run_id)
+    assert stored.info.end_time == ended
+    assert stored.data.tags["dim"] == "256"
+    assert (stored.data.tags["stage.export"], stored.data.tags["stage.evaluate"]) == ("FINISHED", "FINISHED")
     assert (repo / "mlartifacts" / run_id / "artifacts" / "plots" / "curves.png").read_bytes() == b"picture"
     assert (repo / "mlartifacts" / run_id / "artifacts" / "reports" / "train.csv").is_file()
     assert RECEIPT.read_bytes() == before
@@ -158,9 +158,9 @@ def test_another_store_gets_a_run_and_the_first_one_is_found_again(
 
 def test_a_run_cut_off_from_its_store_is_completed(repo: Path, capsys: pytest.CaptureFixture) -> None:
     train()
-    found = client(repo)
-    cut_off = found.create_run(all_runs(repo)[0].info.experiment_id, tags=TAGS, run_name="vit_scratch")
-    found.log_metric(cut_off.info.run_id, "train_loss", 2.5, step=10)  # all that came through
+    store = client(repo)
+    cut_off = store.create_run(all_runs(repo)[0].info.experiment_id, tags=TAGS, run_name="vit_scratch")
+    store.log_metric(cut_off.info.run_id, "train_loss", 2.5, step=10)  # all that came through
     Receipt.read(RECEIPT).model_copy(update={"run_id": cut_off.info.run_id}).write(RECEIPT)
     assert evaluate() == cut_off.info.run_id
     check_is_whole(repo, cut_off.info.run_id)
@@ -187,10 +187,10 @@ def test_a_failing_training_marks_the_run(repo: Path, error: type, status: str) 
     with pytest.raises(error), tracking.start(RECEIPT, experiment=EXPERIMENT, **settings) as run:
         run.log_metrics({"loss": 1.0}, step=1)
         raise error("the loss is not finite at step 2")
-    found = client(repo).get_run(run.id)
-    assert found.info.status == status
-    assert found.info.end_time
-    assert found.data.tags["error"] == "the loss is not finite at step 2"
+    stored = client(repo).get_run(run.id)
+    assert stored.info.status == status
+    assert stored.info.end_time
+    assert stored.data.tags["error"] == "the loss is not finite at step 2"
     assert history(repo, run.id, "loss") == [(1, 1.0)]
 
 
@@ -222,9 +222,9 @@ def test_illegal_input_stops_before_a_run_exists(repo: Path) -> None:
 
 def test_too_long_values_are_kept_in_part(repo: Path, capsys: pytest.CaptureFixture) -> None:
     train(params={"note": "x" * 9000}, tags={"note": "y" * 9000})
-    found = all_runs(repo)[0].data
-    assert len(found.params["note"]) == 6000
-    assert len(found.tags["note"]) == 5000
+    data = all_runs(repo)[0].data
+    assert len(data.params["note"]) == 6000
+    assert len(data.tags["note"]) == 5000
     assert capsys.readouterr().err.count("MLflow's limit") == 2
 
 

@@ -50,11 +50,11 @@ def test_all_stages_end_in_one_run(url: str) -> None:
             again.log_artifact(Path("gallery.png"), folder="galleries")
     assert again.id == run.id
     client = MlflowClient(url)
-    found = client.get_run(run.id)
-    assert found.info.status == "FINISHED"
-    assert found.data.params == {"a": "1", "empty": ""}
-    assert found.data.metrics == {"train_loss": 1.5, "test_t2i_r1": 61.25}
-    assert found.data.tags["dim"] == "256"
+    stored = client.get_run(run.id)
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {"a": "1", "empty": ""}
+    assert stored.data.metrics == {"train_loss": 1.5, "test_t2i_r1": 61.25}
+    assert stored.data.tags["dim"] == "256"
     assert len(client.get_metric_history(run.id, "test_t2i_r1")) == 1
     assert [file.path for file in client.list_artifacts(run.id, "galleries")] == ["galleries/gallery.png"]
 

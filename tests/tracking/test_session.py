@@ -1,4 +1,4 @@
-"""A training that goes on after a kill, what each stage leaves in its run, and what waits until a store answers."""
+"""A training that continues after a kill, what each stage logs, and what is kept until a store answers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def client(root: Path) -> MlflowClient:
 
 
 def runs(root: Path) -> list[Run]:
-    found = client(root)
-    experiment = found.get_experiment_by_name(EXPERIMENT).experiment_id
-    return found.search_runs([experiment], run_view_type=ViewType.ALL)
+    store = client(root)
+    experiment = store.get_experiment_by_name(EXPERIMENT).experiment_id
+    return store.search_runs([experiment], run_view_type=ViewType.ALL)
 
 
 def points(root: Path, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -73,24 +73,24 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_run_is_the_one_of_its_receipt(repo: Path) -> None:
     with start(dataset=DATASET) as run:
-        (found,) = runs(repo)
-        assert (found.info.run_id, found.info.status) == (run.id, "RUNNING")
+        (stored,) = runs(repo)
+        assert (stored.info.run_id, stored.info.status) == (run.id, "RUNNING")
         kept = Receipt.read(RECEIPT)
         assert kept == run.receipt
         assert kept == Receipt(
             run_id=run.id,
             experiment=EXPERIMENT,
             name="tiny",
-            started=found.info.start_time,
+            started=stored.info.start_time,
             params={"lr": "0.1"},
             tags={"recipe": "tiny"},
             dataset=DATASET,
         )
         assert abs(kept.started / 1000 - time.time()) < 60
-    (found,) = runs(repo)
-    assert (found.info.run_name, found.data.params, found.data.tags["recipe"]) == ("tiny", {"lr": "0.1"}, "tiny")
-    assert found.info.start_time <= found.info.end_time <= time.time() * 1000
-    assert "error" not in found.data.tags and "receipt" not in found.data.tags
+    (stored,) = runs(repo)
+    assert (stored.info.run_name, stored.data.params, stored.data.tags["recipe"]) == ("tiny", {"lr": "0.1"}, "tiny")
+    assert stored.info.start_time <= stored.info.end_time <= time.time() * 1000
+    assert "error" not in stored.data.tags and "receipt" not in stored.data.tags
 
 
 def test_a_training_that_goes_on_takes_its_run_up_again(repo: Path, capsys: pytest.CaptureFixture) -> None:
@@ -100,9 +100,9 @@ def test_a_training_that_goes_on_takes_its_run_up_again(repo: Path, capsys: pyte
         assert runs(repo)[0].info.status == "RUNNING"
         for step in (1, 2):
             run.log_row({"step": step, "loss": 3.0 - step})
-    (found,) = runs(repo)
-    assert (found.info.run_id, found.info.status) == (kept["run_id"], "FINISHED")
-    assert (found.info.start_time, found.info.end_time > kept["started"]) == (kept["started"], True)
+    (stored,) = runs(repo)
+    assert (stored.info.run_id, stored.info.status) == (kept["run_id"], "FINISHED")
+    assert (stored.info.start_time, stored.info.end_time > kept["started"]) == (kept["started"], True)
     assert points(repo, run.id, "loss") == [(1, 2.0), (2, 1.0)]
     assert Receipt.read(RECEIPT).model_dump() == kept
     assert capsys.readouterr().err == ""
@@ -117,10 +117,10 @@ def test_a_training_that_goes_on_without_its_run_gets_another(repo: Path, capsys
     assert f"the run {kept['run_id']} is not in sqlite:///{repo}/mlflow.db: {run.id} takes its place" in (
         capsys.readouterr().err
     )
-    found = client(repo).get_run(run.id)
-    assert (found.info.run_name, found.info.status, found.info.start_time) == ("tiny", "FINISHED", kept["started"])
-    assert found.data.tags.items() >= {"recipe": "tiny", "receipt": kept["run_id"]}.items()
-    assert found.data.params == {"lr": "0.1"}
+    stored = client(repo).get_run(run.id)
+    assert (stored.info.run_name, stored.info.status, stored.info.start_time) == ("tiny", "FINISHED", kept["started"])
+    assert stored.data.tags.items() >= {"recipe": "tiny", "receipt": kept["run_id"]}.items()
+    assert stored.data.params == {"lr": "0.1"}
     with resume() as later:
         pass
     assert later.id == run.id
@@ -169,15 +169,15 @@ def test_a_run_sent_later_ends_when_its_training_did(down: str, repo: Path, monk
     time.sleep(0.02)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     tracking.sync()
-    (found,) = runs(repo)
-    assert found.info.start_time == run.receipt.started < found.info.end_time <= ended
+    (stored,) = runs(repo)
+    assert stored.info.start_time == run.receipt.started < stored.info.end_time <= ended
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(None, "FINISHED"), (CliplineError("no images\nat all"), "FAILED: no images")]
+    ("error", "tag"), [(None, "FINISHED"), (CliplineError("no images\nat all"), "FAILED: no images")]
 )
 def test_how_a_stage_ends_is_kept_while_the_server_is_down(
-    down: str, repo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, said: str
+    down: str, repo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, tag: str
 ) -> None:
     with start():
         pass
@@ -189,7 +189,7 @@ def test_how_a_stage_ends_is_kept_while_the_server_is_down(
         assert caught is error
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (run_id,) = tracking.sync()
-    assert client(repo).get_run(run_id).data.tags["stage.evaluate"] == said
+    assert client(repo).get_run(run_id).data.tags["stage.evaluate"] == tag
 
 
 def test_a_stage_says_that_it_runs_and_of_which_lock(repo: Path) -> None:
@@ -197,10 +197,10 @@ def test_a_stage_says_that_it_runs_and_of_which_lock(repo: Path) -> None:
         pass
     Path("dvc.lock").write_text("stages: {}\n")
     with resume("export"):
-        (found,) = runs(repo)
-        assert found.data.tags["stage.export"] == "RUNNING"
-        assert found.data.tags["dvc_lock"] == file_hash(Path("dvc.lock"))
-        assert found.info.status == "FINISHED"
+        (stored,) = runs(repo)
+        assert stored.data.tags["stage.export"] == "RUNNING"
+        assert stored.data.tags["dvc_lock"] == file_hash(Path("dvc.lock"))
+        assert stored.info.status == "FINISHED"
     assert runs(repo)[0].data.tags["stage.export"] == "FINISHED"
 
 
@@ -280,11 +280,11 @@ def test_a_run_in_another_s_place_ends_when_it_began(repo: Path, capsys: pytest.
     history.write_text("step,loss\n1,2.0\n2,1.0\n")
     with resume(history=history) as run:
         pass
-    found = client(repo).get_run(run.id)
-    assert (found.info.start_time, found.info.end_time, found.info.status) == (started, started, "FINISHED")
+    stored = client(repo).get_run(run.id)
+    assert (stored.info.start_time, stored.info.end_time, stored.info.status) == (started, started, "FINISHED")
     assert [point.timestamp for point in client(repo).get_metric_history(run.id, "loss")] == [started, started + 1]
-    said = capsys.readouterr().err
-    assert "takes its place" in said and "left unfinished" not in said
+    printed = capsys.readouterr().err
+    assert "takes its place" in printed and "left unfinished" not in printed
 
 
 def test_a_run_that_was_left_running_is_completed_from_the_receipt(repo: Path, capsys: pytest.CaptureFixture) -> None:
@@ -292,8 +292,8 @@ def test_a_run_that_was_left_running_is_completed_from_the_receipt(repo: Path, c
         pass
     client(repo).update_run(run.id, status="RUNNING")
     with resume(history=Path("no such file.csv")):
-        (found,) = runs(repo)
-        assert (found.info.status, found.info.end_time) == ("FINISHED", run.receipt.started)
+        (stored,) = runs(repo)
+        assert (stored.info.status, stored.info.end_time) == ("FINISHED", run.receipt.started)
     assert capsys.readouterr().err == (
         f"tracking: the run {run.id} was left unfinished in sqlite:///{repo}/mlflow.db: its params and curves are "
         "logged again\n"
@@ -307,8 +307,8 @@ def test_a_run_that_has_ended_keeps_its_end(repo: Path, capsys: pytest.CaptureFi
     client(repo).set_terminated(run.id, status, 1_900_000_000_000)
     with resume():
         pass
-    (found,) = runs(repo)
-    assert (found.info.status, found.info.end_time) == (status, 1_900_000_000_000)
+    (stored,) = runs(repo)
+    assert (stored.info.status, stored.info.end_time) == (status, 1_900_000_000_000)
     assert capsys.readouterr().err == ""
 
 

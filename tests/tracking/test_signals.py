@@ -39,8 +39,8 @@ def die(number: int = signal.SIGTERM) -> None:
 
 
 def only_run(repo: Path) -> Run:
-    found = MlflowClient(f"sqlite:///{repo}/mlflow.db")
-    (run,) = found.search_runs([found.get_experiment_by_name("test").experiment_id])
+    store = MlflowClient(f"sqlite:///{repo}/mlflow.db")
+    (run,) = store.search_runs([store.get_experiment_by_name("test").experiment_id])
     return run
 
 

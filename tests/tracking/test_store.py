@@ -41,9 +41,9 @@ def test_parallel_stages_on_a_new_store_and_again_when_it_is_deleted(empty_repo:
     begun = [stage(START.replace("models/run.json", receipt)) for receipt in receipts]
     # Silent, too: MLflow's own chatter would hide the stage's output.
     assert [one.wait(120) for one in begun] == [(0, "", "")] * 3
-    found = MlflowClient(f"sqlite:///{empty_repo}/mlflow.db")
-    experiment = found.get_experiment_by_name(EXPERIMENT)
-    runs = found.search_runs([experiment.experiment_id])
+    store = MlflowClient(f"sqlite:///{empty_repo}/mlflow.db")
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    runs = store.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert experiment.artifact_location == (empty_repo / "mlartifacts").as_uri()
 
@@ -114,8 +114,8 @@ def test_a_folder_without_write_permission(empty_repo: Path, monkeypatch: pytest
 
 def test_a_deleted_experiment_is_an_error(repo: Path) -> None:
     start()
-    found = MlflowClient(f"sqlite:///{repo}/mlflow.db")
-    found.delete_experiment(found.get_experiment_by_name(EXPERIMENT).experiment_id)
+    store = MlflowClient(f"sqlite:///{repo}/mlflow.db")
+    store.delete_experiment(store.get_experiment_by_name(EXPERIMENT).experiment_id)
     with pytest.raises(tracking.TrackingError, match="mlflow experiments restore --experiment-id 1"):
         start()
 
@@ -128,12 +128,12 @@ def test_settings_of_the_user_win(repo: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("variable", [None, "http://127.0.0.1:8"])
-@pytest.mark.parametrize("told", [None, "http://127.0.0.1:9"])
+@pytest.mark.parametrize("address", [None, "http://127.0.0.1:9"])
 def test_an_address_lent_to_mlflow_leaves_no_trace(
-    monkeypatch: pytest.MonkeyPatch, variable: str | None, told: str | None
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, address: str | None
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow.set_tracking_uri(told)
+    mlflow.set_tracking_uri(address)
     try:
         if variable:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
@@ -142,6 +142,6 @@ def test_an_address_lent_to_mlflow_leaves_no_trace(
             assert mlflow.get_tracking_uri() == "http://127.0.0.1:7"
         assert (os.environ.get("MLFLOW_TRACKING_URI"), mlflow.get_tracking_uri()) == before
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert mlflow.is_tracking_uri_set() == bool(told)
+        assert mlflow.is_tracking_uri_set() == bool(address)
     finally:
         mlflow.set_tracking_uri(None)

@@ -1,4 +1,4 @@
-"""Images and captions that are changed at random: on known pictures, what comes out is what the settings say."""
+"""Random changes of images and captions, checked on known images."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def settings(**values):
 
 
 def smooth(count=IMAGES, size=SIZE):
-    """uint8 [count, size, size, 3]: random soft pictures, all different."""
+    """uint8 [count, size, size, 3]: random smooth images, all different."""
     coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(3)) * 255
     return F.interpolate(coarse, size=size, mode="bicubic").clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -82,7 +82,7 @@ def difference(one, other):
 # ---------------------------------------------------------------- images
 
 
-def test_everything_off_changes_nothing_and_draws_nothing(split):
+def test_the_defaults_change_nothing_and_draw_nothing(split):
     augmentation, pixels = Augmentation(settings(), split, 0), smooth()
     before = augmentation.generator.get_state()
     assert augmentation.images(pixels, np.arange(IMAGES)) is pixels
@@ -91,7 +91,7 @@ def test_everything_off_changes_nothing_and_draws_nothing(split):
     assert torch.equal(before, augmentation.generator.get_state())
 
 
-def test_features_of_frozen_towers_pass(split):
+def test_cached_features_are_returned_unchanged(split):
     augmentation, features = Augmentation(settings(**EVERYTHING), split, 0), torch.rand(4, 8)
     assert augmentation.images(features, np.arange(4)) is features and augmentation.texts(features) is features
 
@@ -117,7 +117,7 @@ def test_a_crop_of_everything_is_the_image(change):
 
 
 def seen(scale, ratio):
-    """Left, top, width and height of what 500 crops show: of images whose red is x and whose green is y."""
+    """Left, top, width and height of 500 crops, read from images whose red is x and whose green is y."""
     ramp = torch.arange(256).to(torch.uint8)
     pixels = torch.zeros(256, 256, 3, dtype=torch.uint8)
     pixels[..., 0], pixels[..., 1] = ramp, ramp[:, None]
@@ -136,10 +136,10 @@ def seen(scale, ratio):
     for some in np.array_split(rows, 10):
         out.append(augmentation.images(pixels.expand(len(some), -1, -1, -1), some))
     changed = torch.cat(out).double()
-    # Between two columns far apart: at the very edge a sample is held at the image's border.
+    # From two columns far apart: at the edge, samples are clamped to the image's border.
     width, height = ((changed[:, 228, 228, c] - changed[:, 28, 28, c]) / 200 for c in (0, 1))
     left, top = ((changed[:, 128, 128, c] + 0.5) / 256 - size * 128.5 / 256 for c, size in ((0, width), (1, height)))
-    # Straight lines stay straight: nothing is turned or sheared.
+    # Nothing is rotated or sheared.
     assert (changed[:, :, :, 0] - changed[:, :1, :, 0]).abs().max() <= 1
     return left, top, width, height
 
@@ -154,8 +154,8 @@ def test_crops_keep_to_their_areas_and_ratios_and_stay_inside(scale, ratio):
     assert shape.min() > ratio[0] - 0.03 and shape.max() < ratio[1] + 0.03
     assert min(left.min(), top.min()) > -0.01 and max((left + width).max(), (top + height).max()) < 1.01
     free = 1 - width
-    places = left[free > 0.2] / free[free > 0.2]
-    assert places.min() < 0.1 and places.max() > 0.9 and abs(places.mean() - 0.5) < 0.05
+    positions = left[free > 0.2] / free[free > 0.2]
+    assert positions.min() < 0.1 and positions.max() > 0.9 and abs(positions.mean() - 0.5) < 0.05
 
 
 def test_crops_have_no_dark_border(split):
@@ -164,29 +164,29 @@ def test_crops_have_no_dark_border(split):
     assert torch.equal(augmentation.images(white, np.arange(IMAGES)), white)
 
 
-def test_colours_move_as_torchvision_moves_them():
-    """Brightness, then contrast, then saturation, by known factors; on pictures that need no clamping."""
+def test_colours_change_as_in_torchvision():
+    """Brightness, then contrast, then saturation, by known factors, on images that need no clamping."""
     count = 50
     config = settings(colour={"brightness": 0.2, "contrast": 0.3, "saturation": 0.4})
     random = torch.rand(count, RANDOMS, generator=torch.Generator().manual_seed(1))
-    random[:8, 5:8] = torch.tensor([[i >> 2, i >> 1 & 1, i & 1] for i in range(8)]).float()  # the strongest of each
+    random[:8, 5:8] = torch.tensor([[i >> 2, i >> 1 & 1, i & 1] for i in range(8)]).float()  # the extremes of each
     factors = 1 + torch.tensor([0.2, 0.3, 0.4]) * (2 * random[:, 5:8] - 1)
     pixels = (smooth(count).float() * 0.2 + 90).to(torch.uint8)
     none = torch.zeros(count, dtype=torch.bool)
     changed = change_images(pixels, draw_changes(config, random, none), config)
     for image, picture, by in zip(changed, pixels.permute(0, 3, 1, 2).double() / 255, factors.tolist(), strict=True):
         expected = adjust_saturation(adjust_contrast(adjust_brightness(picture, by[0]), by[1]), by[2])
-        # Its weights of red, green and blue add up to 0.9999.
+        # torchvision's weights of red, green and blue add up to 0.9999.
         assert (image.permute(2, 0, 1) - 255 * expected).abs().max() < 0.52
         assert expected.min() > 0 and expected.max() < 1
 
 
-@pytest.mark.parametrize(("name", "place"), [("brightness", 5), ("contrast", 6), ("saturation", 7)])
-def test_each_strength_is_its_own(name, place):
-    """0.5 of one thing draws factors from 0.5 to 1.5 for it and leaves the others."""
+@pytest.mark.parametrize(("name", "column"), [("brightness", 5), ("contrast", 6), ("saturation", 7)])
+def test_each_strength_changes_its_own_factor(name, column):
+    """A strength of 0.5 draws factors from 0.5 to 1.5 and leaves the other factors at 1."""
     random = torch.rand(200, RANDOMS, generator=torch.Generator().manual_seed(1))
     light = draw_changes(settings(colour={name: 0.5}), random, torch.zeros(200, dtype=torch.bool)).light_B3
-    factor = 0.5 + random[:, place]
+    factor = 0.5 + random[:, column]
     one, none = torch.ones(200), torch.zeros(200)
     expected = {
         "brightness": [factor, none, none],
@@ -196,7 +196,7 @@ def test_each_strength_is_its_own(name, place):
     assert torch.allclose(light, torch.stack(expected, 1), atol=1e-6) and factor.min() < 0.52 and factor.max() > 1.48
 
 
-# ---------------------------------------------------------------- chance
+# ---------------------------------------------------------------- random numbers
 
 
 def batches(augmentation, split, count):
@@ -205,7 +205,7 @@ def batches(augmentation, split, count):
     rows, out = np.arange(8), []
     for _ in range(count):
         out += [augmentation.images(smooth(8), rows), *augmentation.texts((ids, mask))]
-    return torch.cat([each.flatten().long() for each in out])
+    return torch.cat([tensor.flatten().long() for tensor in out])
 
 
 def test_a_seed_repeats_and_another_differs(split):
@@ -215,7 +215,7 @@ def test_a_seed_repeats_and_another_differs(split):
     assert not torch.equal(first, batches(other, split, 3)) and not torch.equal(first, batches(one, split, 3))
 
 
-def test_a_restored_state_goes_on_alike(split):
+def test_a_restored_state_draws_the_same_numbers(split):
     one, two = (Augmentation(settings(**EVERYTHING), split, seed) for seed in (5, 99))
     batches(one, split, 2)
     state = one.generator.get_state()
@@ -224,33 +224,33 @@ def test_a_restored_state_goes_on_alike(split):
     assert torch.equal(expected, batches(two, split, 2))
 
 
-def test_a_batch_changes_alike_however_many_processes_share_it(split):
+def test_the_number_of_processes_changes_nothing(split):
     rows, pixels = np.arange(IMAGES), smooth()
     texts = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
-    whole, part = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
-    expected, (ids, mask) = whole.images(pixels, rows), whole.texts(texts)
+    alone, part = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
+    expected, (ids, mask) = alone.images(pixels, rows), alone.texts(texts)
     assert torch.equal(part.images(pixels[40:], rows[40:], first=40, batch_rows=IMAGES), expected[40:])
     # This process's captions are shorter: its batch is cut elsewhere.
     short = [index for index in range(9) if split.lengths[index] <= 6]
-    some = tuple(each[: len(short), :6] for each in texts)
-    found = part.texts(some, first=0, batch_rows=IMAGES)
-    assert torch.equal(found[0], ids[: len(short), :6]) and torch.equal(found[1], mask[: len(short), :6])
-    assert torch.equal(part.generator.get_state(), whole.generator.get_state())
+    some = tuple(tensor[: len(short), :6] for tensor in texts)
+    actual = part.texts(some, first=0, batch_rows=IMAGES)
+    assert torch.equal(actual[0], ids[: len(short), :6]) and torch.equal(actual[1], mask[: len(short), :6])
+    assert torch.equal(part.generator.get_state(), alone.generator.get_state())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_changes_alike(split):
+def test_a_gpu_gives_the_same_images(split):
     cpu, gpu = (Augmentation(settings(**EVERYTHING), split, 5) for _ in range(2))
-    expected, found = cpu.images(smooth(), np.arange(IMAGES)), gpu.images(smooth().cuda(), np.arange(IMAGES))
-    assert found.is_cuda and difference(found.cpu(), expected).max() <= 1
+    expected, actual = cpu.images(smooth(), np.arange(IMAGES)), gpu.images(smooth().cuda(), np.arange(IMAGES))
+    assert actual.is_cuda and difference(actual.cpu(), expected).max() <= 1
     ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens > 0).long()
     for one, other in zip(cpu.texts((ids, mask)), gpu.texts((ids.cuda(), mask.cuda())), strict=True):
         assert torch.equal(one, other.cpu())
     assert torch.equal(cpu.generator.get_state(), gpu.generator.get_state())
 
 
-def test_one_setting_does_not_move_what_another_draws(change):
-    """So that two trainings that differ in one setting differ in that alone."""
+def test_one_setting_does_not_change_what_another_draws(change):
+    """Two trainings that differ in one setting otherwise see the same changes."""
     cropped = change(crop={"scale": [0.3, 1.0]})
     both = change(crop={"scale": [0.3, 1.0]}, flip=1.0)
     mirrored = torch.arange(IMAGES) % 4 != 0
@@ -266,26 +266,26 @@ def test_words_are_dropped_with_their_probability(split):
     ids, mask = torch.from_numpy(split.tokens).long(), torch.from_numpy(split.tokens != PAD).long()
     left = total = 0
     for _ in range(50):
-        found, kept = augmentation.texts((ids, mask))
+        actual, kept = augmentation.texts((ids, mask))
         for row in range(IMAGES):
-            before, after = ids[row, : split.lengths[row]].tolist(), found[row][kept[row].bool()].tolist()
+            before, after = ids[row, : split.lengths[row]].tolist(), actual[row][kept[row].bool()].tolist()
             assert after[0] == before[0] and after[-1] == before[-1]
             assert after == sorted(set(after) & set(before)), "another order, or other words"
-            assert (found[row, len(after) :] == PAD).all()
+            assert (actual[row, len(after) :] == PAD).all()
             left, total = left + len(after) - 2, total + len(before) - 2
     assert left / total == pytest.approx(0.7, abs=0.02)
 
 
-def test_tokens_close_up_between_their_first_and_last():
+def test_remaining_tokens_move_left_between_the_first_and_the_last():
     ids = torch.tensor([[1, 11, 12, 13, 2, 0], [1, 21, 2, 0, 0, 0], [1, 31, 32, 33, 34, 2]])
     drop = torch.tensor([[1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
-    found, mask = drop_tokens(ids, (ids > 0).long(), drop, pad=0)
-    assert found.tolist() == [[1, 11, 13, 2, 0, 0], [1, 2, 0, 0, 0, 0], [1, 31, 32, 33, 34, 2]]
+    actual, mask = drop_tokens(ids, (ids > 0).long(), drop, pad=0)
+    assert actual.tolist() == [[1, 11, 13, 2, 0, 0], [1, 2, 0, 0, 0, 0], [1, 31, 32, 33, 34, 2]]
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
-    assert found.dtype == mask.dtype == torch.int64
+    assert actual.dtype == mask.dtype == torch.int64
 
 
-def test_the_towers_see_only_what_is_left(prepared, make_recipe):
+def test_dropped_tokens_do_not_affect_the_embedding(prepared, make_recipe):
     """A caption with dropped tokens embeds as the shorter caption does."""
     data = Prepared(prepared)
     train = data.split("train")
@@ -297,9 +297,9 @@ def test_the_towers_see_only_what_is_left(prepared, make_recipe):
     drop[0, 2] = True
     short = torch.cat([ids[:, :2], ids[:, 3:length]], dim=1)
     with torch.inference_mode():
-        found = model.encode_text(*drop_tokens(ids, mask, drop, pad=0))
-        assert torch.allclose(found, model.encode_text(short, torch.ones_like(short)), atol=1e-6)
-        assert not torch.allclose(found, model.encode_text(ids, mask), atol=1e-4)
+        actual = model.encode_text(*drop_tokens(ids, mask, drop, pad=0))
+        assert torch.allclose(actual, model.encode_text(short, torch.ones_like(short)), atol=1e-6)
+        assert not torch.allclose(actual, model.encode_text(ids, mask), atol=1e-4)
 
 
 # ---------------------------------------------------------------- captions that name a side
@@ -323,7 +323,7 @@ def test_words_that_name_a_side(caption, names):
     assert (SIDES.search(caption) is not None) == names
 
 
-def test_one_caption_of_an_image_guards_it(prepared):
+def test_one_caption_that_names_a_side_prevents_the_flip(prepared):
     train = Prepared(prepared).split("train")
     guarded = names_a_side(train)
     says = {

@@ -1,4 +1,4 @@
-"""Averages of weights, against the formulas written out."""
+"""Averages of weights against their formulas."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def parameters():
     return {"a": nn.Parameter(torch.tensor([1.0, 2.0])), "b": nn.Parameter(torch.tensor(5.0))}
 
 
-def test_each_step_counts_decay_times_less(parameters):
+def test_older_steps_are_weighted_by_the_decay(parameters):
     average, expected = Average(parameters, 0.6), torch.tensor([1.0, 2.0])
     for step in range(1, 12):
         with torch.no_grad():
@@ -26,14 +26,14 @@ def test_each_step_counts_decay_times_less(parameters):
 
 def test_interpolation_between_the_first_and_the_last(parameters):
     start = {"a": torch.tensor([0.0, 0.0]), "b": torch.tensor(1.0)}
-    found = interpolated(start, parameters, 0.25)
-    assert torch.allclose(found["a"], torch.tensor([0.25, 0.5]))
-    assert found["b"] == 2
-    assert not found["a"].requires_grad
+    between = interpolated(start, parameters, 0.25)
+    assert torch.allclose(between["a"], torch.tensor([0.25, 0.5]))
+    assert between["b"] == 2
+    assert not between["a"].requires_grad
 
 
-def test_applied_for_a_while_and_then_back_even_after_an_error(parameters):
-    before = {name: each.detach().clone() for name, each in parameters.items()}
+def test_weights_are_restored_after_the_block_even_after_an_error(parameters):
+    before = {name: param.detach().clone() for name, param in parameters.items()}
     with pytest.raises(RuntimeError), applied({"a": torch.zeros(2), "b": torch.tensor(0.0)}, parameters):
         assert not parameters["a"].any()
         raise RuntimeError

@@ -60,7 +60,7 @@ def make_counter(make):
 
 def test_a_vit_and_a_bert_cost_what_the_formula_says(make_counter):
     counter, _, data = make_counter()
-    # Forward, and twice as much backward; but nobody asks for the pixels' gradient.
+    # Forward, and twice as much backward, except for the pixels' gradient, which is not needed.
     assert flops(counter, images=[0]) == pytest.approx(3 * (layer(TOKENS, 48) + HEAD) + 2 * PATCH)
     assert len(set(data.split.lengths)) > 2
     for row, length in enumerate(data.split.lengths[:20]):
@@ -69,7 +69,7 @@ def test_a_vit_and_a_bert_cost_what_the_formula_says(make_counter):
 
 def test_cached_features_cost_their_heads(make_counter):
     counter, _, _ = make_counter({"image.trainable": False, "text.trainable": False})
-    # Forward, and the weights' gradient: features are no parameters.
+    # Forward, and the weights' gradient: features need none.
     assert flops(counter, images=[0]) == pytest.approx(2 * HEAD)
     assert flops(counter, captions=[0, 1, 2]) == pytest.approx(3 * 2 * HEAD)
 
@@ -110,7 +110,7 @@ def test_what_is_computed_twice_or_compiled_counts_once(make, changes):
     assert counted[0] == counted[1] > 0
 
 
-def test_layers_that_wait_cost_no_backward_until_they_learn(make_counter):
+def test_frozen_layers_cost_no_backward_pass(make_counter):
     changes = {"train.epochs": 3, "train.freeze": {"text": [{"share": 0.99, "epochs": 2}]}}
     counter, model, data = make_counter(changes)
     forward = sum(layer(length, 32) for length in data.split.lengths[:5])
@@ -120,7 +120,7 @@ def test_layers_that_wait_cost_no_backward_until_they_learn(make_counter):
     assert all(param.requires_grad for param in model.parameters())
 
 
-def test_a_frozen_tower_costs_nothing_until_it_learns(make_counter):
+def test_a_frozen_tower_costs_nothing_until_it_is_trained(make_counter):
     counter, _, data = make_counter({"train.epochs": 3, "train.freeze": {"text": [{"share": 1.0, "epochs": 2}]}})
     forward = sum(layer(length, 32) for length in data.split.lengths[:5])
     assert flops(counter, 2, captions=range(5)) == pytest.approx(5 * 2 * HEAD)
@@ -176,7 +176,7 @@ def test_the_peak_is_that_of_the_precision_in_use(monkeypatch):
     assert _peak(cuda, "fp32").tolist() == [156, 156]
     name[0] = "Tesla T4"
     assert _peak(cuda, "auto") is None and _peak(cuda, "fp32").tolist() == [8.1, 8.1]
-    # A part of a GPU, and a relative with other figures.
+    # A part of a GPU, a similar GPU with other figures, and no name.
     for name[0] in ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""):
         assert _peak(cuda, "auto") is None
     assert _peak(CPU, "auto") is None
@@ -203,7 +203,7 @@ def test_heads_alone_compute_in_float32(make_counter, monkeypatch, frozen, preci
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_counts_alike_and_stays_as_it_was(make):
+def test_counting_on_a_gpu_gives_the_same_and_changes_nothing(make):
     model, data, _ = make({"head.dropout": 0.5})
     expected = flops(FlopCounter(model, data.split, CPU), 1, range(4), range(4))
     device = torch.device("cuda")

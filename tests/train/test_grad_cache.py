@@ -1,4 +1,4 @@
-"""Chunk by chunk, the gradient is that of the same chunks in one graph, with the same units dropped."""
+"""The gradient is that of the same micro-batches in one graph, with the same units dropped."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ LOSSES = [
     MultiPositiveLoss(kind="multi_positive", hard_negatives=0.5),
     SigLIPLoss(kind="siglip"),
 ]
-IMAGES, SIZE = 7, 3  # chunks of 3, 3 and 1 images
+IMAGES, SIZE = 7, 3  # micro-batches of 3, 3 and 1 images
 IDS = torch.arange(IMAGES)
 
 
@@ -48,7 +48,7 @@ class Model(nn.Module):
         return call
 
     def gradients(self):
-        return {name: each.grad for name, each in self.named_parameters() if each.grad is not None}
+        return {name: param.grad for name, param in self.named_parameters() if param.grad is not None}
 
 
 def inputs(size=SIZE):
@@ -59,20 +59,20 @@ def inputs(size=SIZE):
     return pixels.split(size), list(zip(ids.split(size), mask.split(size), strict=True))
 
 
-def in_one_graph(model, loss, image_chunks, text_chunks):
-    images = torch.cat([model.encode_image(chunk) for chunk in image_chunks])
-    texts = torch.cat([model.encode_text(chunk) for chunk in text_chunks])
+def in_one_graph(model, loss, image_batches, text_batches):
+    images = torch.cat([model.encode_image(batch) for batch in image_batches])
+    texts = torch.cat([model.encode_text(batch) for batch in text_batches])
     value = loss(images, texts)
     value.backward()
     return value.detach()
 
 
-def cached(model, loss, image_chunks, text_chunks):
-    return backward(image_chunks, text_chunks, model.encode_image, model.encode_text, loss, model=model)
+def cached(model, loss, image_batches, text_batches):
+    return backward(image_batches, text_batches, model.encode_image, model.encode_text, loss, model=model)
 
 
 def both(config, size=SIZE, seed=5, **options):
-    """Each way on a model of its own, from the same random state."""
+    """Both ways, each on its own model and from the same random state."""
     models = [Model(**options) for _ in range(2)]
     values, states = [], []
     for model, way in zip(models, (in_one_graph, cached), strict=True):
@@ -82,17 +82,17 @@ def both(config, size=SIZE, seed=5, **options):
     return models, values, states
 
 
-def assert_same(found, wanted, rtol=1e-9, atol=1e-14):
-    assert found.keys() == wanted.keys()
+def assert_same(actual, wanted, rtol=1e-9, atol=1e-14):
+    assert actual.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(
-            found[name], gradient, rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}"
+            actual[name], gradient, rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}"
         )
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["dropout", "batch norm"])
 @pytest.mark.parametrize("config", LOSSES, ids=lambda config: config.kind)
-def test_gradient_and_loss_are_those_of_the_chunks_in_one_graph(config, norm):
+def test_gradient_and_loss_are_those_of_the_micro_batches_in_one_graph(config, norm):
     (one, other), values, _ = both(config, norm=norm)
     assert values[1].item() == pytest.approx(values[0].item(), rel=1e-12) and not values[1].requires_grad
     assert_same(other.gradients(), one.gradients())
@@ -100,20 +100,20 @@ def test_gradient_and_loss_are_those_of_the_chunks_in_one_graph(config, norm):
     assert all(gradient.any() for gradient in one.gradients().values())
 
 
-def test_dropout_makes_a_difference_here():
+def test_dropout_changes_the_gradient():
     (one, _), _, _ = both(LOSSES[0], seed=5)
     (other, _), _, _ = both(LOSSES[0], seed=6)
     assert not torch.allclose(one.gradients()["image.4.weight"], other.gradients()["image.4.weight"], rtol=0.1)
 
 
-def test_without_dropout_it_is_the_gradient_of_the_whole_batch_at_once():
-    whole, chunked = Model(dropout=0.0), Model(dropout=0.0)
-    in_one_graph(whole, whole.loss_of(LOSSES[0]), *inputs(IMAGES))
-    cached(chunked, chunked.loss_of(LOSSES[0]), *inputs(2))
-    assert_same(chunked.gradients(), whole.gradients())
+def test_without_dropout_it_is_the_gradient_of_the_batch_at_once():
+    at_once, split = Model(dropout=0.0), Model(dropout=0.0)
+    in_one_graph(at_once, at_once.loss_of(LOSSES[0]), *inputs(IMAGES))
+    cached(split, split.loss_of(LOSSES[0]), *inputs(2))
+    assert_same(split.gradients(), at_once.gradients())
 
 
-def test_gradients_add_to_those_that_are_there():
+def test_gradients_are_accumulated():
     model = Model(dropout=0.0)
     cached(model, model.loss_of(LOSSES[0]), *inputs())
     once = {name: gradient.clone() for name, gradient in model.gradients().items()}
@@ -121,7 +121,7 @@ def test_gradients_add_to_those_that_are_there():
     assert_same(model.gradients(), {name: 2 * gradient for name, gradient in once.items()})
 
 
-def test_random_numbers_go_on_from_where_one_pass_and_the_loss_left_them():
+def test_the_random_state_is_that_after_one_pass_and_the_loss():
     states = []
     for way in (in_one_graph, cached):
         model = Model()
@@ -139,7 +139,7 @@ def test_cuda_drops_the_same_units_too():
     for way in (in_one_graph, cached):
         model = Model().cuda()
         images, texts = inputs()
-        chunks = [chunk.cuda() for chunk in images], [(ids.cuda(), mask.cuda()) for ids, mask in texts]
+        batches = [batch.cuda() for batch in images], [(ids.cuda(), mask.cuda()) for ids, mask in texts]
         ids = IDS.cuda()
         loss = build_loss(LOSSES[0])
 
@@ -148,16 +148,16 @@ def test_cuda_drops_the_same_units_too():
             return loss(batch, batch, model.log_scale.exp(), None)
 
         torch.manual_seed(5)
-        way(model, call, *chunks)
+        way(model, call, *batches)
         grown.append((model.gradients(), torch.cuda.get_rng_state()))
-    (wanted, state), (found, after) = grown
-    assert_same(found, wanted)
+    (wanted, state), (actual, after) = grown
+    assert_same(actual, wanted)
     assert torch.equal(state, after)
 
 
 def test_one_graph_at_a_time():
     class Kept:
-        """A tensor that a graph keeps."""
+        """A tensor that is saved in a graph."""
 
         alive = 0
 
@@ -184,7 +184,7 @@ def test_one_graph_at_a_time():
 # ---------------------------------------------------------------- batch norm
 
 
-def test_running_statistics_follow_the_chunks_once():
+def test_running_statistics_follow_each_micro_batch_once():
     (one, other), _, _ = both(LOSSES[0], norm=True)
     assert other.image[1].num_batches_tracked.item() == 3
     for name, wanted in one.named_buffers():
@@ -205,7 +205,7 @@ def test_frozen_statistics_of_a_module_in_training(momentum):
         assert out.mean(0).abs().max() < 1e-5  # normalised by the batch, not by the running mean
     after = dict(norm.named_buffers())
     assert all(torch.equal(after[name], before[name]) for name in before)
-    out.sum().backward()  # the graph was not harmed
+    out.sum().backward()  # the graph is still valid
     norm(second)
     assert norm[0].num_batches_tracked == 2 and not torch.equal(norm[0].running_mean, before["0.running_mean"])
 
@@ -221,7 +221,7 @@ def test_frozen_statistics_hold_when_the_block_fails():
 # ---------------------------------------------------------------- frozen towers, autocast
 
 
-def test_a_side_that_learns_nothing():
+def test_a_frozen_side():
     model, texts_seen = Model(dropout=0.0), []
     for module in (model.table, model.text):
         module.requires_grad_(False)
@@ -234,55 +234,55 @@ def test_a_side_that_learns_nothing():
     backward(images, texts, model.encode_image, encode_text, model.loss_of(LOSSES[0]))
     wanted = Model(dropout=0.0)
     in_one_graph(wanted, wanted.loss_of(LOSSES[0]), *inputs())
-    learned = {name: each for name, each in wanted.gradients().items() if not name.startswith("t")}
+    learned = {name: gradient for name, gradient in wanted.gradients().items() if not name.startswith("t")}
     assert_same(model.gradients(), learned)
 
 
 def test_under_autocast_the_towers_alone_are_cast_and_every_weight_gets_its_gradient():
-    """Autocast keeps weights that it cast: those of the pass without a graph must not come back in the other."""
+    """Autocast caches cast weights: those of the pass without a graph must not be used in the other."""
     wanted, model, dtypes = Model().float(), Model().float(), []
     images, texts = inputs()
-    chunks = [chunk.float() for chunk in images], [(ids, mask.float()) for ids, mask in texts]
+    batches = [batch.float() for batch in images], [(ids, mask.float()) for ids, mask in texts]
 
     def seen(image, text):
         dtypes.append((image @ text.T).dtype)
         return model.loss_of(LOSSES[0])(image, text)
 
     def cast(encode):
-        return lambda chunk: encode(chunk).float()
+        return lambda batch: encode(batch).float()
 
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
         embedded = [
-            torch.cat([cast(encode)(chunk) for chunk in side])
-            for encode, side in zip((wanted.encode_image, wanted.encode_text), chunks, strict=True)
+            torch.cat([cast(encode)(batch) for batch in side])
+            for encode, side in zip((wanted.encode_image, wanted.encode_text), batches, strict=True)
         ]
-        assert model.encode_image(chunks[0][0]).dtype == torch.bfloat16
+        assert model.encode_image(batches[0][0]).dtype == torch.bfloat16
     wanted.loss_of(LOSSES[0])(*embedded).backward()
     torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16):
-        backward(*chunks, cast(model.encode_image), cast(model.encode_text), seen)
+        backward(*batches, cast(model.encode_image), cast(model.encode_text), seen)
         assert torch.is_autocast_enabled("cpu")
     assert dtypes == [torch.float32]
     assert_same(model.gradients(), wanted.gradients(), rtol=0.05, atol=2e-3)
     assert all(gradient.any() for gradient in model.gradients().values())
 
 
-def test_what_a_tower_computes_in_float32_under_autocast_goes_back_in_float32():
+def test_what_a_tower_computes_in_float32_has_a_float32_gradient():
     wanted, model = Model(dropout=0.0), Model(dropout=0.0)
-    for each in (wanted, model):
-        each.float()
+    for model_ in (wanted, model):
+        model_.float()
     images, texts = inputs()
-    chunks = [chunk.float() for chunk in images], [(ids, mask.float()) for ids, mask in texts]
+    batches = [batch.float() for batch in images], [(ids, mask.float()) for ids, mask in texts]
 
     def exactly(encode):
-        def call(chunk):
+        def call(batch):
             with torch.autocast("cpu", enabled=False):
-                return encode(chunk)
+                return encode(batch)
 
         return call
 
-    in_one_graph(wanted, wanted.loss_of(LOSSES[0]), *chunks)
+    in_one_graph(wanted, wanted.loss_of(LOSSES[0]), *batches)
     with torch.autocast("cpu", torch.bfloat16):
-        backward(*chunks, exactly(model.encode_image), exactly(model.encode_text), model.loss_of(LOSSES[0]))
+        backward(*batches, exactly(model.encode_image), exactly(model.encode_text), model.loss_of(LOSSES[0]))
     assert_same(model.gradients(), wanted.gradients(), rtol=1e-4, atol=1e-6)

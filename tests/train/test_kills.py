@@ -1,4 +1,4 @@
-"""`python -m stages.train` killed at random moments: it goes on, and ends in the very same model and one MLflow run.
+"""`python -m stages.train` killed at random moments: it resumes, and ends in the same model and one MLflow run.
 
 A few kills here; CLIPLINE_KILLS says how many (`make test-faults`), CLIPLINE_FAULTS_SEED when.
 """
@@ -21,7 +21,7 @@ from tests.helpers import clean_environment
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("CLIPLINE_KILLS", "2"))
 EPOCHS = 20 + 10 * KILLS
-# Measured anew in each process, and nothing of the model.
+# Measurements that differ between runs.
 TIMES = {
     "images_per_second",
     "tflops",
@@ -85,7 +85,7 @@ def history(folder: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     names = [name for name in runs[0].data.metrics if not name.startswith("system/")]
     curves = {name: [(p.step, p.value) for p in client.get_metric_history(runs[0].info.run_id, name)] for name in names}
     assert runs[0].info.status == "FINISHED"
@@ -93,12 +93,12 @@ def history(folder: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
 
 
 def test_killed_at_random_moments(make_folder):
-    whole, cut = make_folder("whole"), make_folder("cut")
-    assert stage(whole).wait() == 0, (whole / "log").read_text()
+    uncut, cut = make_folder("whole"), make_folder("cut")
+    assert stage(uncut).wait() == 0, (uncut / "log").read_text()
     dice, killed = random.Random(os.environ.get("CLIPLINE_FAULTS_SEED", "0")), 0
     while True:
         before, process = states(cut), stage(cut)
-        # Most of them wait for progress, or hardly a kill would come after a start of seconds.
+        # Most kills wait for progress, since a start alone takes seconds.
         patient = killed < KILLS and dice.random() < 0.9
         while patient and states(cut) == before and process.poll() is None:
             time.sleep(0.05)
@@ -117,14 +117,14 @@ def test_killed_at_random_moments(make_folder):
     assert killed == KILLS
     assert (cut / "log").read_text().count("going on after epoch") >= KILLS / 2
     model = "models/checkpoint/model.safetensors"
-    assert (cut / model).read_bytes() == (whole / model).read_bytes()
+    assert (cut / model).read_bytes() == (uncut / model).read_bytes()
     assert states(cut) == []
-    tables = [list(csv.DictReader((folder / "reports" / "train.csv").open())) for folder in (whole, cut)]
+    tables = [list(csv.DictReader((folder / "reports" / "train.csv").open())) for folder in (uncut, cut)]
     plain, resumed = ([{k: v for k, v in row.items() if k not in TIMES} for row in table] for table in tables)
     assert plain == resumed
     assert len(resumed) == EPOCHS
-    (_, expected), (runs, found) = history(whole), history(cut)
+    (_, expected), (runs, actual) = history(uncut), history(cut)
     assert runs == 1
     for name in expected.keys() - TIMES:
-        assert found[name] == expected[name], name
-    assert found.keys() == expected.keys()
+        assert actual[name] == expected[name], name
+    assert actual.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""Training really learns, repeats, selects, stops, and says where a loss broke."""
+"""Training learns, is reproducible, selects the best epoch, stops early, and reports a loss that is not finite."""
 
 import numpy as np
 import pytest
@@ -72,52 +72,57 @@ def test_a_frozen_tower_runs_once_on_each_image_over_epochs_and_runs(make_recipe
 
 
 @pytest.mark.parametrize("trainable", [True, False])
-def test_the_mirror_image_changes_no_weight(make_recipe, prepared, tmp_path, trainable):
-    """Not even of heads on cached features: only what is validated and shipped is another."""
+def test_mirror_does_not_change_training(make_recipe, prepared, tmp_path, trainable):
+    """Not even of heads on cached features: only the validated and final embeddings differ."""
     changes = LEARN | {"train.epochs": 3, "image.trainable": trainable, "train.select": "val_loss"}
-    found = [fit(make_recipe(changes | {"image.mirror": on}), prepared, tmp_path) for on in (False, True)]
-    assert [row["train_loss"] for row in found[0][2]] == [row["train_loss"] for row in found[1][2]]
-    assert found[0][1]["epoch"] == found[1][1]["epoch"] == 3 and found[0][1]["val_loss"] != found[1][1]["val_loss"]
-    one, both = (made.model.state_dict() for made, _, _ in found)
-    assert all(torch.equal(each, both[name]) for name, each in one.items())
-    # Nor are the training split's features, the costly ones, computed again.
+    runs = [fit(make_recipe(changes | {"image.mirror": on}), prepared, tmp_path) for on in (False, True)]
+    assert [row["train_loss"] for row in runs[0][2]] == [row["train_loss"] for row in runs[1][2]]
+    assert runs[0][1]["epoch"] == runs[1][1]["epoch"] == 3 and runs[0][1]["val_loss"] != runs[1][1]["val_loss"]
+    one, both = (made.model.state_dict() for made, _, _ in runs)
+    assert all(torch.equal(tensor, both[name]) for name, tensor in one.items())
+    # The training split's features, which are costly, are not computed again.
     files = [len(list(tmp_path.rglob(f"image-{split}-*.npy"))) for split in ("train", "val")]
     assert files == ([0, 0] if trainable else [1, 2])
 
 
-RESTING = {"train.freeze": {tower: [{"share": 1.0, "epochs": 2}] for tower in ("image", "text")}}
+FROZEN_AT_FIRST = {"train.freeze": {tower: [{"share": 1.0, "epochs": 2}] for tower in ("image", "text")}}
 
 
-def test_towers_that_rest_are_frozen_ones_until_they_wake(make_recipe, prepared, tmp_path, monkeypatch):
+def test_a_tower_is_frozen_until_its_first_trainable_epoch(make_recipe, prepared, tmp_path, monkeypatch):
     views = {"train.views": 1, "train.augment": {"flip": 0.5}, "train.epochs": 2}
     frozen = fit(make_recipe(LEARN | views | {"image.trainable": False, "text.trainable": False}), prepared, tmp_path)[
         2
     ]
     seen, forward = [], ImageTower.forward
-    monkeypatch.setattr(ImageTower, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+
+    def spy(self, x):
+        seen.append(0 if x.is_meta else len(x))  # FLOPs are counted on the meta device
+        return forward(self, x)
+
+    monkeypatch.setattr(ImageTower, "forward", spy)
     rows, runs, changed = [], [], []
-    made = trainer(make_recipe(LEARN | views | RESTING | {"train.epochs": 4}), prepared, tmp_path)
-    first = {name: each.clone() for name, each in made.model.image_tower.state_dict().items()}
+    made = trainer(make_recipe(LEARN | views | FROZEN_AT_FIRST | {"train.epochs": 4}), prepared, tmp_path)
+    first = {name: tensor.clone() for name, tensor in made.model.image_tower.state_dict().items()}
     seen.clear()
 
     def on_row(row, when):
         rows.append(row)
         runs.append(sum(seen))
         now = made.model.image_tower.state_dict()
-        changed.append(sum(not torch.equal(each, first[name]) for name, each in now.items()))
+        changed.append(sum(not torch.equal(tensor, first[name]) for name, tensor in now.items()))
 
     made.fit(on_row)
-    # Nothing but the learning rates of the longer training tells its first two epochs from the frozen towers'.
+    # The first two epochs differ from those with frozen towers only in the learning rates of the longer training.
     assert rows[0]["train_loss"] == pytest.approx(frozen[0]["train_loss"], rel=0.05)
-    assert runs == [0, 0, 70, 140]  # 60 images and 10 of validation in each epoch that they are awake
+    assert runs == [0, 0, 70, 140]  # 60 training and 10 validation images in each epoch in which the tower is trained
     assert changed[:2] == [0, 0] and min(changed[2:]) > 0  # weights and batch norm's statistics
 
 
-def test_a_training_goes_on_where_towers_have_just_woken(make_recipe, prepared, tmp_path):
-    recipe = make_recipe(LEARN | RESTING | {"train.epochs": 4})
-    whole = fit(recipe, prepared, tmp_path)[2]
-    keeper = CheckpointManager(tmp_path / "state")
-    made = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, keeper=keeper)
+def test_a_training_resumes_at_the_first_trainable_epoch(make_recipe, prepared, tmp_path):
+    recipe = make_recipe(LEARN | FROZEN_AT_FIRST | {"train.epochs": 4})
+    uncut = fit(recipe, prepared, tmp_path)[2]
+    checkpoints = CheckpointManager(tmp_path / "state")
+    made = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, checkpoints=checkpoints)
 
     def stop(row, when):
         if row["epoch"] == 2:
@@ -126,16 +131,16 @@ def test_a_training_goes_on_where_towers_have_just_woken(make_recipe, prepared, 
     with pytest.raises(KeyboardInterrupt):
         made.fit(stop)
     rows = []
-    again = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, state=keeper.newest())
+    again = Trainer(recipe, Prepared(prepared), seed=0, device=CPU, cache=tmp_path, state=checkpoints.newest())
     again.fit(lambda row, when: rows.append(row))
-    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in whole]
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in uncut]
 
 
 def test_other_weights_use_no_stale_features(make_recipe, prepared, tmp_path):
     recipe = make_recipe({"image.trainable": False})
     one, two = (trainer(recipe, prepared, tmp_path, seed).train.features["image"] for seed in (0, 1))
     assert not torch.equal(one, two)
-    other_pool = make_recipe({"image.trainable": False, "image.pool": "avg"})  # of the same weights
+    other_pool = make_recipe({"image.trainable": False, "image.pool": "avg"})  # with the same weights
     three = trainer(other_pool, prepared, tmp_path, seed=0).train.features["image"]
     assert not torch.equal(one, three)
     assert len(list(tmp_path.glob("image-train-*.npy"))) == 3
@@ -149,7 +154,7 @@ def test_best_epoch_is_kept_not_the_last(make_recipe, prepared, tmp_path, select
 
     def validate():
         states.append(made.model.image_head[-1].weight.detach().clone())
-        # Of one direction: both count, and the others are alike in all epochs.
+        # Only these three differ between epochs.
         others = dict.fromkeys(real(), 20.0)
         return {**others, "val_loss": next(losses), "val_i2t_r1": next(at_1), "val_t2i_r10": next(at_10)}
 
@@ -186,14 +191,14 @@ def test_validation_loss_is_of_each_image_with_its_first_caption(make_recipe, pr
         texts = torch.cat([made.step.towers.text(made.val.texts(np.array([caption]))) for caption in first])
         parts = []
         for start in (0, 4, 8):
-            image, text = (F.normalize(each[start : start + 4], dim=-1) for each in (images, texts))
+            image, text = (F.normalize(embeddings[start : start + 4], dim=-1) for embeddings in (images, texts))
             labels, logits = torch.arange(len(image)), model.temperature() * image @ text.T
             both = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
             parts.append((both.item(), len(image)))
     assert figures["val_loss"] == pytest.approx(sum(loss * n for loss, n in parts) / 10, rel=1e-4)
 
 
-def test_cuda_that_is_absent_is_an_error(monkeypatch):
+def test_missing_cuda_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == CPU
     with pytest.raises(UsageError, match="no CUDA device"):
@@ -206,10 +211,10 @@ def test_checkpoint_round_trip(make_recipe, prepared, tmp_path):
     data = Prepared(prepared)
     checkpoint.save(tmp_path / "c", made.model, recipe, data.vocab_size, {"dataset": "raw"})
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "model.safetensors"]
-    found = checkpoint.load(tmp_path / "c")
-    assert found.recipe == recipe and found.info == {"dataset": "raw"} and not found.model.training
+    loaded = checkpoint.load(tmp_path / "c")
+    assert loaded.recipe == recipe and loaded.info == {"dataset": "raw"} and not loaded.model.training
     pixels = torch.tensor(data.split("test").images[:2])
-    assert torch.equal(found.model.encode_image(pixels), made.model.eval().encode_image(pixels))
+    assert torch.equal(loaded.model.encode_image(pixels), made.model.eval().encode_image(pixels))
 
 
 @pytest.mark.parametrize(

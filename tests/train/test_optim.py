@@ -15,10 +15,10 @@ def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay(make_
     recipe = make_recipe({"train.optimizer.lr": {"image": 1.0, "text": 2.0, "head": 3.0}})
     model = build_model(recipe, 100)
     optimizer = build_optimizer(model, recipe.train.optimizer, CPU)
-    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(group_of) == sum(len(group["params"]) for group in optimizer.param_groups)
     for name, parameter in model.named_parameters():
-        group = found[id(parameter)]
+        group = group_of[id(parameter)]
         kind = "image" if name.startswith("image_tower") else "text" if name.startswith("text_tower") else "head"
         assert group["lr"] == {"image": 1.0, "text": 2.0, "head": 3.0}[kind], name
         decay = {"image": 0.1, "text": 0.2, "head": 0.3}[kind] if parameter.ndim > 1 else 0.0
@@ -54,7 +54,7 @@ def test_cosine_warms_up_and_ends_at_its_floor(make_recipe):
     assert seen[99] == pytest.approx(1e-3 * expected_last) and seen[99] < 1.1e-5
 
 
-def test_a_tower_that_rests_has_its_whole_cosine_once_it_wakes(make_recipe):
+def test_the_cosine_starts_at_the_first_trainable_epoch(make_recipe):
     recipe = make_recipe(
         {
             "train.epochs": 5,

@@ -1,4 +1,4 @@
-"""Pixels for chosen rows, from the device's memory and from the file."""
+"""Pixels by row, from the device's memory and from the file."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 
 from clipline.data.prepared import Split
 from clipline.train import pixels as module
-from clipline.train.pixels import SHARE, PixelStore
+from clipline.train.pixels import MEMORY_SHARE, PixelStore
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 COUNT, SIZE = 50, 6
 BYTES = SIZE * SIZE * 3
-# Rows in an order that is not the file's, one of them twice.
+# Rows in another order than the file's, one of them twice.
 ROWS = np.array([7, 0, 19, 7, 3, 18])
 
 
@@ -37,40 +37,40 @@ def split(tmp_path):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_gives_the_rows_in_the_order_asked(split, device, free):
-    store = PixelStore(split, torch.device(device), free=free)
+    store = PixelStore(split, torch.device(device), free_bytes=free)
     assert store.resident == bool(free)
     for rows in (ROWS, np.arange(20), np.array([5]), np.array([], dtype=np.int64)):
-        found = store(rows)
-        assert found.device.type == device and found.dtype == torch.uint8 and found.is_contiguous()
-        assert np.array_equal(found.cpu().numpy(), split.images[split.image_rows[rows]])
+        pixels = store(rows)
+        assert pixels.device.type == device and pixels.dtype == torch.uint8 and pixels.is_contiguous()
+        assert np.array_equal(pixels.cpu().numpy(), split.images[split.image_rows[rows]])
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("free", [0, 10**9])
-def test_what_it_gives_is_the_callers_own(split, device, free):
-    store = PixelStore(split, torch.device(device), free=free)
+def test_the_caller_may_change_the_pixels(split, device, free):
+    store = PixelStore(split, torch.device(device), free_bytes=free)
     before = store(ROWS).clone()
     store(ROWS).zero_()
     assert torch.equal(store(ROWS), before)
 
 
 def test_is_resident_only_where_a_share_of_the_free_memory_holds_it(split):
-    enough = int(20 * BYTES / SHARE)
-    assert PixelStore(split, CPU, free=enough).resident
-    assert not PixelStore(split, CPU, free=enough - 8).resident
+    enough = int(20 * BYTES / MEMORY_SHARE)
+    assert PixelStore(split, CPU, free_bytes=enough).resident
+    assert not PixelStore(split, CPU, free_bytes=enough - 8).resident
 
 
 def test_the_cpu_reads_from_the_file(split):
     assert not PixelStore(split, CPU).resident
 
 
-def test_is_filled_piece_by_piece(split, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 3 * BYTES)
-    found = PixelStore(split, CPU, free=10**9)(np.arange(20))
-    assert np.array_equal(found.numpy(), split.images[split.image_rows])
+def test_memory_is_filled_in_parts(split, monkeypatch):
+    monkeypatch.setattr(module, "COPY_BYTES", 3 * BYTES)
+    pixels = PixelStore(split, CPU, free_bytes=10**9)(np.arange(20))
+    assert np.array_equal(pixels.numpy(), split.images[split.image_rows])
 
 
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_a_row_that_is_not_there(split, free):
     with pytest.raises(IndexError):
-        PixelStore(split, CPU, free=free)(np.array([20]))
+        PixelStore(split, CPU, free_bytes=free)(np.array([20]))

@@ -1,4 +1,4 @@
-"""What training does with a batch on its way through the towers."""
+"""How training calls the towers."""
 
 import copy
 
@@ -12,7 +12,7 @@ from clipline.train.towers import Towers
 CPU = torch.device("cpu")
 
 
-def test_captions_of_like_length_go_together(make_recipe, prepared, monkeypatch):
+def test_captions_of_similar_length_are_encoded_together(make_recipe, prepared, monkeypatch):
     data, recipe = Prepared(prepared), make_recipe({})
     model = build_model(recipe, data.vocab_size).eval()
     split = data.split("train")
@@ -20,14 +20,14 @@ def test_captions_of_like_length_go_together(make_recipe, prepared, monkeypatch)
     ids = torch.from_numpy(split.tokens[:, :longest]).long()
     mask = (torch.arange(longest) < torch.from_numpy(split.lengths)[:, None]).long()
     with torch.no_grad():
-        whole = model.text_head(model.text_tower(ids, mask))
+        expected = model.text_head(model.text_tower(ids, mask))
         shapes = []
         model.text_tower.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-        monkeypatch.setattr(module, "PIECE", 7)
-        found = Towers(model, recipe.train, CPU).text((ids, mask))
-    torch.testing.assert_close(found, whole)
+        monkeypatch.setattr(module, "TEXT_ROWS", 7)
+        actual = Towers(model, recipe.train, CPU).text((ids, mask))
+    torch.testing.assert_close(actual, expected)
     assert sum(rows for rows, _ in shapes) == len(ids)
-    # Each piece is as long as its longest caption, and they come from short to long.
+    # Each part is as long as its longest caption, and parts come in the order of length.
     assert [length for _, length in shapes] == split_lengths(split.lengths, 7)
     assert shapes[0][1] < shapes[-1][1] == longest
 
@@ -37,16 +37,16 @@ def split_lengths(lengths, size):
     return [max(ordered[start : start + size]) for start in range(0, len(ordered), size)]
 
 
-def test_convolutions_have_their_weights_as_the_pixels_come(make_recipe, prepared):
+def test_convolutions_have_the_memory_format_of_the_pixels(make_recipe, prepared):
     recipe = make_recipe({})
     model = build_model(recipe, Prepared(prepared).vocab_size)
     Towers(model, recipe.train, CPU)
-    images = [each for each in model.image_tower.parameters() if each.ndim == 4]
-    assert images and all(each.is_contiguous(memory_format=torch.channels_last) for each in images)
+    images = [param for param in model.image_tower.parameters() if param.ndim == 4]
+    assert images and all(param.is_contiguous(memory_format=torch.channels_last) for param in images)
 
 
-def test_strided_depthwise_convolutions_alone_compute_in_float_beside_bf16(make_recipe, prepared):
-    """On a CPU, in copies of the model too; what comes out, the weights and their names stay."""
+def test_only_strided_grouped_convolutions_compute_in_float32_under_autocast(make_recipe, prepared):
+    """On a CPU, also in copies of the model; the output, the weights and their names stay."""
     image = {"tower": "timm", "name": "mobilenetv1_100", "weights": "random", "trainable": True, "pool": "avg"}
     recipe = make_recipe({"image": image, "train.precision": "bf16"})
     plain = build_model(recipe, Prepared(prepared).vocab_size).eval()
@@ -60,9 +60,9 @@ def test_strided_depthwise_convolutions_alone_compute_in_float_beside_bf16(make_
     for model in (changed, again):
         kinds = kinds_of_convolutions(model.image_tower)
         towers.model = model
-        found = towers.image(pixels)
-        found.sum().backward()
-        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+        actual = towers.image(pixels)
+        actual.sum().backward()
+        torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.02)
         layers = dict(model.image_tower.named_modules())
         in_float = {name for name, kind in kinds.items() if kind == torch.float32}
         assert in_float == {name for name in kinds if layers[name].groups > 1 and layers[name].stride[0] > 1}
@@ -72,7 +72,7 @@ def test_strided_depthwise_convolutions_alone_compute_in_float_beside_bf16(make_
 
 
 def kinds_of_convolutions(tower):
-    """name -> dtype of what it gives, filled in as the tower runs."""
+    """The dtype of each convolution's output by name, filled in as the tower runs."""
     kinds = {}
     for name, layer in tower.named_modules():
         if isinstance(layer, torch.nn.Conv2d):

@@ -1,4 +1,4 @@
-"""A model's folder that was damaged or changed: no command takes it."""
+"""A damaged or changed model folder is refused by every command."""
 
 import json
 import random
@@ -33,18 +33,18 @@ def change(folder, name, edit):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_byte_is_found(make_bundle, tmp_path, name):
-    """100 flips of one bit in each file that embeddings depend on: each is told, none gives a number."""
+    """100 flips of one bit in each file that embeddings depend on: all are reported, none gives an embedding."""
     folder, draw = make_bundle(tmp_path / "onnx"), random.Random(0)
     change(folder, "manifest.json", lambda values: values.update(files=hashes(folder)))
     use(folder)
-    whole = (folder / name).read_bytes()
+    original = (folder / name).read_bytes()
     for _ in range(100):
-        data = bytearray(whole)
+        data = bytearray(original)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (folder / name).write_bytes(data)
         with pytest.raises(UsageError, match=rf"{name}: not the file that manifest\.json describes .*Fix: copy"):
             use(folder)
-    (folder / name).write_bytes(whole)
+    (folder / name).write_bytes(original)
     use(folder)
 
 
@@ -57,20 +57,20 @@ def hashes(folder) -> dict[str, str]:
 
 
 def test_a_flipped_manifest_gives_an_error_or_the_same(make_bundle, tmp_path):
-    """Nothing vouches for the manifest itself, so a flip may be taken; but embeddings stay what they were."""
+    """Old manifests have no checksum, so a flip may go unnoticed; but embeddings must not change."""
     folder, draw = make_bundle(tmp_path / "onnx"), random.Random(0)
-    expected, whole, refused = use(folder), (folder / "manifest.json").read_bytes(), 0
+    expected, original, refused = use(folder), (folder / "manifest.json").read_bytes(), 0
     for _ in range(200):
-        data = bytearray(whole)
+        data = bytearray(original)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         (folder / "manifest.json").write_bytes(data)
         try:
-            found = use(folder)
+            actual = use(folder)
         except CliplineError as error:
             refused += 1
             assert "\n" not in str(error)
         else:
-            assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+            assert all(np.array_equal(a, b) for a, b in zip(expected, actual, strict=True))
     assert refused > 50
 
 
@@ -127,10 +127,10 @@ def test_commands_say_it_in_one_line_and_write_nothing(make_bundle, tmp_path):
 def test_doctor_checks_every_file(make_bundle, tmp_path, name):
     folder = make_bundle(tmp_path / "onnx")
     change(folder, "manifest.json", lambda values: values.update(files=hashes(folder)))
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-2] + b"~" + whole[-1:])
+    original = (folder / name).read_bytes()
+    (folder / name).write_bytes(original[:-2] + b"~" + original[-1:])
     command = [CLIPLINE, "doctor", "--model", folder, "--provider", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    code, told = (2, done.stderr) if name == "preprocess.json" else (1, done.stdout)  # without it there is no model
+    code, output = (2, done.stderr) if name == "preprocess.json" else (1, done.stdout)  # without it there is no model
     assert done.returncode == code, done.stderr
-    assert f"{folder / name}: not the file that manifest.json describes" in told
+    assert f"{folder / name}: not the file that manifest.json describes" in output

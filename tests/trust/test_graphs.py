@@ -1,4 +1,4 @@
-"""ONNX files that no export made: each is refused in one line, or harmless for the reason that its test gives.
+"""Hostile ONNX files: each is refused in one line, or harmless for the reason that its test gives.
 
 The manifest's hashes protect from damage, not from someone who wrote the manifest too, so here every manifest agrees
 with its hostile graph.
@@ -103,7 +103,7 @@ def image_graph(nodes, initializers=(), sparse_initializers=()) -> onnx.ModelPro
 
 
 WAYS = ["initializer", "constant", "branch", "sparse initializer", "sparse constant"]
-IN_MEMORY = "*/_ORT_MEM_ADDR_/*"  # onnxruntime's own mark of a tensor at an address: older ones crash on it
+IN_MEMORY = "*/_ORT_MEM_ADDR_/*"  # onnxruntime's mark of a tensor at a memory address; older versions crash on it
 
 
 @pytest.fixture
@@ -226,12 +226,12 @@ def used_function(model):
 
 
 def training_graph(model):
-    """onnxruntime's sessions pass over it."""
+    """onnxruntime's sessions ignore it."""
     model.training_info.add().algorithm.CopyFrom(model.graph)
 
 
 def operator_of_onnxruntime(model):
-    """What its own optimiser writes; it does arithmetic alone."""
+    """Such operators are what onnxruntime's optimiser writes; they only do arithmetic."""
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     fused = helper.make_node("FusedMatMul", ["colour", "less_grey"], ["coloured"], domain="com.microsoft")
     next(node for node in model.graph.node if node.output[0] == "coloured").CopyFrom(fused)
@@ -248,7 +248,7 @@ def nested_branches(model):
 
 
 def initializers_among_the_inputs(model):
-    """As all files had them before IR version 4."""
+    """All files had them there before IR version 4."""
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
 
@@ -285,7 +285,7 @@ def test_what_is_no_graph_is_refused(make_bundle, tmp_path, data):
 
 @pytest.mark.parametrize("name", ["image.onnx", "image.ort"])
 def test_other_formats_are_refused(make_bundle, tmp_path, name):
-    """onnxruntime has a format of its own, which it would tell by the file's name."""
+    """onnxruntime has a second format, which it recognises by the file's name."""
     folder = make_bundle(tmp_path / "onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "written.ort")
@@ -309,10 +309,10 @@ def test_a_huge_file_is_refused_before_it_takes_memory(tmp_path):
 
 def test_flipped_and_cut_bytes_end_in_an_answer(bundle, tmp_path, capfd):
     """500 damaged graphs: taken (the flip lies in weights or names) or refused, never another error or more lines."""
-    whole, path, draw = (bundle / "image.onnx").read_bytes(), tmp_path / "image.onnx", random.Random(0)
+    original, path, draw = (bundle / "image.onnx").read_bytes(), tmp_path / "image.onnx", random.Random(0)
     sessions, refused = Sessions("cpu", 1), 0
     for _ in range(500):
-        data = bytearray(whole[: draw.randrange(1, len(whole))] if draw.random() < 0.2 else whole)
+        data = bytearray(original[: draw.randrange(1, len(original))] if draw.random() < 0.2 else original)
         for _ in range(draw.randrange(1, 9)):
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)

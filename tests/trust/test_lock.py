@@ -14,14 +14,14 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def entries() -> dict[str, str]:
-    """What stands before the hashes, by package, and the hashes."""
+    """Package and version -> its lines with hashes."""
     plain = "\n".join(line for line in LOCK.splitlines() if not line.lstrip().startswith("#"))
     joined = plain.replace("\\\n", " ")
-    found = {}
+    blocks = {}
     for line in filter(str.strip, joined.splitlines()):
         head = line.split("--hash", 1)[0].strip()
-        found.setdefault(f"{canonicalize_name(Requirement(head).name)} {head}", line)
-    return found
+        blocks.setdefault(f"{canonicalize_name(Requirement(head).name)} {head}", line)
+    return blocks
 
 
 def test_every_entry_is_pinned_and_hashed():
@@ -35,7 +35,7 @@ def test_every_entry_is_pinned_and_hashed():
 
 
 def test_no_address_and_no_option():
-    """Another index, a URL or a path would be taken as it is; hashes of a link are nobody's word but the link's."""
+    """Another index, a URL or a path would be used as it is; the hash of a link proves nothing but the link."""
     code = [line for line in LOCK.splitlines() if not line.lstrip().startswith("#")]
     assert not [line for line in code if re.search(r"://|git\+|file:|@ |\.\./", line)]
     assert not [line for line in code if line.startswith("-")]
@@ -54,7 +54,7 @@ def test_what_pyproject_asks_for_is_locked():
 
 
 def test_setup_asks_for_the_hashes():
-    """`make setup` refuses a package whose bytes are others."""
+    """`make setup` refuses a package whose bytes differ."""
     made = subprocess.run(["make", "-n", "-B", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "pip install --quiet --require-hashes --requirement requirements.lock" in made
     assert "--no-deps --editable ." in made

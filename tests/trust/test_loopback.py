@@ -1,4 +1,4 @@
-"""Servers that the project starts listen on this machine alone, unless somebody says otherwise.
+"""Servers that the project starts listen on the loopback interface only, unless asked otherwise.
 
 Their sockets are looked at in tests/app/test_serve.py (the page) and tests/embed/test_ray.py (Ray).
 """
@@ -38,12 +38,12 @@ def test_no_source_opens_to_others():
     files = [path for folder in ("src", "stages", "bench") for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "dvc.yaml"]
     pattern = re.compile(r"0\.0\.0\.0|INADDR_ANY|share=True|bind\(\(['\"]['\"]|host=['\"]::|--host (?!127\.0\.0\.1)")
-    found = {
+    mentions = {
         (str(path.relative_to(ROOT)), line.strip())
         for path in files
         for line in path.read_text(encoding="utf-8").splitlines()
         if pattern.search(line)
     }
     # The help of `clipline app --host`, and messages about that option.
-    assert {file for file, _ in found} <= {"src/clipline/cli/app.py", "src/clipline/app/serve.py"}
-    assert not [line for _, line in found if "default" in line or "listen(" in line]
+    assert {file for file, _ in mentions} <= {"src/clipline/cli/app.py", "src/clipline/app/serve.py"}
+    assert not [line for _, line in mentions if "default" in line or "listen(" in line]

@@ -1,4 +1,4 @@
-"""Secrets leave every text that people or files get to see."""
+"""Secrets are removed from every text that is printed or written."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def test_addresses():
 
 
 def test_tracebacks_of_commands_and_stages(tmp_path):
-    """An error that nobody foresaw."""
+    """An unexpected error."""
     for setting in (
         "from clipline import cli\ncli.app = fail\ncli.main()",
         "from stages.common import run_stage\nrun_stage(fail)",

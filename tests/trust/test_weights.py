@@ -1,4 +1,4 @@
-"""Weights from elsewhere: safetensors alone, whole ones, and never a pickle, wherever it hides."""
+"""Foreign weights: only complete safetensors are read, and never a pickle, in whatever file."""
 
 import json
 import struct

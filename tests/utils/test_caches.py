@@ -1,4 +1,4 @@
-"""The user's own place for caches wins."""
+"""The user's cache folder, as the environment names it."""
 
 from pathlib import Path
 

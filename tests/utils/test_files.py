@@ -73,7 +73,7 @@ def test_a_failed_folder_leaves_the_old(tmp_path, error):
 
 
 def test_what_a_kill_left_is_mended(tmp_path):
-    """Killed between the two renames: the old folder stands aside, whole, beside a new one nobody vouches for."""
+    """Killed between the two renames: the old folder has its temporary name, beside an incomplete new one."""
     out = tmp_path / "out"
     for name in (".out.old", ".out.partial"):
         (tmp_path / name).mkdir()

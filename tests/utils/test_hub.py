@@ -1,4 +1,4 @@
-"""The hub, played by a server on this machine: it is used, and where it is gone the error comes in seconds."""
+"""The hub, simulated by a local server: it is used, and without it the error comes within seconds."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ for name in sys.argv[1:]:
     start = time.monotonic()
     try:
         folder = hub.fetch(name, ["tokenizer.json"], ["config.json"], "text.name", "a local folder")
-        said = sorted(path.name for path in folder.iterdir())
+        result = sorted(path.name for path in folder.iterdir())
     except CliplineError as error:
-        said = str(error)
-    print(json.dumps([said, time.monotonic() - start]))
+        result = str(error)
+    print(json.dumps([result, time.monotonic() - start]))
 """
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The three questions that huggingface_hub asks: which commit, which files, and each file."""
+    """The three requests of huggingface_hub: the commit, the list of files, and each file."""
 
     protocol_version = "HTTP/1.1"
 
@@ -90,7 +90,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def fetch(port: int, home: Path, *names: str, **environment: str) -> list[tuple[list[str] | str, float]]:
-    """What another process gets for each name, and after how many seconds."""
+    """The result or error for each name in a separate process, and the seconds it took."""
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()
     }
@@ -143,8 +143,8 @@ def test_a_silent_server_does_not_hold_the_run(tmp_path: Path) -> None:
 
 
 def test_offline_mode_asks_nobody(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    [(said, _)] = fetch(server.server_address[1], tmp_path, "org/good", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in said
+    [(result, _)] = fetch(server.server_address[1], tmp_path, "org/good", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in result
     assert server.asked == []
 
 
@@ -160,5 +160,5 @@ def test_offline_mode_asks_nobody(server: ThreadingHTTPServer, tmp_path: Path) -
     ],
 )
 def test_wrong_names_are_one_line(server: ThreadingHTTPServer, tmp_path: Path, name: str, wanted: str) -> None:
-    [(said, _)] = fetch(server.server_address[1], tmp_path, name)
-    assert said == wanted
+    [(result, _)] = fetch(server.server_address[1], tmp_path, name)
+    assert result == wanted

@@ -1,4 +1,4 @@
-"""In processes of its own: it cannot be undone."""
+"""Memory kept after free. Runs in separate processes, since it cannot be undone."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str, size: int, blocks: int) -> int:
-    """Pages that the kernel had to find for so many blocks of `size` bytes, one after the other."""
+    """Page faults of allocating and freeing so many blocks of `size` bytes, one after the other."""
     command, env = [sys.executable, "-c", WORK, how, str(size), str(blocks)], os.environ | NO_HUGE_PAGES
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=120)
     kept, count = done.stdout.split()
@@ -36,7 +36,7 @@ def faults(how: str, size: int, blocks: int) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's mallopt")
 @pytest.mark.parametrize(("size", "blocks"), [(40_000_000, 20), (2_200_000_000, 5)])
 def test_a_freed_block_is_taken_again(size, blocks):
-    """Also what no C integer can hold: a step of 500 images has 14 GB."""
+    """Also blocks above the range of a C int: a step of 500 images has 14 GB."""
     assert faults("keep", size, blocks) < 1.5 * size / 4096 < faults("as it comes", size, blocks) / (blocks / 2)
 
 

@@ -1,4 +1,4 @@
-"""What a log says of long work."""
+"""The lines that a log has of long work."""
 
 from io import StringIO
 

@@ -1,4 +1,4 @@
-"""The name of the code that computes."""
+"""The commit, and the fingerprint of the code."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A signal is noted, the step ends, and then it has its usual effect."""
+"""Interrupt: a signal is noted, the block ends, and then the signal has its usual effect."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Results come in order, and the stream is drawn no further than allowed."""
+"""Results come in order, and no more items than allowed are taken from the stream."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def test_order_is_kept_though_work_is_not_even():
 
 
 def test_no_more_is_begun_than_allowed():
-    """The memory's bound: of a million items only `ahead` are drawn before the first is taken."""
+    """The limit on memory: of a million items only `ahead` are begun before the first result is taken."""
     drawn = []
     results = map_ordered(str, (drawn.append(item) or item for item in range(1_000_000)), threads=2, ahead=5)
     assert drawn == []
@@ -42,7 +42,7 @@ def test_closing_ends_the_threads_and_drops_what_has_not_begun():
 
 
 def test_threads_are_called_as_their_work():
-    """For who looks at a process with py-spy, say: of several stages, which is busy."""
+    """Tools such as py-spy then show which of several stages is busy."""
 
     def resize(item: int) -> str:
         return threading.current_thread().name

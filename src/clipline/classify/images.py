@@ -157,4 +157,4 @@ class NamedFiles:
 
     def __iter__(self) -> Iterator[FileItem]:
         for name in self._names:
-            yield FileItem(to_text(name), Path(name))
+            yield FileItem(to_text(name), name)

@@ -148,13 +148,13 @@ class Recipe(Settings):
             positions is None or length <= positions,
             f"inputs.max_length ({length}) is over the {positions} positions of the text tower",
         )
-        own = self.inputs.tokenizer.kind == "tower"
+        own_tokenizer = self.inputs.tokenizer.kind == "tower"
         self.require(
-            not own or self.text.weights != "random",
+            not own_tokenizer or self.text.weights != "random",
             "inputs.tokenizer.kind: tower needs text.weights hub or a folder; random takes wordpiece or bpe",
         )
         self.require(
-            own or self.text.weights == "random",
+            own_tokenizer or self.text.weights == "random",
             "a trained tokenizer (wordpiece, bpe) fits only text.weights: random; other weights have their own",
         )
 

@@ -94,11 +94,11 @@ class FileItem:
     """An image file on this machine. path: its name in the tables. file: what to open."""
 
     path: str
-    file: Path
+    file: str
 
     def stat(self) -> Stat:
         """Raises OSError, also where it is not a regular file: opening a pipe would block for ever."""
-        status = self.file.stat()
+        status = Path(self.file).stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
         return Stat(status.st_size, status.st_mtime_ns)
@@ -106,7 +106,7 @@ class FileItem:
     def read(self) -> bytes:
         """The file's bytes. Raises OSError."""
         self.stat()
-        with self.file.open("rb") as stream:
+        with Path(self.file).open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > MAX_BYTES:
                 raise OSError(f"{size:,} bytes is over the limit of {MAX_BYTES:,}")

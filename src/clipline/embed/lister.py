@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from itertools import chain, islice
+from itertools import chain
 
 from clipline.embed.item import Failure, Item, Source
 from clipline.embed.passed_over import passed_over
 from clipline.embed.prefetch import Prefetcher
 from clipline.errors import UsageError
 
-CHUNK = 512  # items that are packed together
+# The most items that are listed ahead of decoding. They take about 160 MB of memory (files of a folder). Of a
+# larger source the total is known once all but these are embedded.
+MAX_AHEAD = 1_000_000
 
 
 @contextmanager
 def listed(source: Source, on_total: Callable[[int], None]) -> Iterator[Iterable[Item | Failure]]:
     """The items of `source` in order, while a thread lists those to come.
 
-    on_total: called from that thread with the number of items, once all are listed. Items wait compressed: a million
-    of them take 6 to 43 MB. Raises UsageError where the source has no image; what the listing itself raises ends the
-    iteration at once.
+    on_total: called from that thread with the number of items, once all are listed. Raises UsageError where the source
+    has no image; what the listing itself raises ends the iteration at once.
     """
-    with closing(Prefetcher(_pack(source, on_total))) as chunks:
-        items = (item for chunk in chunks for item in pickle.loads(zlib.decompress(chunk)))
+    with closing(Prefetcher(_counted(source, on_total), MAX_AHEAD)) as items:
         first: list[Item | Failure] = []
         for item in items:
             first.append(item)
@@ -38,9 +36,9 @@ def listed(source: Source, on_total: Callable[[int], None]) -> Iterator[Iterable
         yield chain(first, items)
 
 
-def _pack(source: Source, on_total: Callable[[int], None]) -> Iterator[bytes]:
-    items, total = iter(source), 0
-    while chunk := list(islice(items, CHUNK)):
-        total += len(chunk)
-        yield zlib.compress(pickle.dumps(chunk), level=1)
+def _counted(source: Source, on_total: Callable[[int], None]) -> Iterator[Item | Failure]:
+    total = 0
+    for item in source:
+        total += 1
+        yield item
     on_total(total)

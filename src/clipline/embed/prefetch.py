@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
-from queue import SimpleQueue
+from queue import Empty, Queue
 from threading import Thread
 from typing import Generic, TypeVar
 
@@ -12,15 +13,15 @@ _END = object()
 
 
 class Prefetcher(Generic[T]):
-    """An iterator over `items`, which a thread of its own iterates without waiting for the consumer.
+    """An iterator over `items`, which a thread of its own iterates, at most `max_ready` items ahead of the consumer.
 
-    What `items` raises is raised by the next `next`, even if items from before the error are still waiting. `close`
-    ends the thread.
+    max_ready: 0 sets no limit. What `items` raises is raised by the next `next`, even if items from before the error
+    are still waiting. `close` ends the thread.
     """
 
-    def __init__(self, items: Iterable[T]) -> None:
-        self._ready: SimpleQueue = SimpleQueue()
-        self._closed = False
+    def __init__(self, items: Iterable[T], max_ready: int = 0) -> None:
+        self._ready: Queue = Queue(max_ready)
+        self._closed = self._ended = False
         self._error: BaseException | None = None
         self._thread = Thread(target=self._fetch, args=(items,), name="prefetch", daemon=True)
         self._thread.start()
@@ -33,17 +34,18 @@ class Prefetcher(Generic[T]):
                 self._ready.put(item)
         except BaseException as error:  # noqa: BLE001 - raised again by `__next__`, in the thread that can handle it
             self._error = error
-        self._ready.put(_END)
+        if not self._closed:
+            self._ready.put(_END)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        item = self._ready.get()
+        item = _END if self._ended else self._ready.get()
         if self._error:
             raise self._error
         if item is _END:
-            self._ready.put(_END)  # for the next call
+            self._ended = True
             raise StopIteration
         return item
 
@@ -53,5 +55,8 @@ class Prefetcher(Generic[T]):
 
     def close(self) -> None:
         """End the thread, unless `items` keeps it for longer than a second: it then ends when they let it go."""
-        self._closed = True
+        self._closed = self._ended = True
+        with contextlib.suppress(Empty):
+            while True:  # the thread may be waiting for room
+                self._ready.get_nowait()
         self._thread.join(timeout=1)

@@ -16,7 +16,7 @@ from clipline.model.text_tower import TextEncoder, build_text_tower
 
 
 class Temperature(nn.Module):
-    """The logit scale 1 / tau, kept as its logarithm: learned, or a constant."""
+    """The logit scale 1 / tau, learned or constant; the parameter is its logarithm."""
 
     def __init__(self, config: TemperatureConfig) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Hold a learned scale at its maximum. After the step, not in the graph: a clamped graph has no way back."""
+        """Clamp a learned scale to its maximum; call it after the step, since a clamp in the graph stops gradients."""
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=self.max_log_scale)
 
 
 class CLIP(nn.Module):
-    """The whole model. A frozen tower stays in evaluation mode and takes no gradient."""
+    """Two towers, two heads and a temperature. Frozen towers stay in evaluation mode and get no gradient."""
 
     def __init__(self, recipe: Recipe, image: ImageTower, text: TextEncoder) -> None:
         super().__init__()
@@ -43,17 +43,17 @@ class CLIP(nn.Module):
         self.image_tower, self.text_tower = image, text
         self.image_head = build_head(recipe.head, image.width, image.projection)
         self.text_head = build_head(recipe.head, text.width, text.projection)
-        # The heads own these now; two owners would save them twice.
+        # They belong to the heads now; with two owners they would be saved twice.
         image.projection = text.projection = None
         self.temperature = Temperature(recipe.temperature)
         self.register_parameter("logit_bias", _logit_bias(recipe))
         self.frozen = [tower for tower, config in ((image, recipe.image), (text, recipe.text)) if not config.trainable]
         for tower in self.frozen:
             tower.requires_grad_(False)
-        self.train()  # modules start in training mode: without this a frozen tower would drop units at first
+        self.train()  # modules start in training mode: switches frozen towers to evaluation
 
     def train(self, mode: bool = True) -> CLIP:
-        """As nn.Module.train, but frozen towers stay in evaluation mode."""
+        """Like nn.Module.train, but frozen towers stay in evaluation mode."""
         super().train(mode)
         for tower in self.frozen:
             tower.eval()
@@ -69,9 +69,9 @@ class CLIP(nn.Module):
 
 
 def _logit_bias(recipe: Recipe) -> nn.Parameter | None:
-    """The sigmoid loss's learned bias; begins where all similarities 0 give the share of pairs that are positive.
+    """The sigmoid loss's learned bias. Initially, similarities of 0 give the share of positive pairs, which is 1 / B.
 
-    Of B images and their texts, one pair in B is. Source: arXiv 2303.15343, section 3.3.
+    Source: arXiv 2303.15343, section 3.3.
     """
     if recipe.loss.kind != "siglip":
         return None
@@ -103,9 +103,10 @@ class TextEmbedder(nn.Module):
 
 
 def build_model(recipe: Recipe, vocab_size: int, *, text_config: dict | None = None) -> CLIP:
-    """The model of `recipe`, its towers loaded as the recipe says.
+    """The model of `recipe`, with the weights that the recipe names.
 
-    text_config: from a checkpoint; then no weights are fetched, because the checkpoint holds them.
+    vocab_size: number of tokens of the tokenizer. text_config: a checkpoint's; then no weights are loaded, because the
+    checkpoint holds them.
     """
     image = build_image_tower(recipe, load=text_config is None)
     return CLIP(recipe, image, build_text_tower(recipe, vocab_size, saved_config=text_config))

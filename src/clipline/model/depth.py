@@ -1,4 +1,4 @@
-"""How deep in its tower each parameter lies: what layer-wise decay and freezing go by."""
+"""The layer of each parameter, for layer-wise learning rate decay and for freezing."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import nn
 from clipline.model.image_tower import ImageTower
 from clipline.model.text_tower import TextEncoder
 
-# transformers' names of a layer: BERT and DistilBERT, CLIP, GPT-2.
+# Names of layers in transformers: BERT and DistilBERT, CLIP, GPT-2.
 LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.(\d+)\.")
 EMBEDDING = re.compile(r"embed|wte|wpe")
 
 
 def depths(tower: ImageTower | TextEncoder) -> dict[str, int]:
-    """The layer of each parameter of `tower`, by its name: 0 is what sees the input, the highest is the last.
+    """The layer of each parameter of `tower` by its name: 0 is nearest to the input.
 
-    timm's own grouping for images; transformers' layers for texts, with the embeddings below and a last norm with the
-    last layer.
+    Layers are timm's own groups for images, and transformers' layers for texts; embeddings are the layer below them,
+    and a final norm belongs to the last layer.
     """
     if isinstance(tower, ImageTower):
-        found = group_parameters(tower.net, tower.net.group_matcher(coarse=False), reverse=True)
+        depth = group_parameters(tower.net, tower.net.group_matcher(coarse=False), reverse=True)
     else:
-        found = _text_depths(tower.net)
-    # Without gaps: timm numbers groups, and groups without parameters have numbers too.
-    ranks = {depth: rank for rank, depth in enumerate(sorted(set(found.values())))}
-    return {f"net.{name}": ranks[depth] for name, depth in found.items()}
+        depth = _text_depths(tower.net)
+    # timm also numbers groups without parameters: close the gaps.
+    layers = {group: layer for layer, group in enumerate(sorted(set(depth.values())))}
+    return {f"net.{name}": layers[group] for name, group in depth.items()}
 
 
 def _text_depths(net: nn.Module) -> dict[str, int]:
     names = [name for name, _ in net.named_parameters()]
-    layers = {name: int(found[1]) + 1 for name in names if (found := LAYER.search(name))}
+    layers = {name: int(match[1]) + 1 for name in names if (match := LAYER.search(name))}
     last = max(layers.values(), default=0)
     return {name: layers.get(name, 0 if EMBEDDING.search(name) else last) for name in names}

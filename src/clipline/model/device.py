@@ -1,4 +1,4 @@
-"""Where torch computes."""
+"""The device of torch's computations, and copies to it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from clipline.errors import UsageError
 
 
 def pick_device(choice: str) -> torch.device:
-    """auto, cpu or cuda -> a device. Raises UsageError where CUDA is asked for and absent."""
+    """The device for `auto`, `cpu` or `cuda`. Raises UsageError if CUDA is asked for and not available."""
     if choice == "cuda" and not torch.cuda.is_available():
-        raise UsageError("train.device: cuda was asked for, but torch finds no CUDA device. Fix: train.device=auto")
+        raise UsageError("train.device: cuda, but torch finds no CUDA device. Fix: train.device=auto")
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`; the copy to a GPU runs while this thread goes on, and the tensor may change then."""
-    # Page-locked, as a copy from other memory may wait until all that the GPU has to do is done.
+    """Copy a CPU tensor to `device`; to a GPU asynchronously. The caller may change the tensor at once."""
+    # Pinned memory: a copy from other memory may wait for all of the GPU's queued work.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

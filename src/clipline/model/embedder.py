@@ -1,6 +1,6 @@
-"""The torch model as evaluation uses it: pixels and texts in, normalised numpy embeddings out.
+"""The torch model for evaluation: pixels and texts in, normalised numpy embeddings out.
 
-The same two methods as `runtime.OnnxModel`, so that torch and the exported graphs are measured by one function.
+It has the methods of `runtime.OnnxModel`, so that the same functions measure torch and the exported graphs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clipline.utils.malloc import keep_freed_memory
 
 
 class TorchModel:
-    """A CLIP with its tokenizer (which pads and truncates by itself) on one device."""
+    """A CLIP in evaluation mode on one device, with its tokenizer, which must pad and truncate by itself."""
 
     def __init__(self, model: CLIP, tokenizer: Tokenizer, device: torch.device) -> None:
         if device.type == "cpu":
@@ -31,10 +31,10 @@ class TorchModel:
     @torch.inference_mode()
     def embed_texts(self, texts: list[str], batch_size: int = 256) -> np.ndarray:
         """Texts -> float32 [n, D], L2-normalised."""
-        out = []
+        embeddings = []
         for start in range(0, len(texts), batch_size):
             encodings = self.tokenizer.encode_batch(texts[start : start + batch_size])
-            ids = torch.tensor([e.ids for e in encodings], device=self.device)
-            mask = torch.tensor([e.attention_mask for e in encodings], device=self.device)
-            out.append(self.text(ids, mask).cpu().numpy())
-        return np.concatenate(out)
+            ids = torch.tensor([encoding.ids for encoding in encodings], device=self.device)
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=self.device)
+            embeddings.append(self.text(ids, mask).cpu().numpy())
+        return np.concatenate(embeddings)

@@ -11,7 +11,7 @@ from clipline.errors import UsageError
 
 
 class MLPHead(nn.Module):
-    """Linear-GELU-Linear-dropout with a residual from the first Linear, then LayerNorm if `norm`.
+    """Linear-GELU-Linear-dropout with a residual connection from the first Linear, then LayerNorm if `norm`.
 
     Source: the Keras example `nl_image_search` and moein-shariatnia/OpenAI-CLIP.
     """
@@ -29,8 +29,8 @@ class MLPHead(nn.Module):
         return self.norm(x_BD + self.dropout(self.mix(F.gelu(x_BD))))
 
 
-class Copies(nn.Module):
-    """Heads side by side; each part of the embedding is of length 1, so that all count alike."""
+class ParallelHeads(nn.Module):
+    """Heads side by side. Each one's part of the embedding has length 1, so that all have the same weight."""
 
     def __init__(self, heads: list[nn.Module]) -> None:
         super().__init__()
@@ -42,17 +42,17 @@ class Copies(nn.Module):
 
 
 def build_head(config: Head, width: int, projection: nn.Module | None) -> nn.Module:
-    """The head of `config` behind a tower of `width` features.
+    """The head of `config` for a tower of `width` features.
 
-    projection: the tower's own linear layer, for kind `tower`. Raises UsageError where it is of another dim.
+    projection: the tower's own linear layer, for kind `tower`. Raises UsageError if its dimension is not head.dim.
     """
     if config.kind == "tower":
-        if projection is None or getattr(projection, "out_features", None) != config.dim:
-            found = getattr(projection, "out_features", "none")
-            raise UsageError(f"head.dim ({config.dim}) must be that of the tower's own projection ({found})")
+        dim = getattr(projection, "out_features", "none")
+        if dim != config.dim:
+            raise UsageError(f"head.dim ({config.dim}) must be that of the tower's own projection ({dim})")
         return nn.Sequential(nn.Dropout(config.input_dropout), projection)
     heads = [_head(config, width, config.dim // config.num_heads) for _ in range(config.num_heads)]
-    return heads[0] if len(heads) == 1 else Copies(heads)
+    return heads[0] if len(heads) == 1 else ParallelHeads(heads)
 
 
 def _head(config: Head, width: int, dim: int) -> nn.Module:

@@ -27,11 +27,11 @@ EPSILON = 1e-6
 
 
 class ImageTower(nn.Module):
-    """A timm network with normalisation before it and pooling behind it.
+    """A timm network between the normalisation of pixels and the pooling of features.
 
-    mean, std: per channel, for pixels in 0..1; buffers, so that they travel with the weights.
-    mirror: see `config.towers`; in evaluation mode only.
-    width: F. projection: the tower's own last linear layer where the head asks for it, else None.
+    mean, std: per channel, for pixels in 0..1; they are buffers, so that they are saved with the weights.
+    mirror: see `config.towers`; it applies in evaluation mode only.
+    width: F, the number of features. projection: the tower's own last linear layer if the head uses it, else None.
     """
 
     def __init__(self, net: nn.Module, pool: str, mean: list[float], std: list[float], *, mirror: bool = False) -> None:
@@ -45,7 +45,7 @@ class ImageTower(nn.Module):
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> float32 [B, F]."""
         if self.mirror and not self.training:
-            # As one batch: an exported graph then has one network, whatever is done to its weights later.
+            # As one batch: an exported graph then holds the network once.
             both = self._features(torch.cat([pixels_BHWC, pixels_BHWC.flip(2)]))
             return both.unflatten(0, (2, -1)).mean(dim=0)
         return self._features(pixels_BHWC)
@@ -56,7 +56,7 @@ class ImageTower(nn.Module):
 
     @contextmanager
     def one_side(self) -> Iterator[None]:
-        """Inside it, features are of the image alone in evaluation mode too."""
+        """Inside the block features are of the image alone, in evaluation mode too."""
         mirror, self.mirror = self.mirror, False
         try:
             yield
@@ -69,26 +69,26 @@ class ImageTower(nn.Module):
             return self.net.forward_head(x, pre_logits=True)
         if self.pool in {"cls", "last"}:
             return x[:, 0] if self.pool == "cls" else x[:, -1]
-        x_BPF = self._places(x)
+        x_BPF = self._positions(x)
         average_BF = x_BPF.mean(dim=1)
         if self.pool == "avg":
             return average_BF
         variance_BF = (x_BPF - average_BF.unsqueeze(1)).square().mean(dim=1)
-        # EPSILON: the root has no finite slope at 0, and a ReLU's map is often 0 everywhere.
+        # EPSILON: the square root has no finite slope at 0, and a ReLU's feature map is often 0 everywhere.
         return torch.cat([average_BF, (variance_BF + EPSILON).sqrt()], dim=1)
 
-    def _places(self, x: Tensor) -> Tensor:
-        """A map [B, F, h, w], or [B, h, w, F] (Swin), or tokens [B, P, F] -> the places that are pooled [B, P, F]."""
+    def _positions(self, x: Tensor) -> Tensor:
+        """The positions to pool, [B, P, F], of a map [B, F, h, w] or [B, h, w, F] (Swin), or of tokens [B, T, F]."""
         if x.ndim == 4:
             return x.flatten(1, 2) if getattr(self.net, "output_fmt", "NCHW") == "NHWC" else x.flatten(2).mT
         return x[:, getattr(self.net, "num_prefix_tokens", 0) :]
 
 
 def build_image_tower(recipe: Recipe, *, load: bool) -> ImageTower:
-    """The image tower of `recipe`. load: fetch its weights; False leaves that to a checkpoint.
+    """The image tower of `recipe`. load: load its weights; False if a checkpoint will be loaded.
 
-    Raises UsageError for a name that timm lacks or a pool that does not fit, CliplineError where weights cannot
-    be had.
+    Raises UsageError for a name that timm does not know or a pool that does not fit, and CliplineError if weights
+    cannot be loaded.
     """
     config, size = recipe.image, recipe.inputs.image_size
     if isinstance(config, ViTTower):
@@ -124,9 +124,9 @@ def _vit(config: ViTTower, size: int) -> nn.Module:
 def _timm(config: TimmTower, size: int, projection: int, load: bool) -> ImageTower:
     if config.name.split(".")[0] not in timm.list_models():
         near = timm.list_models(f"*{config.name.split('.')[0]}*")[:5]
-        raise UsageError(f"image.name: timm has no model {config.name!r}{f'; close: {near}' if near else ''}")
+        raise UsageError(f"image.name: timm has no model {config.name!r}{f'; similar: {near}' if near else ''}")
     args = dict(config.args)
-    if timm.get_pretrained_cfg(config.name).fixed_input_size:  # others take any size, and many know no img_size
+    if timm.get_pretrained_cfg(config.name).fixed_input_size:  # others take any size, and many have no img_size
         args.setdefault("img_size", size)
     path = local_weights(config.weights, "image.weights") if load else None
     from_hub = load and config.weights == "hub"
@@ -141,18 +141,20 @@ def _timm(config: TimmTower, size: int, projection: int, load: bool) -> ImageTow
 
 @torch.inference_mode()
 def _check_pool(tower: ImageTower, config: TimmTower, size: int) -> None:
-    """Raise UsageError where the pool does not fit the network: by one image."""
+    """Raise UsageError if the pool does not fit the network, as one image shows."""
     if config.pool in {"cls", "last"} and not hasattr(tower.net, "num_prefix_tokens"):
         raise UsageError(
-            f"image.pool: {config.pool} needs a transformer; {config.name} has no tokens (use avg or tower)"
+            f"image.pool: {config.pool} needs a transformer; {config.name} has no tokens. Fix: pool: avg or tower"
         )
     if config.pool == "cls" and getattr(tower.net, "cls_token", None) is None:
-        raise UsageError(f"image.pool: {config.name} has no class token (use avg or tower)")
+        raise UsageError(f"image.pool: {config.name} has no class token. Fix: pool: avg or tower")
     training = tower.training
     shape = tuple(tower.eval()(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape)
     tower.train(training)
     if shape != (1, tower.width):
-        raise UsageError(f"image.pool: {config.pool} makes {shape} of an image with {config.name}, not {tower.width}")
+        raise UsageError(
+            f"image.pool: {config.pool} gives features of shape {shape} with {config.name}, not (1, {tower.width})"
+        )
 
 
 def _mean_std(config: TimmTower | ViTTower, net: nn.Module) -> tuple[list[float], list[float]]:

@@ -14,9 +14,9 @@ from clipline.model.weights import arguments, loading, local_weights
 
 
 class TextEncoder(nn.Module):
-    """A transformers model with pooling behind it, over the last `layers` layers, which are joined.
+    """A transformers model with pooling of the last `layers` layers, whose results are joined.
 
-    width: F. projection: the tower's own last linear layer where the head asks for it, else None.
+    width: F, the number of features. projection: the tower's own last linear layer if the head uses it, else None.
     """
 
     def __init__(self, net: PreTrainedModel, pool: str, layers: int) -> None:
@@ -26,9 +26,9 @@ class TextEncoder(nn.Module):
         self.projection: nn.Module | None = None
 
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
-        """int64 [B, L] twice; the mask is 1 on tokens and 0 on padding, which stands behind -> float32 [B, F]."""
+        """int64 [B, L] twice -> float32 [B, F]. The mask is 1 on tokens and 0 on padding, which follows the tokens."""
         out = self.net(input_ids=input_ids_BL, attention_mask=attention_mask_BL, output_hidden_states=self.layers > 1)
-        # The last one apart: some towers put a LayerNorm behind it that their list of hidden states lacks.
+        # Not by the last hidden state: some towers apply a final LayerNorm that it lacks.
         below = out.hidden_states[-self.layers : -1] if self.layers > 1 else ()
         pooled = [self._pool(x_BLF, attention_mask_BL) for x_BLF in (*below, out.last_hidden_state)]
         return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
@@ -48,9 +48,9 @@ class TextEncoder(nn.Module):
 def build_text_tower(recipe: Recipe, vocab_size: int, *, saved_config: dict | None = None) -> TextEncoder:
     """The text tower of `recipe`.
 
-    vocab_size: of the tokenizer, which a random tower takes and a pretrained one must cover.
-    saved_config: a checkpoint's transformers configuration; then no weights are fetched.
-    Raises UsageError or CliplineError where weights cannot be had or do not fit.
+    vocab_size: number of tokens of the tokenizer: the size of a random tower's vocabulary, at most that of a pretrained
+    one. saved_config: a checkpoint's transformers configuration; then no weights are loaded.
+    Raises UsageError or CliplineError if weights cannot be loaded or do not fit.
     """
     config = recipe.text
     if saved_config is not None:
@@ -76,8 +76,7 @@ def _random_config(config: TextTower, vocab_size: int) -> PretrainedConfig:
         raise UsageError(
             f"text.args: {config.architecture} has no {unknown}; see transformers' {type(hf_config).__name__}"
         )
-    # The defaults name special tokens of the original vocabulary; ours has its own. Pooling goes by the mask, so
-    # any valid id will do.
+    # The defaults are ids of the original vocabulary. Pooling uses the mask, so that any valid id will do.
     special = {key: 0 for key in ("bos_token_id", "eos_token_id") if getattr(hf_config, key, None) is not None}
     return AutoConfig.for_model(config.architecture, **{**special, **config.args, "vocab_size": vocab_size})
 
@@ -96,15 +95,14 @@ def _pretrained(config: TextTower, projection: bool) -> PreTrainedModel:
     if projection:
         _only_clip(config)
         kind = CLIPTextModelWithProjection
-    # Its report of ignored tensors and its bar would drown ours; what is missing is an error below.
+    # No report of ignored tensors and no second progress bar; missing tensors are an error below.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with loading(source, "text.weights", online=path is None):
         net, info = kind.from_pretrained(
             source, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **_no_pooler(config)
         )
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers would leave these at random with a mere warning
+    if missing := sorted(info["missing_keys"]):  # transformers initialises these at random with a warning only
         raise CliplineError(
             f"text.weights: {source} lacks {len(missing)} tensors of a {config.architecture}: {missing[:3]}"
         )
@@ -114,7 +112,7 @@ def _pretrained(config: TextTower, projection: bool) -> PreTrainedModel:
 
 
 def _no_pooler(config: TextTower) -> dict:
-    """BERT's tanh pooler belongs to next-sentence prediction; no pool here uses it."""
+    """Arguments that leave out BERT's tanh pooler, which is for next-sentence prediction."""
     return {"add_pooling_layer": False} if config.architecture == "bert" else {}
 
 

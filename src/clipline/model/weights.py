@@ -1,8 +1,7 @@
-"""Where a tower's weights come from: `hub`, `random`, or a local file or folder; each failure in one line.
+"""Weights of a tower from the hub, or from a local file or folder. Every failure is one line.
 
-Weights are safetensors, always: a pickled file runs code of whoever made it. The libraries would fall back to pickled
-ones (timm's and transformers' `pytorch_model.bin`, also by way of an index of shards), so torch may unpickle nothing
-while they load.
+Weights are always safetensors, because unpickling a file can run any code. The libraries would fall back to pickled
+files (`pytorch_model.bin`, also by an index of shards), so that torch.load is disabled while they load.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from clipline.errors import CliplineError, UsageError, first_line, out_of_memory
 from clipline.utils import hub
 
 ONLY_SAFE = (
-    "Pickled weights (.bin, .pt, .pth) may run code and are never read. Fix: load them where you trust them, and save "
-    "them with safetensors.torch.save_file"
+    "Pickled weights (.bin, .pt, .pth) can run any code and are never read. Fix: load them in an environment that you "
+    "trust, and save them with safetensors.torch.save_file"
 )
 
 
 def local_weights(weights: str, key: str) -> Path | None:
     """The local file or folder that `weights` names, or None for `hub` and `random`.
 
-    Raises UsageError where it does not exist, or is not safetensors.
+    key: the setting, for error messages. Raises UsageError if the path does not exist, or has no safetensors.
     """
     if weights in {"hub", "random"}:
         return None
@@ -44,43 +43,43 @@ def local_weights(weights: str, key: str) -> Path | None:
 
 @contextmanager
 def loading(name: str, key: str, *, online: bool) -> Iterator[None]:
-    """Turn what the hub's libraries raise when weights cannot be had into one line with the fix.
+    """Turn errors of the hub's libraries into one line with the fix.
 
-    online: the weights come from the hub, not from this machine.
+    online: whether the weights come from the hub, not from this machine.
     """
-    # Else transformers asks a service on the hub to convert pickled weights, and takes what that proposes.
+    # Otherwise transformers asks a service on the hub to convert pickled weights, and uses the result.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     if online:
-        hub.reachable()  # switches the hub's offline mode on where it is not: no retries for minutes
-    # The libraries raise OSError (and its subclasses) for no network, no such model and no such file;
-    # huggingface_hub's own errors are OSErrors and ValueErrors too, timm raises RuntimeError without weights.
+        hub.reachable()  # without a network this sets the hub's offline mode, which avoids minutes of retries
+    # The libraries raise OSError and its subclasses for no network, no such model and no such file; huggingface_hub's
+    # errors are OSErrors or ValueErrors, and timm raises RuntimeError if it has no weights.
     try:
         with _no_pickle(name, key):
             yield
     except (OSError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        whose = "the hub's weights for" if online else "the weights in"
+        source = "the hub's weights for" if online else "the weights in"
         raise CliplineError(
-            f"{key}: {whose} {name!r} cannot be had ({first_line(error)}). Fix: check the name and the "
+            f"{key}: {source} {name!r} cannot be loaded ({first_line(error)}). Fix: check the name and the "
             f"network, or set {key} to a local file or folder, or to random"
         ) from error
 
 
 @contextmanager
 def arguments(key: str, args: dict[str, Any]) -> Iterator[None]:
-    """Turn what a library raises for arguments that it does not take into UsageError. key: of `args` in the recipe."""
+    """Turn a library's errors for arguments that the model does not accept into UsageError. key: of `args`."""
     try:
         yield
     except (TypeError, ValueError, AssertionError, AttributeError, LookupError, StrictDataclassError) as error:
         if not args:
             raise
-        raise UsageError(f"{key}: {args} does not go: {' '.join(str(error).split())[:200]}") from error
+        raise UsageError(f"{key}: {args} is not accepted by the model: {' '.join(str(error).split())[:200]}") from error
 
 
 @contextmanager
 def _no_pickle(name: str, key: str) -> Iterator[None]:
-    """torch.load, by which the libraries would read pickled weights, raises UsageError."""
+    """Inside the block torch.load, with which the libraries read pickled weights, raises UsageError."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise UsageError(f"{key}: {name!r} has pickled weights. {ONLY_SAFE}")
@@ -96,8 +95,8 @@ def _no_pickle(name: str, key: str) -> Iterator[None]:
 def load_state(module: nn.Module, path: Path, key: str, ignore: tuple[str, ...] = ()) -> None:
     """Load a safetensors file (or a folder's model.safetensors) into `module`, in place.
 
-    ignore: prefixes of tensors that the file may hold and the module need not (a classifier, say).
-    Raises CliplineError where names or shapes do not fit: nothing is left at random silently.
+    ignore: prefixes of tensors in the file that are not used, such as a classifier's.
+    Raises CliplineError if names or shapes do not fit: no tensor silently stays random.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -113,7 +112,7 @@ def load_state(module: nn.Module, path: Path, key: str, ignore: tuple[str, ...] 
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        shapes = str(error).splitlines()[1:] or [str(error)]  # torch lists those that differ below its first line
+        shapes = str(error).splitlines()[1:] or [str(error)]  # torch lists them below its first line
         raise CliplineError(f"{key}: {file} does not fit the tower: {shapes[0].strip()}") from error
     if missing or unexpected:
         raise CliplineError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipline.retrieval import CHUNK
+from clipline.retrieval import QUERY_BLOCK
 from clipline.utils.files import atomic
 
 MAX_RANK = 100  # of the recall curve
@@ -78,15 +78,15 @@ def similarities(images: np.ndarray, texts: np.ndarray, text_image: np.ndarray) 
     other = image != text_image[text]
     text, image = text[other], image[other]
     others = [
-        np.einsum("pd,pd->p", texts[text[start : start + CHUNK]], images[image[start : start + CHUNK]])
-        for start in range(0, len(text), CHUNK)
+        np.einsum("pd,pd->p", texts[text[start : start + QUERY_BLOCK]], images[image[start : start + QUERY_BLOCK]])
+        for start in range(0, len(text), QUERY_BLOCK)
     ]
     return Similarities(pairs, np.concatenate(others) if others else np.empty(0, np.float32))
 
 
 def best_images(texts: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The most similar image of each text: int64 [m]. texts: float32 [m, D]; images: float32 [n, D]."""
-    blocks = (texts[start : start + CHUNK] @ images.T for start in range(0, len(texts), CHUNK))
+    blocks = (texts[start : start + QUERY_BLOCK] @ images.T for start in range(0, len(texts), QUERY_BLOCK))
     return np.concatenate([block.argmax(axis=1) for block in blocks])
 
 

@@ -128,13 +128,7 @@ def _find(store: Store, prefix: str) -> MlflowRun:
 
 
 def _logged_run(run: MlflowRun) -> LoggedRun:
-    tags = {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
-    return LoggedRun(
-        run.info.run_id,
-        run.info.experiment_id,
-        run.info.run_name,
-        datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
-        run.info.status,
-        {**run.data.params, **tags},
-        run.data.metrics,
-    )
+    info, tags = run.info, {name: run.data.tags[name] for name in TAGS if name in run.data.tags}
+    started = datetime.fromtimestamp(info.start_time / 1000).astimezone()
+    settings = {**run.data.params, **tags}
+    return LoggedRun(info.run_id, info.experiment_id, info.run_name, started, info.status, settings, run.data.metrics)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_DIGEST = 36  # MLflow's limit
 # By name of a metric: the latest value that the run has at each step, as text, because NaN differs from NaN.
 KnownPoints = dict[str, dict[int, str]]
+# A part of a record: its name for messages, and the call that sends it.
+Part = tuple[str, Callable[[], object]]
 
 
 def publish(store: Store, run_id: str, record: Record, known: KnownPoints) -> str:
@@ -45,10 +47,8 @@ def publish(store: Store, run_id: str, record: Record, known: KnownPoints) -> st
     return ""
 
 
-def _parts(
-    client: MlflowClient, run_id: str, record: Record, known: KnownPoints
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The parts of the record: their names, and the calls that send them. A part leaves the record after its call."""
+def _parts(client: MlflowClient, run_id: str, record: Record, known: KnownPoints) -> Iterator[Part]:
+    """The parts of the record, in the order to send them. A part leaves the record when the next one is asked for."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
     if record.settings:

@@ -1,11 +1,11 @@
-"""What batch norm does in towers that train: `train.batch_norm` of a recipe. Frozen towers keep theirs as they came.
+"""Batch norm of trainable towers: the setting `train.batch_norm`. Frozen towers keep theirs in evaluation mode.
 
-`batch`: it normalises by what is computed at once: the batch, a chunk of it (`grad_cache`), or a process's own share;
-in GradCache's first pass too. So chunks and processes change embeddings and loss a little, as smaller batches do.
-Each process's running statistics follow its own share, and the first one's are validated, kept and shipped.
-`frozen`: it normalises by the running statistics that the tower came with, and its weight and bias still learn. An
-image's embedding then depends on no other image: batches, chunks and processes change nothing.
-`synchronised`: by the whole batch of all GPUs (MegDet, arXiv 1711.07240), as one process would with that batch.
+`batch` normalises by what is computed at once: the batch, a micro-batch (`grad_cache`), or one process's part of the
+batch. Micro-batches and processes therefore change embeddings and loss a little, as smaller batches do. Running
+statistics follow each process's own part, and rank 0's are validated and kept. `frozen` normalises by the running
+statistics that the tower came with, while weight and bias are still trained. An image's embedding then depends on no
+other image: batches, micro-batches and processes change nothing. `synchronised` normalises by the whole batch of all
+GPUs (MegDet, arXiv 1711.07240), as one process would.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def prepare(model: CLIP, config: Train, device: torch.device) -> None:
-    """Put batch norms that wait for each other into the trainable towers, where the recipe asks for them.
+    """Replace batch norms of trainable towers by synchronised ones where the recipe asks for it.
 
     Call it before anything holds the towers' inner modules; parameters, buffers and their names stay. Raises UsageError
-    on the CPU, where torch has none.
+    on the CPU, where torch has no synchronised batch norm.
     """
     if config.batch_norm != "synchronised":
         return
@@ -41,7 +41,7 @@ def prepare(model: CLIP, config: Train, device: torch.device) -> None:
 
 
 def set_training(model: CLIP, config: Train) -> None:
-    """Training mode, but for frozen towers and for batch norms that keep their statistics."""
+    """Switch to training mode, except for frozen towers and for batch norms that keep their statistics."""
     model.train()
     if config.batch_norm == "frozen":
         for tower in _trainable(model):

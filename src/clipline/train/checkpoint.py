@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with what it was made from. info: dataset, fingerprint, seed, best epoch and its figures."""
+    """A trained model with its recipe. info: dataset and its fingerprint, seed, best epoch and its figures."""
 
     model: CLIP
     recipe: Recipe
@@ -30,9 +30,10 @@ class Checkpoint:
 
 
 def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[str, Any]) -> None:
-    """Write the checkpoint, whole or not at all, with the hashes that `load` asks for; info goes into config.json.
+    """Write the checkpoint atomically, with the hashes that `load` checks.
 
-    Raises CliplineError where the disk refuses.
+    vocab_size: number of tokens of the tokenizer. info: written to config.json. Raises CliplineError if the files
+    cannot be written.
     """
     config = {
         "recipe": recipe.model_dump(mode="json"),
@@ -42,20 +43,23 @@ def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     try:
-        with atomic_folder(folder) as place:
-            save_file(tensors, place / WEIGHTS)
-            files = {WEIGHTS: checksums.file_hash(place / WEIGHTS)}
-            checksums.write_with_checksum(place / "config.json", config | {"files": files})
-    # The library has no OSError for what the disk refuses.
+        with atomic_folder(folder) as new:
+            save_file(tensors, new / WEIGHTS)
+            files = {WEIGHTS: checksums.file_hash(new / WEIGHTS)}
+            checksums.write_with_checksum(new / "config.json", config | {"files": files})
+    # safetensors raises its own error if the disk is full.
     except (SafetensorError, OSError) as error:
         raise CliplineError(
-            f"{folder}: cannot write: {error}. Fix: free some room or fix its permissions, then run again: training "
-            "goes on where it stood"
+            f"{folder}: cannot write: {error}. Fix: free some space or fix its permissions, then run again: training "
+            "resumes where it stopped"
         ) from error
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint, in evaluation mode on the CPU. Raises CliplineError where it is absent or damaged."""
+    """Read a checkpoint, also of an earlier version: in evaluation mode, on the CPU.
+
+    Raises CliplineError if it is missing or damaged.
+    """
     try:
         config = checksums.read_verified(folder / "config.json")
         checksums.check_files(folder, config["files"])
@@ -65,10 +69,10 @@ def load(folder: Path) -> Checkpoint:
         model.load_state_dict(state)
         info = dict(config["info"])
     except FileNotFoundError as error:
-        raise CliplineError(f"{error.filename}: no such file. A checkpoint is what the train stage writes") from None
-    # ValueError: neither JSON nor UTF-8; RuntimeError: torch's, for weights of another model.
+        raise CliplineError(f"{error.filename}: no such file. The train stage writes checkpoints") from None
+    # ValueError: neither JSON nor UTF-8; RuntimeError: from torch, for weights of another model.
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        if out_of_memory(error):  # nothing is wrong with the files
+        if out_of_memory(error):  # the files are not at fault
             raise
         reason = f"no {error}" if isinstance(error, KeyError) else first_line(error).rstrip(":")
         raise CliplineError(f"{folder}: damaged checkpoint: {reason}. Fix: dvc repro train") from None

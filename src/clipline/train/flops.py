@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipline.data.prepared import Split
 from clipline.model.clip import CLIP
 from clipline.train.distributed.gather import world_size
-from clipline.train.features import resting
+from clipline.train.features import frozen_towers
 from clipline.train.optim import set_frozen
 
 # Samples in each counted forward pass: batch norm in training mode needs two.
@@ -83,7 +83,7 @@ class FlopCounter:
         done = self._images * image + np.array([caption @ self._length_powers, 0])
         self._reset()
         figures = {"tflops": float(done.sum()) / seconds / 1e12}
-        heads_only = len(resting(self._model, epoch)) == 2  # heads compute in float32 whatever the precision
+        heads_only = len(frozen_towers(self._model, epoch)) == 2  # heads compute in float32 whatever the precision
         peak = _peak(self._device, "fp32" if heads_only else self._model.recipe.train.precision)
         if peak is not None:
             figures["mfu"] = float((done / peak).sum()) / 1e12 / world_size() / seconds
@@ -104,7 +104,7 @@ class FlopCounter:
     def _features(self, kind: str, epoch: int, length: int) -> Tensor:
         """What goes into the head: float32 [SAMPLES, F] on the meta device. length: tokens of a caption."""
         tower = self._model.image_tower if kind == "image" else self._model.text_tower
-        if kind in resting(self._model, epoch):
+        if kind in frozen_towers(self._model, epoch):
             return torch.empty(SAMPLES, tower.width, device="meta")
         if kind == "image":
             size = self._model.recipe.inputs.image_size

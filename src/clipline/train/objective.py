@@ -1,9 +1,8 @@
-"""What a step makes small: the recipe's loss of embeddings, as the towers and heads give them."""
+"""The recipe's loss of the embeddings that towers and heads give."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipline.losses import Batch, build_loss
@@ -12,38 +11,35 @@ from clipline.train.distributed.gather import gather
 
 
 class Objective:
-    """The loss of `model`'s recipe. Where the head has copies, the mean of the losses of each."""
+    """The loss of `model`'s recipe; with several heads, the mean of the losses of each."""
 
     def __init__(self, model: CLIP) -> None:
         self.model = model
         self.loss = build_loss(model.recipe.loss)
 
-    def share(
+    def local_part(
         self, image_BD: Tensor, text_TD: Tensor, image_id_B: Tensor, text_id_T: Tensor, start: tuple[int, int]
     ) -> Tensor:
-        """This process's part of the whole batch's loss. start: where its images and its texts stand in that."""
-        return self._of(Batch(image_BD, text_TD, image_id_B, text_id_T, *start))
+        """This process's part of the whole batch's loss, as in `losses`.
+
+        start: the positions of its first image and its first text in the whole batch.
+        """
+        local = Batch(image_BD, text_TD, image_id_B, text_id_T, *start)
+        return self._mean_over_heads(local, gather(local))
 
     def pairs(self, image_BD: Tensor, text_BD: Tensor) -> Tensor:
-        """The loss of B pairs that are all here."""
+        """The loss of B pairs that are all in this process."""
         ids = torch.arange(len(image_BD), device=image_BD.device)
-        own = Batch(image_BD, text_BD, ids, ids)
-        return self._of(own, alone=True)
+        batch = Batch(image_BD, text_BD, ids, ids)
+        return self._mean_over_heads(batch, batch)
 
-    def _of(self, own: Batch, *, alone: bool = False) -> Tensor:
-        everyone = own if alone else gather(own)
+    def _mean_over_heads(self, local: Batch, full: Batch) -> Tensor:
         scale, bias = self.model.temperature(), self.model.logit_bias
-        mine = self._copies(own)
-        # The very same batches where there is one process: the losses then compute each product once.
-        theirs = mine if everyone is own else self._copies(everyone)
-        losses = [self.loss(one, other, scale, bias) for one, other in zip(mine, theirs, strict=True)]
+        local_heads = self._heads(local)
+        # The same objects in one process: the losses then compute each product once.
+        full_heads = local_heads if full is local else self._heads(full)
+        losses = [self.loss(one, all_rows, scale, bias) for one, all_rows in zip(local_heads, full_heads, strict=True)]
         return torch.stack(losses).mean()
 
-    def _copies(self, batch: Batch) -> list[Batch]:
-        """The share of the embeddings that each copy of the head gave, L2-normalised if the recipe says so."""
-        recipe = self.model.recipe
-        parts = [each.chunk(recipe.head.num_heads, dim=1) for each in (batch.image_BD, batch.text_TD)]
-        if recipe.train.normalize:
-            parts = [[F.normalize(part, dim=-1) for part in each] for each in parts]
-        rest = (batch.image_id_B, batch.text_id_T, batch.image_start, batch.text_start)
-        return [Batch(image, text, *rest) for image, text in zip(*parts, strict=True)]
+    def _heads(self, batch: Batch) -> list[Batch]:
+        return batch.heads(self.model.recipe.head.num_heads, normalize=self.model.recipe.train.normalize)

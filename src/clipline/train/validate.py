@@ -1,4 +1,4 @@
-"""How good a model is on the validation split: its loss, and retrieval over all captions."""
+"""Figures of a model on the validation split: its loss, and retrieval over all captions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from clipline.train.features import encode_images, encode_texts
 from clipline.train.objective import Objective
 from clipline.train.towers import Towers
 
-Row = dict[str, float]
-
 
 @torch.inference_mode()
-def validate(towers: Towers, data: Batches, objective: Objective, batch_size: int) -> Row:
-    """val_loss, of each image with its first caption in batches as in training, and val_i2t_r1 to val_t2i_r10."""
+def validate(towers: Towers, data: Batches, objective: Objective, batch_size: int) -> dict[str, float]:
+    """val_loss, of each image with its first caption in batches of batch_size, and val_i2t_r1 to val_t2i_r10."""
     towers.model.eval()
     image_ND, text_CD = _embed(towers, data)
     owner = data.split.caption_image
@@ -31,14 +29,15 @@ def validate(towers: Towers, data: Batches, objective: Objective, batch_size: in
 
 
 def _embed(towers: Towers, data: Batches) -> tuple[Tensor, Tensor]:
-    """The whole split: images [n, D] and captions [c, D], float32 on the device, not normalised."""
+    """All images of the split [n, D] and all captions [c, D], float32 on the device, not normalised."""
+    split, device = data.split, data.device
     if "image" in data.features:
         image_ND = towers.image(data.features["image"])
     else:
-        image_ND = torch.from_numpy(encode_images(towers.image, data.split, data.device, "validation images"))
+        image_ND = torch.from_numpy(encode_images(towers.image, split, device, "validation images"))
     if "text" in data.features:
         text_CD = towers.text(data.features["text"])
     else:
-        found = encode_texts(lambda *inputs: towers.text(inputs), data.split, data.device, "validation captions")
-        text_CD = torch.from_numpy(found)
-    return image_ND.to(data.device), text_CD.to(data.device)
+        array = encode_texts(lambda *inputs: towers.text(inputs), split, device, "validation captions")
+        text_CD = torch.from_numpy(array)
+    return image_ND.to(device), text_CD.to(device)

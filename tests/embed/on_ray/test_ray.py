@@ -257,7 +257,7 @@ def test_without_a_batch_size_the_workers_take_the_usual_one(photos, bundle, mod
 
 def test_images_that_workers_do_not_see(bundle, model, tmp_path):
     worker = Worker(Job(bundle, model.model_id, model.variant, "cpu", 1, 4))
-    work = Work([FileItem("a.jpg", tmp_path / "elsewhere" / "a.jpg")], set())
+    work = Work([FileItem("a.jpg", str(tmp_path / "elsewhere" / "a.jpg"))], set())
     with pytest.raises(UsageError, match=r"Ray node .*elsewhere: no such folder.*storage that all nodes share"):
         worker.embed(work)
 

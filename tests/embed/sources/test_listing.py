@@ -59,7 +59,7 @@ def test_absolute_and_relative_are_one_file_below_the_root(photos, tmp_path):
     lines = f"{photos}/a.png\na.png\n{photos}/sub/b.jpg\n{tmp_path}/else.png\n".encode()
     source = listing(tmp_path, lines, photos)
     assert [item.path for item in source] == ["a.png", "sub/b.jpg", f"{tmp_path}/else.png"]
-    assert [item.file.exists() for item in source] == [True, True, False]
+    assert [Path(item.file).exists() for item in source] == [True, True, False]
 
 
 @posix

@@ -36,12 +36,12 @@ def run_read_only(place: Place, stage: str, folder: Path) -> tuple[int, str]:
         folder.chmod(0o755)
 
 
-def clear_end(code: int, said: str) -> None:
+def clear_end(code: int, output: str) -> None:
     """It failed, and said so in one line that tells where and what to do."""
-    assert code not in (0, -signal.SIGSEGV, -signal.SIGBUS), (code, said)
-    assert "Traceback" not in said, said
-    (line,) = [line for line in said.splitlines() if ": error: " in line]
-    assert any(words in said[said.index(line) :] for words in FIXES), said
+    assert code not in (0, -signal.SIGSEGV, -signal.SIGBUS), (code, output)
+    assert "Traceback" not in output, output
+    (line,) = [line for line in output.splitlines() if ": error: " in line]
+    assert any(words in output[output.index(line) :] for words in FIXES), output
 
 
 @pytest.mark.timeout(600)

@@ -1,6 +1,6 @@
 """One, two and four real processes compute the loss and the gradients of one process, for every loss.
 
-Each process runs this file as a script (see the end) and writes what it found as JSON.
+Each process runs this file as a script (see the end) and writes its results as JSON.
 """
 
 import json
@@ -40,7 +40,8 @@ LOSSES = {
     "multi-hard-smooth": MultiPositiveLoss(kind="multi_positive", **HARD),
     "siglip": SigLIPLoss(kind="siglip"),
 }
-# Image ids, and how many texts each row has. Seven rows do not divide by two or four; three leave a process none.
+# Image ids, and the number of texts of each. Seven rows do not divide by two or four; of three, one of four processes
+# gets none.
 PAIRS = ([0, 1, 2, 1, 3, 4, 2], [1] * 7)
 SEVERAL = ([0, 1, 2, 3, 4, 5, 6], [1, 3, 2, 1, 2, 3, 1])
 FEW = ([5, 1, 2], [1] * 3)
@@ -51,7 +52,7 @@ CASES = {
     **{f"{name}-few": (config, FEW) for name, config in PAIR_LOSSES.items()},
     **{f"{name}-few": (config, FEW_SEVERAL) for name, config in LOSSES.items()},
 }
-# DDP in one of them: its imports alone take seconds in each process.
+# DDP for one world size only: its imports take seconds in each process.
 WAYS = {1: ["sum", "cached"], 2: ["sum", "cached", "ddp"], 4: ["sum", "cached"]}
 
 
@@ -77,22 +78,22 @@ class Model(nn.Module):
         )
 
 
-def share(counts):
-    """This process's images and texts of a batch: consecutive, as even as can be."""
+def local_slices(counts):
+    """This process's slices of a batch's images and texts."""
     bounds = [len(counts) * number // world_size() for number in (rank(), rank() + 1)]
     return slice(*bounds), slice(*(sum(counts[:bound]) for bound in bounds))
 
 
 def measure(config, rows, way):
-    """Loss and gradients of the whole batch, from this process's share of it."""
+    """Loss and gradients of the whole batch, from this process's part of it."""
     ids, counts = rows
     generator = torch.Generator().manual_seed(1)
     pixels, tokens = (
         torch.randn(n, d, generator=generator, dtype=torch.float64) for n, d in ((len(ids), 5), (sum(counts), 6))
     )
     ids = torch.tensor(ids)
-    image_rows, text_rows = share(counts)
-    mine = {
+    image_rows, text_rows = local_slices(counts)
+    rest = {
         "image_id_B": ids[image_rows],
         "text_id_T": ids.repeat_interleave(torch.tensor(counts))[text_rows],
         "image_start": image_rows.start,
@@ -101,19 +102,19 @@ def measure(config, rows, way):
     model, loss = Model(bias=config.kind == "siglip"), build_loss(config)
 
     def loss_of(image, text, scale, bias):
-        own = Batch(image, text, **mine)
-        return loss(own, gather(own), scale, bias)
+        local = Batch(image, text, **rest)
+        return loss(local, gather(local), scale, bias)
 
     if way == "ddp":
-        call = nn.parallel.DistributedDataParallel(model)  # its hooks go with it: a name until after the backward pass
+        call = nn.parallel.DistributedDataParallel(model)  # kept until after the backward pass, for its hooks
         value = loss_of(*call(pixels[image_rows], tokens[text_rows]))
-        (value * world_size()).backward()  # it takes the mean over processes
+        (value * world_size()).backward()  # DDP takes the mean over processes
     elif way == "cached":
         value = grad_cache.backward(
             pixels[image_rows].split(2),
             tokens[text_rows].split(2),
-            lambda chunk: model.encode("image", chunk),
-            lambda chunk: model.encode("text", chunk),
+            lambda inputs: model.encode("image", inputs),
+            lambda inputs: model.encode("text", inputs),
             lambda image, text: loss_of(image, text, model.log_scale.exp(), model.bias),
         )
     else:
@@ -124,17 +125,17 @@ def measure(config, rows, way):
     value = value.detach()
     if dist.is_initialized():
         dist.all_reduce(value)
-    gradients = {name: each.grad.tolist() for name, each in model.named_parameters()}
+    gradients = {name: param.grad.tolist() for name, param in model.named_parameters()}
     return {"loss": value.item(), "gradients": gradients}
 
 
 # ---------------------------------------------------------------- in one process
 
 
-def test_alone_gather_gives_the_same_batch_and_sums_nothing():
-    own = Batch(torch.ones(2, 3), torch.ones(3, 3), torch.arange(2), torch.tensor([0, 0, 1]))
+def test_one_process_gathers_its_own_batch_and_sums_nothing():
+    local = Batch(torch.ones(2, 3), torch.ones(3, 3), torch.arange(2), torch.tensor([0, 0, 1]))
     assert (world_size(), rank()) == (1, 0)
-    assert gather(own) is own
+    assert gather(local) is local
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 2.0])
     sum_gradients([parameter, nn.Parameter(torch.ones(2))])
@@ -145,8 +146,8 @@ def test_alone_gather_gives_the_same_batch_and_sums_nothing():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """world size -> what each of its processes found."""
+def results(tmp_path_factory):
+    """results(world) -> the results of each process."""
     kept = {}
 
     def of(world):
@@ -178,11 +179,11 @@ def run(world, folder):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradients_are_those_of_one_process(world, case, found):
+def test_loss_and_gradients_are_those_of_one_process(world, case, results):
     wanted = measure(*CASES[case], "sum")
     assert {"image.0.weight", "text.2.bias", "log_scale"} <= wanted["gradients"].keys()
     assert ("bias" in wanted["gradients"]) == case.startswith("siglip")
-    for process in found(world):
+    for process in results(world):
         for way in WAYS[world]:
             got = process["cases"][case][way]
             assert got["loss"] == pytest.approx(wanted["loss"], rel=1e-9), way
@@ -198,25 +199,25 @@ def test_loss_and_gradients_are_those_of_one_process(world, case, found):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_everyone_has_all_rows_in_the_order_of_ranks(world, found):
-    for number, process in enumerate(found(world)):
+def test_every_process_gets_all_rows_in_the_order_of_ranks(world, results):
+    for number, process in enumerate(results(world)):
         ids = [10 * other + row for other in range(world) for row in range(other)]
         assert process["rows"]["image_id"] == process["rows"]["image"] == ids
         assert process["rows"]["text_id"] == process["rows"]["text"] == [i for i in ids for _ in range(2)]
-        # Each process asked for the sum of everyone's rows, weighted by its own rank plus one.
+        # Each process's loss is the sum of all rows, weighted by its rank plus one.
         assert process["rows"]["gradient"] == [sum(range(1, world + 1))] * number
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_rows_that_overlap_stop_every_process(world, found):
-    for process in found(world):
+def test_rows_that_overlap_stop_every_process(world, results):
+    for process in results(world):
         assert "process 1 of" in process["overlap"] and "begin at image 0 and text 0" in process["overlap"]
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_sums_of_gradients_that_only_some_have(world, found):
+def test_sums_of_gradients_that_only_some_have(world, results):
     total = sum(range(1, world + 1))
-    for process in found(world):
+    for process in results(world):
         assert process["sums"] == {
             "everywhere": [[float(total)] * 3] * 2,
             "only_first": [1.0] * 40,
@@ -230,20 +231,20 @@ def test_sums_of_gradients_that_only_some_have(world, found):
 # ---------------------------------------------------------------- what each process runs
 
 
-def rows_of_everyone():
-    """Process n has n images, of two texts each."""
+def gathered_rows():
+    """Gather from processes of which number n has n images with two texts each."""
     number = rank()
     ids = 10 * number + torch.arange(number)
     start = sum(range(number))
     image = ids[:, None].double().requires_grad_()
     text = ids.repeat_interleave(2)[:, None].double()
-    everyone = gather(Batch(image, text, ids, ids.repeat_interleave(2), start, 2 * start))
-    ((number + 1) * everyone.image_BD.sum()).backward()
+    full = gather(Batch(image, text, ids, ids.repeat_interleave(2), start, 2 * start))
+    ((number + 1) * full.image_BD.sum()).backward()
     return {
-        "image": everyone.image_BD.flatten().tolist(),
-        "text": everyone.text_TD.flatten().tolist(),
-        "image_id": everyone.image_id_B.tolist(),
-        "text_id": everyone.text_id_T.tolist(),
+        "image": full.image_BD.flatten().tolist(),
+        "text": full.text_TD.flatten().tolist(),
+        "image_id": full.image_id_B.tolist(),
+        "text_id": full.text_id_T.tolist(),
         "gradient": image.grad.flatten().tolist(),
     }
 
@@ -269,10 +270,10 @@ def sums():
         named["only_first"].grad = torch.ones(40)
     sum_gradients(named.values())
     last = named.pop("channels_last").grad
-    found = {name: each.grad if each.grad is None else each.grad.tolist() for name, each in named.items()}
+    results = {name: param.grad if param.grad is None else param.grad.tolist() for name, param in named.items()}
     total = sum(range(1, world_size() + 1))
-    whole = bool((last == total).all()) and last.is_contiguous(memory_format=torch.channels_last)
-    return {**found, "channels_last": whole}
+    equal = bool((last == total).all()) and last.is_contiguous(memory_format=torch.channels_last)
+    return {**results, "channels_last": equal}
 
 
 def main(number, world, folder):
@@ -282,10 +283,10 @@ def main(number, world, folder):
         "gloo", init_method=f"file://{folder}/store", rank=number, world_size=world, timeout=timedelta(seconds=60)
     )
     assert (rank(), world_size()) == (number, world)
-    found = {"cases": {name: {way: measure(*case, way) for way in WAYS[world]} for name, case in CASES.items()}}
+    results = {"cases": {name: {way: measure(*case, way) for way in WAYS[world]} for name, case in CASES.items()}}
     if world > 1:
-        found |= {"rows": rows_of_everyone(), "overlap": overlap(), "sums": sums()}
-    (folder / f"{number}.json").write_text(json.dumps(found))
+        results |= {"rows": gathered_rows(), "overlap": overlap(), "sums": sums()}
+    (folder / f"{number}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 

@@ -42,19 +42,19 @@ def stage(prepared, make_recipe, tmp_path):
 
 
 def test_two_processes_train_the_model_of_one(stage, no_dropout):
-    # Batches of 15: an odd share. Augmentation must not depend on the number of processes either.
+    # Batches of 15 do not divide evenly. Augmentation must not depend on the number of processes either.
     changes = no_dropout | {
         "loss": {"kind": "multi_positive"},
         "train.captions_per_image": 2,
         "train.augment": {"flip": 0.5, "word_dropout": 0.2},
     }
-    (table, weights), (found_table, found) = (results(stage(devices, changes)) for devices in (1, 2))
-    for expected, row in zip(table, found_table, strict=True):
+    (table, weights), (actual_table, actual) = (results(stage(devices, changes)) for devices in (1, 2))
+    for expected, row in zip(table, actual_table, strict=True):
         for name in ("train_loss", "val_loss", "temperature"):
             assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3), name
-    assert found.keys() == weights.keys()
+    assert actual.keys() == weights.keys()
     for name, value in weights.items():
-        assert (value - found[name]).abs().max() < 1e-3, name
+        assert (value - actual[name]).abs().max() < 1e-3, name
 
 
 def results(folder: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:

@@ -1,6 +1,6 @@
 """Training steps in one, two and four processes: they take the step that one process takes.
 
-All processes come from one script (see the end), forked once torch is imported, and write what they found.
+All processes run this file as a script (see the end), forked once torch is imported, and write their results.
 """
 
 import copy
@@ -24,7 +24,7 @@ from clipline.data.prepared import Prepared
 from clipline.model.clip import build_model
 from clipline.train.batches import Batches
 from clipline.train.distributed.gather import rank, world_size
-from clipline.train.distributed.processes import total
+from clipline.train.distributed.processes import all_reduce_sum
 from clipline.train.loop import Trainer
 from clipline.train.phases import PhaseTimer
 from clipline.train.state import CheckpointManager
@@ -42,38 +42,38 @@ PLAIN = {
     "train.epochs": STEPS,
     "train.captions": "random",
     "train.captions_per_image": 2,
-    # Some gradients are zero but for rounding (attention does not need a bias of keys): AdamW should not enlarge them.
+    # Some gradients are zero except for rounding, such as that of the keys' bias: AdamW should not amplify them.
     "train.optimizer.eps": 1e-3,
 }
 THAWING = {"image": [{"share": 0.5, "epochs": 1}], "text": [{"share": 1.0, "epochs": 1}]}
-# A CNN from scratch has running statistics of 0 and 1: a frozen norm is then a mere scale, which is enough here.
+# A CNN from scratch has running statistics of 0 and 1: a frozen norm only scales, which is enough here.
 NORMS = {"image": {"tower": "timm", "name": "test_resnet.r160_in1k", "weights": "random", "trainable": True}}
 FROZEN = NORMS | {"train.batch_norm": "frozen"}
 CASES = {
     "plain": {},
-    "chunks": {"train.micro_batch_size": 3},
-    # Of seven images one of two processes has four chunks and the other three.
-    "chunks of one": {"train.micro_batch_size": 1},
-    "thawing in chunks": {"train.micro_batch_size": 2, "train.freeze": THAWING},
+    "micro-batches": {"train.micro_batch_size": 3},
+    # Of seven images one of two processes has four micro-batches and the other three.
+    "micro-batches of one": {"train.micro_batch_size": 1},
+    "thawing in micro-batches": {"train.micro_batch_size": 2, "train.freeze": THAWING},
     "thawing": {"train.freeze": THAWING, "train.grad_clip": 0.01, "train.ema": 0.9}
     | {"train.optimizer.layer_decay": {"image": 0.5}},
     "checkpointing": {"train.grad_checkpointing": True, "loss": {"kind": "siglip"}},
     "a frozen tower": {"text.trainable": False},
     "frozen norms": FROZEN,
-    "frozen norms in chunks": FROZEN | {"train.micro_batch_size": 3},
-    "frozen norms in chunks of one": FROZEN | {"train.micro_batch_size": 1},
+    "frozen norms in micro-batches": FROZEN | {"train.micro_batch_size": 3},
+    "frozen norms in micro-batches of one": FROZEN | {"train.micro_batch_size": 1},
     "norms": NORMS,
 }
 # A case and a number of processes.
 RUNS = [(case, world) for case in CASES for world in (1, 2)]
-RUNS += [(case, 4) for case in ("plain", "chunks", "thawing")]
-KEPT = {}
+RUNS += [(case, 4) for case in ("plain", "micro-batches", "thawing")]
+CACHE = {}
 
 
 @pytest.fixture
-def found(prepared, make_recipe, tmp_path_factory):
-    """The folder in which the first process of each run left what it found: tensors by name."""
-    if not KEPT:
+def output(prepared, make_recipe, tmp_path_factory):
+    """The folder with the results of the first process of each run, tensors by name."""
+    if not CACHE:
         folder = tmp_path_factory.mktemp("steps")
         for name, changes in CASES.items():
             (folder / f"{name}.json").write_text(make_recipe(PLAIN | changes).model_dump_json())
@@ -82,51 +82,51 @@ def found(prepared, make_recipe, tmp_path_factory):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
-        KEPT["folder"] = folder
-    return KEPT["folder"]
+        CACHE["folder"] = folder
+    return CACHE["folder"]
 
 
-def assert_close(found, wanted, rtol, atol):
-    assert found.keys() == wanted.keys()
+def assert_close(actual, wanted, rtol, atol):
+    assert actual.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(
-            found[name], value, rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}", equal_nan=True
+            actual[name], value, rtol=rtol, atol=atol, msg=lambda text, at=name: f"{at}: {text}", equal_nan=True
         )
 
 
 @pytest.mark.parametrize(("case", "world"), [run for run in RUNS if run[1] > 1 and run[0] != "norms"])
-def test_losses_gradients_and_weights_are_those_of_one_process(found, case, world):
-    """Over two steps, of which each begins an epoch."""
-    wanted = load_file(found / f"{case}-1.safetensors")
-    assert_close(load_file(found / f"{case}-{world}.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+def test_losses_gradients_and_weights_are_those_of_one_process(output, case, world):
+    """Over two steps, each of which begins an epoch."""
+    wanted = load_file(output / f"{case}-1.safetensors")
+    assert_close(load_file(output / f"{case}-{world}.safetensors"), wanted, rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", ["chunks", "chunks of one", "frozen norms in chunks", "frozen norms in chunks of one"])
-def test_chunks_change_nothing_either(found, case):
-    wanted = load_file(found / f"{case.partition(' in ')[0].replace(case, 'plain')}-1.safetensors")
-    assert_close(load_file(found / f"{case}-1.safetensors"), wanted, rtol=1e-9, atol=1e-13)
+@pytest.mark.parametrize("case", [case for case in CASES if "micro" in case and "thawing" not in case])
+def test_micro_batches_change_nothing(output, case):
+    wanted = load_file(output / f"{case.partition(' in ')[0].replace(case, 'plain')}-1.safetensors")
+    assert_close(load_file(output / f"{case}-1.safetensors"), wanted, rtol=1e-9, atol=1e-13)
 
 
-def test_there_is_something_to_compare(found):
-    thawing = load_file(found / "thawing-1.safetensors")
+def test_there_is_something_to_compare(output):
+    thawing = load_file(output / "thawing-1.safetensors")
     deep = [name for name in thawing if name.startswith("gradient.") and "blocks.0.attn.qkv.weight" in name]
     assert deep == ["gradient.1.image_tower.net.blocks.0.attn.qkv.weight"]
-    squares = sum(each.square().sum() for name, each in thawing.items() if name.startswith("gradient.1."))
+    squares = sum(tensor.square().sum() for name, tensor in thawing.items() if name.startswith("gradient.1."))
     assert squares.sqrt().item() == pytest.approx(0.01, rel=1e-3)
-    norms = load_file(found / "frozen norms-1.safetensors")
-    assert any("gradient.0.image_tower.net.bn1.weight" in name and each.any() for name, each in norms.items())
+    norms = load_file(output / "frozen norms-1.safetensors")
+    assert any("gradient.0.image_tower.net.bn1.weight" in name and tensor.any() for name, tensor in norms.items())
 
 
-def test_norms_follow_the_first_share_where_processes_have_their_own(found):
-    """Batch norm as it is: other embeddings and another loss than one process's, and statistics of a share."""
-    one, two = (load_file(found / f"norms-{world}.safetensors") for world in (1, 2))
+def test_batch_norm_follows_the_first_process(output):
+    """With `batch`, the loss differs from that of one process, and the statistics are those of a part of the batch."""
+    one, two = (load_file(output / f"norms-{world}.safetensors") for world in (1, 2))
     assert abs(two["loss.0"] - one["loss.0"]) > 1e-6
     name = "buffer.image_tower.net.bn1.running_mean"
     assert not torch.allclose(two[name], one[name], rtol=1e-3)
     torch.testing.assert_close(two[name], one["of the first three"], rtol=1e-9, atol=1e-13)
 
 
-# ---------------------------------------------------------------- a whole training
+# ---------------------------------------------------------------- trainings
 
 TRAINED = {
     "train.epochs": 2,
@@ -140,29 +140,29 @@ TRAINED = {
 }
 
 
-def test_a_training_in_two_processes_ends_in_the_model_of_one(found):
-    one, two = (load_file(found / f"trained-{world}-first.safetensors") for world in (1, 2))
+def test_a_training_in_two_processes_ends_in_the_model_of_one(output):
+    one, two = (load_file(output / f"trained-{world}-first.safetensors") for world in (1, 2))
     assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_training_that_was_cut_off_ends_in_the_very_same_weights(found, world):
-    first, resumed = (load_file(found / f"trained-{world}-{name}.safetensors") for name in ("first", "resumed"))
+def test_a_resumed_training_ends_in_the_same_weights(output, world):
+    first, resumed = (load_file(output / f"trained-{world}-{name}.safetensors") for name in ("first", "resumed"))
     assert_close(resumed, first, rtol=0, atol=0)
-    rows = [json.loads((found / f"trained-{world}-{name}.json").read_text()) for name in ("first", "resumed")]
+    rows = [json.loads((output / f"trained-{world}-{name}.json").read_text()) for name in ("first", "resumed")]
     assert rows[0] == rows[1]
 
 
-def test_the_state_is_the_file_that_one_process_writes(found):
-    one, two = (load_file(found / f"trained-{world}-state.safetensors") for world in (1, 2))
+def test_the_state_is_the_file_that_one_process_writes(output):
+    one, two = (load_file(output / f"trained-{world}-state.safetensors") for world in (1, 2))
     own = {name for name in two if name.startswith("random.1.")}
-    two = {name: each for name, each in two.items() if name not in own}
+    two = {name: tensor for name, tensor in two.items() if name not in own}
     assert own and two.keys() == one.keys()
     assert {name.partition(".")[0] for name in one} >= {"model", "best", "optimizer", "average", "random"}
-    assert all(two[name].shape == each.shape and two[name].dtype == each.dtype for name, each in one.items())
+    assert all(two[name].shape == tensor.shape and two[name].dtype == tensor.dtype for name, tensor in one.items())
     assert_close(
-        {name: each for name, each in two.items() if name.startswith(("model.", "average."))},
-        {name: each for name, each in one.items() if name.startswith(("model.", "average."))},
+        {name: tensor for name, tensor in two.items() if name.startswith(("model.", "average."))},
+        {name: tensor for name, tensor in one.items() if name.startswith(("model.", "average."))},
         rtol=1e-3,
         atol=1e-5,
     )
@@ -172,7 +172,7 @@ def test_the_state_is_the_file_that_one_process_writes(found):
 
 
 def take_steps(recipe, data):
-    """Some steps in float64 -> all that came of them."""
+    """Take some steps in float64. Returns losses, gradients, weights and buffers."""
     torch.manual_seed(0)
     model, split = build_model(recipe, data.vocab_size).double(), data.split("train")
     features = {}
@@ -180,50 +180,50 @@ def take_steps(recipe, data):
         features["text"] = torch.randn(len(split.captions), model.text_tower.width, dtype=torch.float64)
     batches = Batches(split, features, CPU)
     step = Step(model, recipe, batches, STEPS, PhaseTimer(CPU), 0)
-    found = {}
+    output = {}
     if world_size() == 1 and recipe.train.batch_norm == "batch" and recipe.image.tower == "timm":
         alone = copy.deepcopy(model.image_tower)
         alone(batches.images(np.arange(3)))
-        found["of the first three"] = alone.net.bn1.running_mean
+        output["of the first three"] = alone.net.bn1.running_mean
     for number in range(STEPS):
         step.begin(number + 1)
         # Seven do not divide by two or four.
         images = np.arange(7 * number, 7 * number + 7)
         captions = np.concatenate([np.flatnonzero(split.caption_image == image) for image in images])
-        found[f"loss.{number}"] = total(step(images, captions))
-        found |= {f"buffer.{name}": each.clone() for name, each in model.named_buffers() if number == 0}
-        gradients = {name: each.grad for name, each in step.parameters.items() if each.grad is not None}
-        found |= {f"gradient.{number}.{name}": each for name, each in contiguous(gradients).items()}
-    found |= {f"weight.{name}": each for name, each in contiguous(step.parameters).items()}
+        output[f"loss.{number}"] = all_reduce_sum(step(images, captions))
+        output |= {f"buffer.{name}": tensor.clone() for name, tensor in model.named_buffers() if number == 0}
+        gradients = {name: param.grad for name, param in step.parameters.items() if param.grad is not None}
+        output |= {f"gradient.{number}.{name}": tensor for name, tensor in contiguous(gradients).items()}
+    output |= {f"weight.{name}": tensor for name, tensor in contiguous(step.parameters).items()}
     if step.average:
-        found |= {f"average.{name}": each for name, each in contiguous(step.average.weights).items()}
-    return found
+        output |= {f"average.{name}": tensor for name, tensor in contiguous(step.average.weights).items()}
+    return output
 
 
 def contiguous(tensors):
-    return {name: each.detach().clone(memory_format=torch.contiguous_format) for name, each in tensors.items()}
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def train(recipe, data, folder):
-    """Train to the end; then go on from the state before the last as if that had been the end."""
+    """Train to the end; then resume from the last state but one."""
     states = folder / f"states-{world_size()}"
     for name in ("first", "resumed"):
-        keeper = CheckpointManager(states)
+        checkpoints = CheckpointManager(states)
         trainer = Trainer(
             recipe,
             data,
             seed=0,
             device=CPU,
             cache=folder / "cache",
-            keeper=None if rank() else keeper,
-            state=keeper.newest(),
+            checkpoints=None if rank() else checkpoints,
+            state=checkpoints.newest(),
             save_every=3,
         )
         assert (trainer.step.number == 0) == (name == "first")
         rows = []
         trainer.fit(lambda row, when, rows=rows: rows.append([row["train_loss"], row["val_loss"]]))
         if not rank():
-            weights = {key: each.contiguous() for key, each in trainer.model.state_dict().items()}
+            weights = {key: tensor.contiguous() for key, tensor in trainer.model.state_dict().items()}
             save_file(weights, folder / f"trained-{world_size()}-{name}.safetensors")
             (folder / f"trained-{world_size()}-{name}.json").write_text(json.dumps(rows))
             *_, last = sorted(states.iterdir())

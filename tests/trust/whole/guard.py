@@ -1,4 +1,4 @@
-"""Put into every Python of the run as `sitecustomize`: whoever unpickles is written down, and refused.
+"""Put into every Python of the run as `sitecustomize`: every attempt to unpickle is recorded and refused.
 
 CLIPLINE_GUARD names a folder: `started-<pid>` says that a process had the guard, `attempts` what was tried.
 """
@@ -27,7 +27,7 @@ def caller() -> str:
 
 
 def refuse(what: str) -> None:
-    """Write it down, and raise."""
+    """Record the attempt, and raise."""
     where = caller()
     if where.split(":")[0].split(".")[0] in OWN:
         return
@@ -87,7 +87,7 @@ def guard_torch() -> None:
 
 
 def audit(event: str, arguments: tuple) -> None:
-    """Python's own notice, which no unpickler written in C gets around."""
+    """Python's audit event, which unpicklers written in C raise too."""
     if event == "pickle.find_class":
         refuse(f"find_class {arguments[0]}.{arguments[1]}")
 

@@ -1,4 +1,4 @@
-"""The whole of it, as processes of its own: stages, a kill, promotion, embedding, search.
+"""The whole pipeline as real processes: stages, a kill, promotion, embedding, search.
 
 In these processes nothing may unpickle, and secrets are planted in their environment and in the tracking server's
 address: none may turn up in any file or output. A run takes minutes: `make test-pipeline`.
@@ -35,7 +35,7 @@ CHAMPION = "models:/clipline@champion"
 
 
 class Whole:
-    """A repository whose processes are guarded. said: all output so far, by command."""
+    """A repository whose processes are guarded. output: all output so far, by command."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.repository = make_repository(folder / "clipline")
@@ -54,7 +54,7 @@ class Whole:
                 "OMP_NUM_THREADS": "1",
             }
         )
-        self.said: dict[str, str] = {}
+        self.output: dict[str, str] = {}
         self.kept = [self.folder, server.folder]
 
     def start(self, *command: str) -> subprocess.Popen:
@@ -67,8 +67,8 @@ class Whole:
         process = self.start(*command)
         out, _ = process.communicate(timeout=600)
         # What is asked for may hold the address itself.
-        key = f"{len(self.said):02d} {' '.join(command)}".replace(IN_ADDRESS, "...")
-        self.said[key] = out
+        key = f"{len(self.output):02d} {' '.join(command)}".replace(IN_ADDRESS, "...")
+        self.output[key] = out
         assert process.returncode == code, f"{key}: {process.returncode}\n{out[-3000:]}\n{self.attempts()}"
         return out
 
@@ -79,7 +79,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, migrated):  # noqa: F811
-    """Everything has run."""
+    """The repository after all commands have run."""
     folder = tmp_path_factory.mktemp("whole")
     server = Server(tmp_path_factory.mktemp("server"), migrated)
     server.start()
@@ -122,7 +122,7 @@ def kill_training(one: Whole) -> None:
         assert time.monotonic() < until and process.poll() is None, process.communicate()[0][-2000:]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    one.said["killed"], _ = process.communicate(timeout=120)
+    one.output["killed"], _ = process.communicate(timeout=120)
     assert process.returncode != 0 and not (one.folder / "models/checkpoint").exists()
 
 
@@ -131,7 +131,7 @@ def test_every_process_was_guarded(whole):
     commands = ("promote", "embed", "search", "doctor", "runs", "sync")
     for name in (*(f"stages.{stage}" for stage in STAGES), *(f"clipline {command}" for command in commands)):
         assert name in started
-    assert "going on" in whole.said[next(key for key in whole.said if "stages.train" in key)]
+    assert "going on" in whole.output[next(key for key in whole.output if "stages.train" in key)]
 
 
 def test_nothing_was_unpickled(whole):
@@ -162,7 +162,7 @@ def test_no_pickle_lies_in_what_was_made(whole):
 
 
 def test_no_secret_in_what_was_said(whole):
-    leaks = {key: line for key, said in whole.said.items() for line in said.splitlines() if MARK in line}
+    leaks = {key: line for key, output in whole.output.items() for line in output.splitlines() if MARK in line}
     assert leaks == {}
 
 

@@ -18,4 +18,4 @@ class Files:
 
     def __iter__(self) -> Iterator[FileItem]:
         for path, name in self._names:
-            yield FileItem(path, self._folder / name)
+            yield FileItem(path, str(self._folder / name))

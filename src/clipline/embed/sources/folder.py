@@ -60,7 +60,7 @@ class Folder:
             elif isinstance(name, Failure):
                 yield name
             elif not name.endswith("/"):
-                yield FileItem(level.prefix + name, Path(_below(level.folder, name)))
+                yield FileItem(level.prefix + name, _below(level.folder, name))
             elif self._filter.enters(level.prefix + name):
                 walked.append(self._level(level.prefix + name, _below(level.folder, name[:-1]), level.closed))
 

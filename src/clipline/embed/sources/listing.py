@@ -146,7 +146,7 @@ class Paths:
         if path.is_absolute():
             top = next((top for top in self._tops if path.is_relative_to(top)), None)
             path = path.relative_to(top) if top else path
-        return FileItem(to_text(str(path)), self._folder / path)
+        return FileItem(to_text(str(path)), str(self._folder / path))
 
 
 def check_file(file: Path, what: str) -> None:
