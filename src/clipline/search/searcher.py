@@ -90,7 +90,7 @@ class Searcher:
         images with a lower score are left out. Raises UsageError for an empty text, CliplineError for an image that
         cannot be read.
         """
-        vectors = encode.subtract_mean(self._embed(queries), encode.embed_texts(self.model, without))
+        vectors = encode.subtract_mean(self._embed(queries), encode.embed_texts(self.model, without, "text of --not"))
         texts = [query for query in (*queries, *without) if isinstance(query, str)]
         notes = self.model.cut_notes(texts)
         answers = []
