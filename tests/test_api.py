@@ -1,5 +1,6 @@
 """Clip in Python does what the commands do, on the same model, and imports nothing before it is used."""
 
+import io
 import json
 import subprocess
 import sys
@@ -50,8 +51,90 @@ def test_embeddings(clip, workspace):
     assert np.allclose(clip.embed_images([Image.open(files[0]), str(files[0])]), images[[0, 0]])
     with pytest.raises(CliplineError, match=r"none\.png: no such file"):
         clip.embed_images([*files, workspace / "none.png"])
-    with pytest.raises(UsageError, match="query is empty"):
+    with pytest.raises(UsageError, match="text 1 is empty"):
         clip.embed_texts(["red", " "])
+
+
+def test_what_a_picture_may_be(clip, workspace):
+    """Bytes, files, arrays and Pillow's images, one or several, are what their file is."""
+    path = workspace / "photos" / "red.png"
+    data, pixels = path.read_bytes(), np.asarray(Image.open(path))
+    expected = clip.embed_images(path)
+    assert expected.shape == (1, 3)
+    used = io.BytesIO(data)
+    used.read()
+    for image in (str(path), data, bytearray(data), memoryview(data), used, Image.open(path), pixels):
+        assert np.array_equal(clip.embed_images(image), expected)
+        assert np.array_equal(clip.embed_images([image]), expected)
+        assert clip.classify(image, ["green", "red"])[0][0][0] == "red"
+        assert clip.match(image, ["green", "red"]).argmax() == 1
+        if not isinstance(image, str):  # a text
+            assert clip.search(workspace / "index", image)[0][0].path == "red.png"
+    with path.open("rb") as file:
+        assert np.array_equal(clip.embed_images(file), expected)
+    for images in (np.stack([pixels] * 2), np.array([str(path)] * 2), (path for _ in range(2)), (path, data)):
+        assert np.array_equal(clip.embed_images(images), expected[[0, 0]])
+    assert clip.search(workspace / "index", [data, "blue"])[1][0].path == "blue.png"
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (None, "an image is .* not NoneType"),
+        ({"bytes": b""}, "an image is .* not dict"),
+        (["{path}", None], "image 1: an image is .* not NoneType"),
+        ([7], "image 0: .* not int"),
+        (np.zeros((9, 9), np.uint8), r"image 0: .* not an array uint8 \[9\]"),
+        (np.zeros((9, 9, 4), np.uint8), r"image 0: .* not an array uint8 \[9, 9, 4\]"),
+        (np.zeros((9, 9, 3), np.float32), r"image 0: .* not an array float32 \[9, 9, 3\]"),
+        ([io.StringIO("text")], "image 0: .* not str"),
+    ],
+)
+def test_what_no_picture_is(clip, workspace, images, words):
+    if isinstance(images, list):
+        images = [str(workspace / "photos" / "red.png") if image == "{path}" else image for image in images]
+    with pytest.raises(TypeError, match=words) as caught:
+        clip.embed_images(images)
+    assert isinstance(caught.value, UsageError)
+
+
+def test_what_a_text_may_be(clip, workspace):
+    expected = clip.embed_texts(["red", "green"])
+    names = ["red", "green"]
+    for texts in (np.array(names), np.array(names, object), tuple(names), iter(names)):
+        assert np.array_equal(clip.embed_texts(texts), expected)
+    assert np.array_equal(clip.embed_texts("red"), expected[:1])
+    results = clip.search(workspace / "index", np.array(["red", "green"]), n=1)
+    assert [best.path for (best,) in results] == ["red.png", "green.png"]
+    assert clip.classify(workspace / "photos" / "red.png", np.array(["red", "green"]))[0][0][0] == "red"
+    for texts, words in [
+        ([None], "the text is of type NoneType"),
+        (["red", 7], "text 1 is of type int"),
+        (["red", b"green"], "text 1 is of type bytes"),
+        (None, "texts are str or a list of them, and not NoneType"),
+        (b"red", "not bytes"),
+    ]:
+        with pytest.raises(TypeError, match=words) as caught:
+            clip.embed_texts(texts)
+        assert isinstance(caught.value, UsageError)
+    picture = workspace / "photos" / "red.png"
+    lone = "caf\udce9"
+    for call, words in [
+        (lambda: clip.embed_texts(["red", lone]), r"text 1 is not valid text: 'caf"),
+        (lambda: clip.search(workspace / "index", lone), "the text is not valid text"),
+        (lambda: clip.search(workspace / "index", "red", without=[lone]), "text of `without` is not valid text"),
+        (lambda: clip.search(workspace / "index", [None]), r"an embedding here is \[3\]"),
+        (
+            lambda: clip.search(workspace / "index", [object()]),
+            "a query is a text, an image or .* not object",
+        ),
+        (lambda: clip.classify(picture, ["red", lone]), "label 1 is not valid text"),
+        (lambda: clip.classify(picture, ["red", "green"], ["a {}", lone]), "template 1 is not valid text"),
+        (lambda: clip.classify(picture, ["red", None]), "label 1 is of type NoneType"),
+        (lambda: clip.match(picture, ["red", lone]), "caption 1 is not valid text"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            call()
 
 
 def test_a_folder_is_embedded_and_then_passed_over(clip, workspace, tmp_path):

@@ -15,26 +15,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
 
-from clipline.errors import UsageError
+from clipline.errors import KindError, UsageError
+from clipline.image import Picture, as_pictures, is_picture
 from clipline.registry import model_folder
 from clipline.runtime.bundle import PrecisionChoice
 from clipline.runtime.model import OnnxModel
 from clipline.search import encode
 from clipline.search.index import Index
 from clipline.search.searcher import Result, Searcher
+from clipline.utils.texts import as_texts
 
 if TYPE_CHECKING:
     from clipline.embed.summary import Summary
 
-ImageInput = Path | str | Image.Image
-"""An image file, or an image that Pillow has opened."""
-Query = str | Path | Image.Image | np.ndarray
-"""A text (str), an image file (Path), a Pillow image, or an embedding [dim]."""
+ImageInput = Picture
+"""An image file's path or bytes, a binary file, an array uint8 [H, W, 3], or an image that Pillow has opened."""
+Query = Picture
+"""A text (str), an image of any other kind (the path of its file as a Path), or an embedding, an array [dim]."""
 
 
 class Clip:
@@ -67,13 +68,16 @@ class Clip:
         """Only embeddings with the same model_id may be compared."""
         return self._model.model_id
 
-    def embed_images(self, images: Sequence[ImageInput]) -> np.ndarray:
-        """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read."""
-        return encode.embed_images(self._model, _as_list(images), self._threads)
+    def embed_images(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
+        """float32 [n, dim], L2-normalised. Raises CliplineError, which names the image, for one that cannot be read.
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, dim], L2-normalised. Raises UsageError for an empty text."""
-        return encode.embed_texts(self._model, _as_list(texts))
+        What is no image at all, such as None, is a KindError, which is a UsageError and a TypeError.
+        """
+        return encode.embed_images(self._model, images, self._threads)
+
+    def embed_texts(self, texts: str | Sequence[str]) -> np.ndarray:
+        """float32 [n, dim], L2-normalised. Raises UsageError, which names the text, for one that is empty or no str."""
+        return encode.embed_texts(self._model, texts, "text")
 
     def embed_folder(
         self, images: str | Path, out: str | Path, *, prune: bool = False, overwrite: bool = False
@@ -113,9 +117,10 @@ class Clip:
         damaged.
         """
         searcher = self._searcher(Path(folder), approximate, Path(root) if root else None)
-        queries = [self._vector(one) for one in _as_list(query)]
+        is_vector = isinstance(query, np.ndarray) and query.dtype.kind in "biuf" and query.ndim == 1
+        queries = [self._vector(one) for one in ([query] if is_vector else as_pictures(query))]
         vectors = np.concatenate([np.empty((0, self.dim), np.float32), *queries])
-        vectors = encode.subtract_mean(vectors, encode.embed_texts(self._model, _as_list(without)))
+        vectors = encode.subtract_mean(vectors, encode.embed_texts(self._model, without, "text of `without`"))
         return [searcher.results(hits, min_score) for hits in searcher.hits(vectors, n, [])]
 
     def classify(
@@ -132,7 +137,7 @@ class Clip:
         """
         from clipline.classify import zeroshot
 
-        labels = _as_list(labels)
+        labels = as_texts(labels, "label")
         classes = zeroshot.class_vectors(self._model, labels, templates)
         shares = zeroshot.probabilities(self.embed_images(images), classes, zeroshot.logit_scale(self._model))
         return zeroshot.top_labels(labels, shares, top)
@@ -141,15 +146,18 @@ class Clip:
         """How likely each caption is for the image, among `captions`: float32 [captions], sums to 1."""
         from clipline.classify import zeroshot
 
-        return zeroshot.caption_probabilities(self._model, self.embed_images([image]), _as_list(captions))[0]
+        return zeroshot.caption_probabilities(self._model, self.embed_images([image]), captions)[0]
 
     def _vector(self, query: Query) -> np.ndarray:
         """float32 [1, dim], L2-normalised."""
         if isinstance(query, str):
             return self.embed_texts([query])
-        if isinstance(query, Path | Image.Image):
+        if is_picture(query):
             return self.embed_images([query])
-        vector = np.asarray(query, np.float32)
+        try:
+            vector = np.asarray(query, np.float32)
+        except (TypeError, ValueError):
+            raise KindError(f"a query is a text, an image or an embedding, and not {type(query).__name__}") from None
         norm = np.linalg.norm(vector)
         if vector.shape != (self.dim,) or not np.isfinite(norm) or not norm:
             raise UsageError(f"a query of shape {list(vector.shape)}: an embedding here is [{self.dim}], and not zero")
@@ -161,10 +169,3 @@ class Clip:
             self._searchers.pop(key, None)  # before the new one takes memory as well
             self._searchers[key] = Searcher(Index(folder), self._model, root=root, approximate=approximate)
         return self._searchers[key]
-
-
-def _as_list(values: Any) -> list[Any]:
-    """One value, or several, as a list; the rows of an array [q, dim] are several."""
-    if isinstance(values, str | Path | Image.Image) or (isinstance(values, np.ndarray) and values.ndim == 1):
-        return [values]
-    return list(values)

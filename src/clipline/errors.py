@@ -42,6 +42,10 @@ class UsageError(CliplineError):
     exit_code = 2
 
 
+class KindError(UsageError, TypeError):
+    """A value of a type that cannot be used where it stands."""
+
+
 class TooManyErrorsError(CliplineError):
     """The work was done, but more inputs failed than were allowed: exit code 3."""
 

@@ -12,16 +12,16 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, KindError
 from clipline.utils.rgb import DAMAGE, decode
 
 # The limit of Pillow itself, above which a file counts as a decompression bomb. Panoramas of 20,000 x 8,900 pixels
@@ -36,6 +36,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM
 # Pillow still reads what it warns about (large images, odd metadata); a folder of photos would fill the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Resize = Literal["shortest", "squash"]
+Picture = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
+"""An image file's path or bytes, a binary file, an array uint8 [H, W, 3], or an image that Pillow has opened."""
 
 
 class ImageError(CliplineError):
@@ -66,11 +68,8 @@ class Preprocess:
         left, top = round((width - size) / 2), round((height - size) / 2)
         return np.asarray(_resize_middle(image, (width, height), (left, top), size))
 
-    def read(self, source: str | os.PathLike | bytes) -> tuple[np.ndarray, tuple[int, int]]:
-        """A path or a file's bytes -> (uint8 [S, S, 3], (width, height) of the upright original).
-
-        Raises ImageError where the file cannot be used.
-        """
+    def read(self, source: Picture) -> tuple[np.ndarray, tuple[int, int]]:
+        """-> (uint8 [S, S, 3], (width, height) of the upright original). Raises the errors of `open_rgb`."""
         with _opened(source) as image:
             return self(image), image.size
 
@@ -107,14 +106,42 @@ def _resize_middle(image: Image.Image, full: tuple[int, int], start: tuple[int, 
     return image.crop((x, y, x + size, y + size))
 
 
-def open_rgb(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the first frame of an image file, upright and in RGB (alpha over white).
+def open_rgb(source: Picture, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode the first frame of an image, upright and in RGB (alpha over white).
 
-    max_pixels: the most pixels an image may have. Raises ImageError where the file is missing, is no image of FORMATS,
-    is cut short, or has more pixels; the last is checked before anything is decoded.
+    max_pixels: the most pixels an image may have. Raises ImageError where a file is missing, is no image of FORMATS, is
+    cut short, or has more pixels; the last is checked before anything is decoded. Raises KindError for no Picture.
     """
     with _opened(source, max_pixels) as image:
         return image
+
+
+def is_picture(value: Any) -> bool:
+    """Whether the value is a Picture by its type; an array by its shape [H, W, C] and numbers of any type."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf" and value.ndim == 3
+    return isinstance(value, Picture) or hasattr(value, "read")
+
+
+def as_pictures(values: Any) -> list[Any]:
+    """One Picture, or several in any iterable (an array [n, H, W, 3], a column of a data frame), as a list.
+
+    Raises KindError where it is neither; what the iterable holds is not looked at.
+    """
+    if is_picture(values):
+        return [values]
+    try:
+        return list(None if isinstance(values, Mapping) else values)
+    except TypeError:
+        raise _no_picture(values) from None
+
+
+def _no_picture(value: Any) -> KindError:
+    found = f"an array {value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    return KindError(
+        "an image is a path, a file's bytes, a binary file, a Pillow image or an array uint8 [H, W, 3], and not "
+        f"{found}"
+    )
 
 
 def _filled(image: Image.Image) -> tuple[int, int]:
@@ -149,18 +176,23 @@ _pixel_budget = PixelBudget(DECODE_BUDGET)
 
 
 @contextmanager
-def _opened(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _opened(source: Picture, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The image of `open_rgb`, while its pixels are held; errors of the block become ImageError too."""
     start = b""
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-            start = file.read(16)
-            with Image.open(file, formats=FORMATS) as image:
-                width, height = _filled(image)
-                if width * height > max_pixels:
-                    raise ImageError(f"{width} x {height} pixels is over the limit of {max_pixels:,}")
-                with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
-                    yield decode(image)
+        with ExitStack() as stack:
+            image = _in_memory(source)
+            if image is None:
+                file = stack.enter_context(_open_file(source))
+                start = file.read(16)
+                image = stack.enter_context(Image.open(file, formats=FORMATS))
+            width, height = _filled(image)
+            if width * height > max_pixels:
+                raise ImageError(f"{width} x {height} pixels is over the limit of {max_pixels:,}")
+            with _pixel_budget.acquire(width * height) if width * height > LARGE else nullcontext():
+                yield decode(image)
+    except CliplineError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(_why_unknown(start)) from None
     except FileNotFoundError:
@@ -171,6 +203,28 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> 
         raise ImageError("too little memory to decode it") from error
     except DAMAGE as error:
         raise ImageError(f"cannot decode: {error}" if str(error) else "cannot decode") from error
+
+
+def _in_memory(source: Picture) -> Image.Image | None:
+    """A Pillow image, or that of an array; None for a file. Raises KindError for an array of another type or shape."""
+    if not isinstance(source, np.ndarray):
+        return source if isinstance(source, Image.Image) else None
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise _no_picture(source)
+    return Image.fromarray(source)
+
+
+def _open_file(source: Picture) -> BinaryIO:
+    """Raises KindError where it is no path, no bytes and no binary file."""
+    if isinstance(source, str | os.PathLike):
+        return Path(source).open("rb")
+    if hasattr(source, "read"):
+        if source.seekable():
+            source.seek(0)
+        source = source.read()
+    if not isinstance(source, bytes | bytearray | memoryview):
+        raise _no_picture(source)
+    return io.BytesIO(source)
 
 
 # The brands of HEIC's files (ISO/IEC 23008-12, annex B.4), which phones write whatever the name is.

@@ -185,7 +185,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "not an image"),
+        (b"", "empty file"),
         (b"hello", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not an image"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 500, "cannot"),

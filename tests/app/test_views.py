@@ -66,6 +66,8 @@ def test_an_empty_query_shows_the_folder(shown):
 def test_queries_that_are_too_long(shown):
     (note,) = shown.words("red " * 20).notes
     assert note == f"`{('red ' * 20)[:59]}…` is longer than the model reads: its end is ignored"
+    with pytest.raises(UsageError, match="the text is not valid text"):
+        shown.words("half of a letter: \ud83d")
     with pytest.raises(UsageError, match="more than 1,000 characters"):
         shown.words("x" * 1001)
 

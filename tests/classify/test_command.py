@@ -176,6 +176,8 @@ def test_no_model(photos, tools):
     ("arguments", "message"),
     [
         (("photos",), "name the labels"),
+        (("photos", "--labels", "red,caf\udce9"), "label 1 is not valid text: 'caf"),
+        (("photos", *LABELS, "--template", "{} caf\udce9"), "the template is not valid text"),
         (("photos", *LABELS, "--template", "x"), r"has no {}"),
         (("photos", *LABELS, "--confusion", "c.png"), "add --evaluate"),
         (("none", *LABELS), "none: no such file"),

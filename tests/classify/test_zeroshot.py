@@ -73,7 +73,7 @@ def test_no_labels_give_no_vectors(open_model):
 @pytest.mark.parametrize(
     ("labels", "templates", "message"),
     [
-        (["red", " "], None, "a label is empty"),
+        (["red", " "], None, "label 1 is empty"),
         (["red"], [], "no templates"),
         (["red"], ["a picture"], r"template 'a picture': has no \{\}"),
     ],
@@ -126,7 +126,7 @@ def test_match_uses_the_model_s_scale(open_model, scale):
     # Cosines of the colour model: 1 with its own colour, -1/2 with another.
     gap = 1.5 * (ASSUMED_SCALE if scale is None else scale)
     assert shares == pytest.approx(1 / (1 + np.exp(np.array([[-gap, gap], [gap, -gap]]))), abs=1e-4)
-    with pytest.raises(UsageError, match="a caption is empty"):
+    with pytest.raises(UsageError, match="caption 1 is empty"):
         caption_probabilities(model, images, ["red", ""])
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from clipline.embed.item import Failure, FileItem
+from clipline.embed.item import CellItem, Failure, FileItem
 from clipline.embed.lister import listed
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
@@ -69,3 +69,15 @@ def test_a_folder_is_listed_once(photos, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(Folder, "__iter__", lambda folder: walks.append(folder) or walk(folder))
     embed(Folder(photos), OnnxModel(bundle, provider="cpu"), tmp_path / "out", Options())
     assert len(walks) == 1
+
+
+def test_items_that_hold_their_images_are_not_listed_ahead():
+    """A table of a million photos does not fit into memory."""
+    taken = []
+    source = Items(CellItem(f"t.parquet/{row}", b"x") for row in range(5000))
+    source.items = (taken.append(item) or item for item in source.items)
+    source.holds_images = True
+    with listed(source, taken.append) as items:
+        walk = iter(items)
+        assert [next(walk).path for _ in range(3)] == ["t.parquet/0", "t.parquet/1", "t.parquet/2"]
+        assert len(taken) == 3

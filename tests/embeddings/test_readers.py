@@ -37,17 +37,18 @@ def vectors(request, tmp_path, monkeypatch) -> np.ndarray:
     return vectors
 
 
-def columns(read) -> tuple[list[str], list]:
-    """path and embedding of what any of the readers returns."""
-    table = read.to_arrow_table() if hasattr(read, "to_arrow_table") else read
+def read(call: str) -> tuple[list[str], list]:
+    """path and embedding of what a call returns, whichever reader's it is."""
+    names: dict = {}
+    exec("\n".join(IMPORTS), names)
+    table = eval(call, names)
+    table = table.to_arrow_table() if hasattr(table, "to_arrow_table") else table
     return list(map(str, table["path"])), [getattr(row, "as_py", lambda row=row: row)() for row in table["embedding"]]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.split("(")[0])
 def test_exactly_the_embeddings(vectors, call):
-    names: dict = {}
-    exec("\n".join(IMPORTS), names)
-    paths, embeddings = columns(eval(call, names))
+    paths, embeddings = read(call)
     assert paths == PATHS
     assert np.array_equal(np.array([list(row) for row in embeddings], vectors.dtype), vectors)
 

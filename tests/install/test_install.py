@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.embeddings.test_readers import CALLS, read
+
 ROOT = Path(__file__).parents[2]
 TOO_MUCH = {
     "torch",
@@ -96,6 +98,16 @@ def test_embed_and_search(environment, place):
     found = said(run(clipline, "search", "index", "a green picture", "-n", "1", "--gallery", "out.png", cwd=place))
     assert found.split("\t")[2] == str(Path("photos") / "green.jpg")
     assert (place / "out.png").stat().st_size > 1000
+
+
+def test_five_readers(environment, place, monkeypatch):
+    """Each reads from this environment what base and `cpu` wrote."""
+    command = ("embed", "photos", "--model", "onnx", "--out", "embeddings", "--part-rows", "2")
+    said(run(environment / "clipline", *command, cwd=place))
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
+    for call in CALLS:
+        assert read(call)[0] == ["blue.jpg", "green.jpg", "red.jpg"], call
 
 
 def test_cuda_is_refused_by_the_cpu_wheel(environment, place):

@@ -100,7 +100,7 @@ def test_a_column_without_values_counts_as_absent(loaded, expected, files):
         ({"image": ["RED", b"no image"]}, "image in row 0: "),
         ({"image": ["//8=", "AAAA"]}, "image in row 0: not an image that Pillow can read"),
         ({"image": [7]}, "image in row 0: should be a file's bytes, or these as base64; found int"),
-        ({"text": ["a", None]}, "text in row 1: should be a string, found "),
+        ({"text": ["a", None]}, "text in row 1 is of type "),
     ],
 )
 def test_bad_input_is_one_clear_error(loaded, columns, why):

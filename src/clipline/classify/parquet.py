@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipline.embed.item import Failure, Stat
+from clipline.embed.item import CellItem, Failure
 from clipline.embeddings.paths import to_text
 from clipline.errors import CliplineError, UsageError, first_few, first_line, shorten
 
@@ -25,22 +24,6 @@ LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "coarse_label")  # th
 TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string\b")
 ROWS = 64  # decoded at once
 BUFFER = 1 << 20  # bytes of a column read at once: a row group may hold a whole dataset
-
-
-@dataclass(frozen=True, slots=True)
-class ParquetImage:
-    """An image that a row holds. path: `class/file/row`."""
-
-    path: str
-    data: bytes
-
-    def stat(self) -> Stat:
-        """The size; a row has no date."""
-        return Stat(len(self.data), 0)
-
-    def read(self) -> bytes:
-        """The encoded image."""
-        return self.data
 
 
 class LabelledParquet:
@@ -63,7 +46,7 @@ class LabelledParquet:
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self._files)
 
-    def __iter__(self) -> Iterator[ParquetImage | Failure]:
+    def __iter__(self) -> Iterator[CellItem | Failure]:
         for file in self._files:
             name = to_text(str(file.relative_to(self.root)))
             for row, (image, label) in enumerate(_read(file, self._image, self._label)):
@@ -74,7 +57,7 @@ class LabelledParquet:
                 elif data is None:
                     yield Failure(path, "scan", "the row holds no image")
                 else:
-                    yield ParquetImage(path, data)
+                    yield CellItem(path, data)
 
 
 def _layout(file: Path) -> tuple[str, str, tuple[str, ...] | None]:

@@ -11,7 +11,7 @@ import numpy as np
 from clipline.classify.images import Vectors
 from clipline.classify.zeroshot import class_vectors, logit_scale, probabilities, top_labels
 from clipline.embed.item import Failure
-from clipline.errors import TooManyErrorsError
+from clipline.errors import TooManyErrorsError, shorten
 from clipline.runtime.model import OnnxModel
 from clipline.utils.progress import Bar
 
@@ -65,7 +65,7 @@ class Errors:
             self._first.append(failure)
 
     def __str__(self) -> str:
-        lines = [f"  {failure.path}: {failure.stage}: {failure.reason}" for failure in self._first]
+        lines = [f"  {shorten(failure.path)}: {failure.stage}: {failure.reason}" for failure in self._first]
         more = [f"  and {self.count - SHOWN:,} more"] if self.count > SHOWN else []
         return "\n".join([*lines, *more])
 

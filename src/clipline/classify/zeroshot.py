@@ -14,6 +14,7 @@ import numpy as np
 
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
+from clipline.utils.texts import as_texts
 
 # For bundles that do not name their scale: CLIP's after training, and the maximum of most recipes.
 ASSUMED_SCALE = 100.0
@@ -74,12 +75,11 @@ def class_vectors(
 
     It is the mean of the embeddings of the label in each template, normalised again (arXiv 2103.00020, section 3.1.4).
     templates: each with `{}` for the label; None takes TEMPLATES["captions"]. advance: called with the number of labels
-    done. Raises UsageError for an empty label, or a template without `{}`.
+    done. Raises UsageError for what is no text (`as_texts`), and for a template without `{}`.
     """
-    templates = list(TEMPLATES[DEFAULT_TEMPLATES] if templates is None else templates)
+    templates = as_texts(TEMPLATES[DEFAULT_TEMPLATES] if templates is None else templates, "template")
     check_templates(templates)
-    if not all(label.strip() for label in labels):
-        raise UsageError("a label is empty. Fix: give each label a name")
+    labels = as_texts(labels, "label")
     step = max(1, PROMPT_BATCH // len(templates))
     classes = [np.empty((0, model.dim), np.float32)]
     for start in range(0, len(labels), step):
@@ -128,16 +128,14 @@ def top_labels(labels: Sequence[str], shares: np.ndarray, top: int) -> list[list
 def caption_probabilities(model: OnnxModel, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """How likely each caption is for each image, among these captions: float32 [n, captions].
 
-    images: [n, dim], L2-normalised embeddings by `model`. Raises UsageError for an empty caption.
+    images: [n, dim], L2-normalised embeddings by `model`. Raises UsageError for what is no text.
     """
     return probabilities(images, caption_vectors(model, captions), logit_scale(model))
 
 
 def caption_vectors(model: OnnxModel, captions: Sequence[str]) -> np.ndarray:
-    """float32 [captions, dim], L2-normalised. Raises UsageError for an empty caption."""
-    if not all(caption.strip() for caption in captions):
-        raise UsageError("a caption is empty. Fix: say in words what may be in the image")
-    return model.embed_texts(list(captions))
+    """float32 [captions, dim], L2-normalised. Raises UsageError for what is no text (`as_texts`)."""
+    return model.embed_texts(as_texts(captions, "caption"))
 
 
 def logit_scale(model: OnnxModel) -> float:

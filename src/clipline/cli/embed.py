@@ -38,8 +38,8 @@ ImagesArgument = Annotated[
     str,
     typer.Argument(
         metavar="IMAGES",
-        help="A folder; a list of paths (.txt); a table with a column of paths (.parquet, .csv, .tsv); tar shards "
-        "(.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
+        help="A folder; a list of paths (.txt); a table with a column of images or paths (.parquet, .csv, .tsv); tar "
+        "shards (.tar, a glob, or {000..099}); or a URL (s3://, gs://, ...).",
     ),
 ]
 IncludeOption = Annotated[
@@ -83,7 +83,7 @@ def embed(
     keep_machine_folders: Annotated[
         bool, typer.Option("--keep-machine-folders", help="Also what NAS and photo libraries make, such as @eaDir.")
     ] = False,
-    column: Annotated[str | None, typer.Option(help="The table's column of paths.")] = None,
+    column: Annotated[str | None, typer.Option(help="The table's column of images or paths.")] = None,
     root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
     batch_size: BatchSizeOption = None,

@@ -47,9 +47,10 @@ class Item(Protocol):
 class Source(Protocol):
     """Images in a fixed order: iterating again over unchanged images gives the same items.
 
-    root: the folder or URL that each `path` is relative to. Those that choose files by name count in `passed_over`, a
-    PassedOver, what they left out. Sources raise UsageError when they are made, if what they
-    name does not exist, and CliplineError while they are iterated, if they cannot be listed to their end.
+    root: the folder or URL that each `path` is relative to. passed_over: a PassedOver of what was left out, in sources
+    that choose files by name. holds_images: true in sources whose items hold their images, of which memory has room for
+    few. Sources raise UsageError when they are made, if what they name does not exist, and CliplineError while they are
+    iterated, if they cannot be listed to their end.
     """
 
     root: str
@@ -87,6 +88,22 @@ class NullLedger:
 
     def is_duplicate(self, sha256: str) -> bool:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class CellItem:
+    """An image file that a row of a table holds. data: its bytes."""
+
+    path: str
+    data: bytes
+
+    def stat(self) -> Stat:
+        """The size; a row has no date."""
+        return Stat(len(self.data), 0)
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        return self.data
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from clipline.embed.writer import Writer
 from clipline.embeddings.manifest import Identity
 from clipline.embeddings.part import Dtype, Row
 from clipline.embeddings.paths import to_text
+from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
 from clipline.utils import cores
 from clipline.utils.progress import Bar
@@ -67,6 +68,8 @@ def embed(source: Source, model: OnnxModel, out: Path, options: Options) -> Summ
     refuses.
     """
     destination.check(out)
+    if options.engine and getattr(source, "holds_images", False):
+        raise UsageError(f"{source.root}: a table that holds images is read on this machine. Fix: --engine local")
     final = options.published or out
     identity = Identity(
         model_id=model.model_id,

@@ -9,7 +9,7 @@ from clipline.embed.item import Failure
 from clipline.embed.passed_over import PassedOver
 from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import ERRORS
-from clipline.errors import TooManyErrorsError
+from clipline.errors import TooManyErrorsError, shorten
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Summary:
         """Raise TooManyErrorsError that lists the first failures where there are more than `max_errors`."""
         if self.errors <= max_errors:
             return
-        lines = [f"  {failure.path}: {failure.stage}: {failure.reason}" for failure in self.failures]
+        lines = [f"  {shorten(failure.path)}: {failure.stage}: {failure.reason}" for failure in self.failures]
         more = [f"  and {self.errors - len(lines):,} more"] if self.errors > len(lines) else []
         message = (
             f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "

@@ -20,6 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from clipline.errors import CliplineError
 from clipline.runtime.model import OnnxModel
+from clipline.utils.texts import as_texts
 
 COLUMNS = ("image", "text")
 
@@ -42,7 +43,7 @@ class ClipModel(PythonModel):
         try:
             name, values = _column(model_input)
             if name == "text":
-                return self._model.embed_texts([_text(value, row) for row, value in enumerate(values)])
+                return self._model.embed_texts(as_texts(values, "text in row"))
             return self._images(values)
         except CliplineError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
@@ -70,12 +71,6 @@ def _column(frame: pd.DataFrame) -> tuple[str, list[Any]]:
         columns = "both" if filled else f"neither, but {list(frame.columns)}"
         raise CliplineError(f"give a column `image` (bytes of image files) or a column `text`; found {columns}")
     return filled[0], frame[filled[0]].tolist()
-
-
-def _text(value: Any, row: int) -> str:
-    if not isinstance(value, str):
-        raise CliplineError(f"text in row {row}: should be a string, found {type(value).__name__}")
-    return value
 
 
 def _bytes(value: Any) -> bytes:

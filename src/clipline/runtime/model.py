@@ -16,6 +16,7 @@ from clipline.runtime.cuda import CudaBufferPool
 from clipline.runtime.precision import fastest
 from clipline.runtime.session import CUDA, Sessions, load_onnxruntime, onnxruntime_errors
 from clipline.utils import cores
+from clipline.utils.texts import as_texts
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -122,7 +123,11 @@ class OnnxModel:
         return self._run(self._image, self._opened.call, pixels)
 
     def embed_texts(self, texts: list[str], batch_size: int = 256) -> np.ndarray:
-        """n texts -> float32 [n, dim], `batch_size` per call. Raises CliplineError where the graph fails."""
+        """n texts -> float32 [n, dim], `batch_size` per call.
+
+        Raises UsageError for what is no text (`as_texts`), and CliplineError where the graph fails.
+        """
+        texts = as_texts(texts)
         parts = [np.empty((0, self.dim), np.float32)]
         for start in range(0, len(texts), batch_size):
             encoded = self.tokenizer.encode_batch(texts[start : start + batch_size])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from clipline.embed.sources import shard_names
+from clipline.embed.sources import shard_names, table
 from clipline.embeddings.paths import to_name
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
@@ -90,7 +90,7 @@ class Searcher:
         images with a lower score are left out. Raises UsageError for an empty text, CliplineError for an image that
         cannot be read.
         """
-        vectors = encode.subtract_mean(self._embed(queries), encode.embed_texts(self.model, without))
+        vectors = encode.subtract_mean(self._embed(queries), encode.embed_texts(self.model, without, "text of --not"))
         texts = [query for query in (*queries, *without) if isinstance(query, str)]
         notes = self.model.cut_notes(texts)
         answers = []
@@ -197,8 +197,9 @@ def image_file(root: Path | str, path: str) -> Path | str:
 
 def why_gone(file: Path | str) -> str:
     """Why there is no picture of a Result whose `file` does not exist, and how to fix that."""
-    if any(folder.suffix.lower() == shard_names.SUFFIX and not folder.is_dir() for folder in Path(file).parents):
-        return "inside of a tar shard, so there is no picture. Fix: unpack the shards, and embed the folder again"
+    kinds = (shard_names.SUFFIX, *table.SUFFIXES)
+    if any(folder.suffix.lower() in kinds and not folder.is_dir() for folder in Path(file).parents):
+        return "inside of a tar shard or a table, so there is no picture. Fix: unpack it, and embed the folder again"
     return (
         "no such file, so there is no picture. Fix: name the folder of the images with --root, or embed it again if "
         "images were removed"

@@ -21,7 +21,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
 _URL_SAFE = str.maketrans("-_", "+/")
 # How Python, and so pandas, writes bytes and the hub's structs as text.
 _PYTHON = ("b'", 'b"', "{'bytes': ")
-_LONGEST_PATH = 4096
+LONGEST_PATH = 4096
 # A list of texts as JSON, Python and NumPy (without commas) write it.
 _STRING = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
 _LIST = re.compile(rf"\[\s*+(?:(?:{_STRING}|None|null|nan)\s*+(?:,\s*+)?+)*+\]", re.DOTALL)
@@ -41,7 +41,7 @@ def image_or_path(cell: Any) -> bytes | str | None:
         if _SIGNATURE.match(cell):
             return cell
         text = os.fsdecode(cell)
-        return _image_in(text) or (cell if "\0" in text or len(cell) > _LONGEST_PATH else text or None)
+        return _image_in(text) or (cell if "\0" in text or len(cell) > LONGEST_PATH else text or None)
     return (_image_in(cell) or cell) if cell else None
 
 

@@ -20,7 +20,7 @@ def standard_streams() -> Iterator[None]:
     follows is dropped; at the block's end that is one line on stderr, and 1 in the place of the exit code 0. A reader
     that went away, such as `head`, is no error.
     """
-    _fill_in()
+    open_missing()
     sys.stdin.reconfigure(errors="surrogateescape")
     sys.stdout, sys.stderr = _that_takes_all(sys.stdout), _that_takes_all(sys.stderr)
     try:
@@ -40,8 +40,8 @@ def nobody_reads() -> bool:
     return isinstance(raw, _Sink) and raw.error is not None
 
 
-def _fill_in() -> None:
-    """/dev/null for each stream that is missing, and for its file descriptor, which the next file would take."""
+def open_missing() -> None:
+    """Open /dev/null for each stream that is missing, and for its file descriptor, which the next file would take."""
     for number in range(3):
         try:
             os.fstat(number)

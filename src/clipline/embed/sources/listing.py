@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO
 
-from clipline.embed.item import Failure, FileItem
+from clipline.embed.item import CellItem, Failure, FileItem
 from clipline.embed.sources.patterns import Patterns
 from clipline.embeddings.paths import to_text
 from clipline.errors import CliplineError, UsageError, first_line
@@ -112,8 +112,8 @@ class Paths:
         self._tops = list(dict.fromkeys([root.absolute(), root.resolve()]))
         self._patterns = patterns
 
-    def items(self, names: Iterable[str | Failure]) -> Iterator[FileItem | Failure]:
-        """names: paths as os functions take them; blank ones are skipped.
+    def items(self, names: Iterable[str | CellItem | Failure]) -> Iterator[FileItem | CellItem | Failure]:
+        """names: paths as os functions take them, of which blank ones are skipped, or items that have a path already.
 
         Raises CliplineError where the list cannot be read to its end: after half of it, images would look removed.
         """
@@ -122,6 +122,9 @@ class Paths:
             for name in names:
                 if isinstance(name, Failure):
                     yield name
+                elif isinstance(name, CellItem):
+                    if self._patterns.takes(name.path):
+                        yield name
                 elif name.strip() and (item := self._new(name, seen)):
                     yield item
         except OSError as error:

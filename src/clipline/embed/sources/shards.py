@@ -18,7 +18,7 @@ from pathlib import Path
 from clipline.embed.item import MAX_BYTES, Failure, Stat
 from clipline.embed.sources.patterns import ImageFilter
 from clipline.embeddings.paths import to_text
-from clipline.errors import UsageError
+from clipline.errors import UsageError, shorten
 from clipline.utils.image_names import is_hidden
 
 # What tarfile raises for headers that are damaged or malicious.
@@ -113,7 +113,9 @@ class Shards:
         except DAMAGE as error:
             yield Failure(name, "scan", _reason(error))
         if repeated:
-            yield Failure(name, "scan", f"has two members of one name, such as {repeated}: only the first is taken")
+            yield Failure(
+                name, "scan", f"has two members of one name, such as {shorten(repeated)}: only the first is taken"
+            )
 
     def _item(self, shard: str, file: Path, member: tarfile.TarInfo) -> ShardItem | Failure | None:
         """The image in `member`; None if it is not to be embedded. Leading slashes are dropped, as `tar -x` does."""
@@ -161,7 +163,7 @@ def _walk(file: Path) -> Iterator[tarfile.TarInfo]:
             if member.size < 0 or tar.offset <= before:  # following it would loop for ever
                 raise DamagedError(f"is damaged at byte {member.offset:,}: a member of negative size")
             if member.isreg() and member.offset_data + member.size > size:
-                raise DamagedError(f"is cut short: it ends at byte {size:,}, inside {to_text(member.name)}")
+                raise DamagedError(f"is cut short: it ends at byte {size:,}, inside {shorten(to_text(member.name))}")
             before = tar.offset
             yield member
         # tarfile takes a block that it cannot read for the end mark, which consists of zeros.
