@@ -33,7 +33,7 @@ class CaptionRules(Settings):
     max_words: Annotated[int, Field(ge=1)] = 200
 
     @model_validator(mode="after")
-    def _some_pass(self) -> CaptionRules:
+    def _check_words(self) -> CaptionRules:
         self.require(self.min_words <= self.max_words, f"min_words {self.min_words} is over max_words {self.max_words}")
         return self
 
@@ -57,7 +57,7 @@ class HashSplit(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _something_is_left(self) -> HashSplit:
+    def _check_sizes(self) -> HashSplit:
         for name, share in (("val", self.val), ("test", self.test)):
             self.require(
                 share < 1 or share == int(share),
@@ -144,7 +144,7 @@ class _Dataset(Settings):
     split: Split
 
     @model_validator(mode="after")
-    def _column_split_has_its_column(self) -> _Dataset:
+    def _check_column(self) -> _Dataset:
         if self.split.kind == "column":
             column = getattr(self.source, "split_column", None)
             self.require(column is not None, "split.kind `column` needs source.split_column (kinds csv, hf)")

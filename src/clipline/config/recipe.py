@@ -31,7 +31,7 @@ class Tokenizer(Settings):
     lowercase: bool = True
 
     @model_validator(mode="after")
-    def _size(self) -> Tokenizer:
+    def _check_size(self) -> Tokenizer:
         trained = self.kind != "tower"
         self.require(trained == (self.vocab_size is not None), "vocab_size goes with wordpiece or bpe, and only there")
         self.require(trained or self.lowercase, "lowercase: a tower's own tokenizer decides. Fix: leave it out")
@@ -73,7 +73,7 @@ class Head(Settings):
     input_dropout: Probability = 0.0
 
     @model_validator(mode="after")
-    def _heads(self) -> Head:
+    def _check_heads(self) -> Head:
         self.require(self.dim % self.num_heads == 0, f"num_heads ({self.num_heads}) must divide dim ({self.dim})")
         self.require(self.num_heads == 1 or self.kind != "tower", "a tower has one projection. Fix: num_heads: 1")
         return self
@@ -87,7 +87,7 @@ class Temperature(Settings):
     max_scale: Annotated[float, Field(gt=0)] | None = 100.0
 
     @model_validator(mode="after")
-    def _within(self) -> Temperature:
+    def _check_scale(self) -> Temperature:
         self.require(
             1 / self.init <= (self.max_scale or math.inf),
             f"init ({self.init}) is a scale of {1 / self.init:g}, over max_scale ({self.max_scale})",
@@ -110,7 +110,7 @@ class Recipe(Settings):
     train: Train
 
     @model_validator(mode="after")
-    def _possible(self) -> Recipe:
+    def _check(self) -> Recipe:
         self._check_patch()
         self._check_head()
         self._check_train()

@@ -68,7 +68,7 @@ class ViTTower(_ImageTower):
     init: Literal["random", "mimetic"] = "random"
 
     @model_validator(mode="after")
-    def _width(self) -> ViTTower:
+    def _check_width(self) -> ViTTower:
         self.require(self.width % self.heads == 0, f"heads ({self.heads}) must divide width ({self.width})")
         self.require(
             self.init == "random" or self.width % 4 == 0,
@@ -77,7 +77,7 @@ class ViTTower(_ImageTower):
         return self
 
     @model_validator(mode="after")
-    def _last_patch(self) -> ViTTower:
+    def _check_patch_dropout(self) -> ViTTower:
         self.require(
             not self.patch_dropout or self.pool != "last",
             "pool: last reads one patch, which patch_dropout may leave out. Fix: pool: avg or cls",
@@ -115,7 +115,7 @@ class TextTower(Settings):
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _consistent(self) -> TextTower:
+    def _check(self) -> TextTower:
         self.require(self.weights != "hub" or self.name is not None, "weights: hub needs `name`, the hub's id")
         self.require(
             not self.args or self.weights == "random",

@@ -158,7 +158,7 @@ class Train(Settings):
         return next((epoch for epoch in epochs if not self.is_frozen(kind, epoch)), self.epochs + 1)
 
     @model_validator(mode="after")
-    def _batch_norm(self) -> Train:
+    def _check_batch_norm(self) -> Train:
         self.require(
             self.batch_norm != "synchronised" or self.micro_batch_size is None,
             "batch_norm: synchronised waits for all processes in each micro-batch, and they may have different numbers "
@@ -167,7 +167,7 @@ class Train(Settings):
         return self
 
     @model_validator(mode="after")
-    def _captions(self) -> Train:
+    def _check_captions(self) -> Train:
         self.require(
             self.captions_per_image == 1 or self.captions == "random",
             f"captions_per_image: {self.captions_per_image} needs captions: random",
