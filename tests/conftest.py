@@ -161,6 +161,34 @@ def prepared(raw, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(made_once, make_recipe, prepared) -> Path:
+    """The checkpoint of a model of the tiny recipe, with random weights. Read it only."""
+    import torch
+
+    from clipline.data.prepared import Prepared
+    from clipline.model.clip import build_model
+    from clipline.train import checkpoint
+
+    def make(folder: Path) -> None:
+        data, recipe = Prepared(prepared), make_recipe()
+        torch.manual_seed(0)
+        model = build_model(recipe, data.vocab_size)
+        info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
+        checkpoint.save(folder / "checkpoint", model, recipe, data.vocab_size, info)
+
+    return made_once("tiny_checkpoint", make) / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def tiny_graphs(made_once, tiny_checkpoint) -> Path:
+    """A folder with image.onnx and text.onnx of that model. Read it only."""
+    from clipline.export.export import write_graphs
+    from clipline.train import checkpoint
+
+    return made_once("tiny_graphs", lambda folder: write_graphs(checkpoint.load(tiny_checkpoint).model, folder, 32, 20))
+
+
+@pytest.fixture(scope="session")
 def make_bundle():
     """make_bundle(folder, model_id="colours") -> folder with a real exported model that knows colours, not torch.
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +16,6 @@ from clipline.errors import CliplineError
 from clipline.export import export, variants
 from clipline.export.gates import check_recall
 from clipline.export.parity import Parity, check, compare
-from clipline.model.clip import build_model
 from clipline.model.embedder import TorchModel
 from clipline.runtime.bundle import Bundle
 from clipline.runtime.model import OnnxModel
@@ -39,41 +37,38 @@ BOTH = PARAMS.model_copy(update={"precisions": ["fp16", "int8"]})
 
 
 @pytest.fixture(scope="module")
-def trained(make_recipe, prepared, tmp_path_factory):
-    recipe, data, folder = make_recipe(), Prepared(prepared), tmp_path_factory.mktemp("trained") / "checkpoint"
-    torch.manual_seed(0)
-    model = build_model(recipe, data.vocab_size)
-    info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
-    checkpoint.save(folder, model, recipe, data.vocab_size, info)
-    return folder
+def run(tiny_checkpoint, raw, prepared):
+    """run(out, params, checkpoint) -> the report of an export to `out`."""
+
+    def export_to(out, params=PARAMS, folder=tiny_checkpoint):
+        return export.export_model(folder, checkpoint.load(folder), Prepared(prepared), raw / "images", out, params)
+
+    return export_to
 
 
-def run(trained, raw, prepared, out, params=PARAMS):
-    return export.export_model(trained, checkpoint.load(trained), Prepared(prepared), raw / "images", out, params)
-
-
-@pytest.fixture(scope="module")
-def exported(trained, raw, prepared, tmp_path_factory):
-    """The bundle with all variants, and its report. Tests must not change it."""
-    out = tmp_path_factory.mktemp("exported") / "onnx"
-    return out, run(trained, raw, prepared, out, BOTH)
+def copy_graphs(source):
+    """What stands for `export.write_graphs`, which takes long: the graphs in `source`."""
+    return lambda model, folder, size, opset: [shutil.copy(path, folder) for path in source.glob("*.onnx")]
 
 
 @pytest.fixture
-def graphs_as_exported(exported, monkeypatch):
-    """Exporting takes the graphs of `exported`. Set a graph's name here, and that one will have been made badly."""
-    spoilt = SimpleNamespace(name=None)
-
-    def copy(module, inputs, axes, path, opset):
-        shutil.copy(exported[0] / path.name, path)
-        if path.name == spoilt.name:
-            spoil(path, 0.3)
-
-    monkeypatch.setattr(export, "export_graph", copy)
-    return spoilt
+def graphs(tiny_graphs, tmp_path, monkeypatch):
+    """Exports take the graphs in this folder, which are as they should be."""
+    folder = shutil.copytree(tiny_graphs, tmp_path / "graphs")
+    monkeypatch.setattr(export, "write_graphs", copy_graphs(folder))
+    return folder
 
 
-def test_bundle_is_whole_and_computes_what_torch_computes(exported, trained, prepared):
+@pytest.fixture(scope="module")
+def exported(run, tiny_graphs, tmp_path_factory):
+    """The bundle with all variants, and its report. Read it only."""
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "write_graphs", copy_graphs(tiny_graphs))
+        return out, run(out, BOTH)
+
+
+def test_bundle_is_whole_and_computes_what_torch_computes(exported, tiny_checkpoint, prepared):
     folder, report = exported
     names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "manifest.json"}
     assert {path.name for path in folder.iterdir()} == names | {"image.fp16.onnx", "image.int8.onnx"}
@@ -91,7 +86,7 @@ def test_bundle_is_whole_and_computes_what_torch_computes(exported, trained, pre
     data = Prepared(prepared)
     ours, theirs = (
         OnnxModel(folder, provider="cpu"),
-        TorchModel(checkpoint.load(trained).model, data.tokenizer, torch.device("cpu")),
+        TorchModel(checkpoint.load(tiny_checkpoint).model, data.tokenizer, torch.device("cpu")),
     )
     texts = ["a red bar on the left", "blue"]
     assert np.allclose(ours.embed_texts(texts), theirs.embed_texts(texts), atol=1e-5)
@@ -99,8 +94,8 @@ def test_bundle_is_whole_and_computes_what_torch_computes(exported, trained, pre
     assert np.allclose(ours.embed_pixels(pixels), theirs.embed_pixels(pixels), atol=1e-5)
 
 
-def test_no_precision_but_fp32_unless_it_is_asked_for(graphs_as_exported, trained, raw, prepared, tmp_path):
-    run(trained, raw, prepared, tmp_path / "onnx")
+def test_no_precision_but_fp32_unless_it_is_asked_for(graphs, run, tmp_path):
+    run(tmp_path / "onnx")
     names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "manifest.json"}
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == names
 
@@ -110,18 +105,18 @@ def names(folder):
     return manifest.model_id, {precision: graph.variant for precision, graph in manifest.image.items()}
 
 
-def test_names_follow_the_weights_and_not_the_time(exported, trained, raw, prepared, tmp_path):
+def test_names_follow_the_weights_and_not_the_time(exported, run, tmp_path):
     """Embeddings of one variant never mix with another's, so an export that changes nothing must keep its names."""
-    run(trained, raw, prepared, tmp_path / "again", BOTH)
+    run(tmp_path / "again", BOTH)
     assert names(tmp_path / "again") == names(exported[0])
     assert list(names(exported[0])[1]) == ["fp32", "fp16", "int8"]
 
 
-def test_other_weights_are_another_model(graphs_as_exported, exported, trained, raw, prepared, tmp_path):
-    changed = checkpoint.load(trained)
+def test_other_weights_are_another_model(graphs, exported, run, tiny_checkpoint, prepared, tmp_path):
+    changed = checkpoint.load(tiny_checkpoint)
     changed.model.image_head[-1].weight.data *= 1 + 1e-6  # within the gates
     checkpoint.save(tmp_path / "other", changed.model, changed.recipe, Prepared(prepared).vocab_size, changed.info)
-    run(tmp_path / "other", raw, prepared, tmp_path / "onnx")
+    run(tmp_path / "onnx", folder=tmp_path / "other")
     assert names(tmp_path / "onnx")[0] != names(exported[0])[0]
 
 
@@ -136,16 +131,14 @@ def spoil(path, amount):
 
 
 @pytest.mark.parametrize("graph", ["image.onnx", "text.onnx"])
-def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(
-    graphs_as_exported, exported, trained, raw, prepared, tmp_path, graph
-):
+def test_a_graph_that_disagrees_is_not_shipped_and_the_old_one_stays(graphs, exported, run, tmp_path, graph):
     out = shutil.copytree(exported[0], tmp_path / "onnx")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    graphs_as_exported.name = graph
+    spoil(graphs / graph, 0.3)
     with pytest.raises(CliplineError, match=f"{graph}: parity with torch failed"):
-        run(trained, raw, prepared, out)
+        run(out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graphs", "onnx"]
 
 
 def test_compare_and_gate():
@@ -199,14 +192,12 @@ def test_both_precisions_are_measured_and_shipped(exported, prepared):
         ({"min_cosine": 0.0, "max_r1_drop": 0.0}, r"R@1 t2i falls by 30\.0 points \(gate 0\.0\)"),
     ],
 )
-def test_a_variant_that_misses_its_gate_is_not_shipped(
-    graphs_as_exported, trained, raw, prepared, tmp_path, monkeypatch, gate, why
-):
+def test_a_variant_that_misses_its_gate_is_not_shipped(graphs, run, tmp_path, monkeypatch, gate, why):
     if gate["max_r1_drop"] == 0:
         real = variants.recall_change
         monkeypatch.setattr(variants, "recall_change", lambda *args: real(*args) | {"t2i_r1": -30.0})
     params = BOTH.model_copy(update={"int8": VariantGate(**gate)})
-    report = run(trained, raw, prepared, tmp_path / "onnx", params)["image"]
+    report = run(tmp_path / "onnx", params)["image"]
     assert report["int8"]["shipped"] is False and re.fullmatch(why, report["int8"]["why"])
     assert report["int8"]["bytes"] > 0 and "i2t_r1" in report["int8"]["test"]  # its figures are reported anyway
     assert not (tmp_path / "onnx" / "image.int8.onnx").exists()
@@ -215,14 +206,12 @@ def test_a_variant_that_misses_its_gate_is_not_shipped(
     assert line.startswith(f"image.int8.onnx: not shipped: {report['int8']['why']}. min cosine")
 
 
-def test_a_variant_that_cannot_be_built_costs_nothing_else(
-    graphs_as_exported, trained, raw, prepared, tmp_path, monkeypatch
-):
+def test_a_variant_that_cannot_be_built_costs_nothing_else(graphs, run, tmp_path, monkeypatch):
     def fail(*_):
         raise TypeError("no such operator")
 
     monkeypatch.setattr("clipline.export.fp16.to_fp16", fail)
-    report = run(trained, raw, prepared, tmp_path / "onnx", BOTH)["image"]
+    report = run(tmp_path / "onnx", BOTH)["image"]
     assert report["fp16"] == {"shipped": False, "why": "cannot be built: TypeError: no such operator"}
     assert list(Bundle(tmp_path / "onnx").manifest.image) == ["fp32", "int8"]
     assert describe("image.fp16", report["fp16"]) == (

@@ -74,7 +74,8 @@ def make_repository(folder: Path) -> Repository:
             "split.test": 15,
         },
     )
-    repo.edit("configs/recipe/scenes_tiny.yaml", **{"train.epochs": 1, "train.batch_size": 20})
+    small = {"train.epochs": 1, "train.batch_size": 20, "text.args.num_hidden_layers": 1}
+    repo.edit("configs/recipe/scenes_tiny.yaml", **small)
     repo.edit("params.yaml", **{"evaluate.queries": 2})
     for command in (
         ["git", "init", "-q"],

@@ -63,15 +63,6 @@ def test_again_does_nothing_at_once(finished):
     assert time.perf_counter() - start < 20
 
 
-def test_evaluate_params_rerun_evaluate_alone_into_the_same_run(finished):
-    finished.edit("params.yaml", **{"evaluate.top": 3})
-    assert stages_run(finished.run("dvc", "repro")) == ["evaluate", "report"]
-    client = mlflow.MlflowClient(f"sqlite:///{finished.folder}/mlflow.db")
-    (experiment,) = client.search_experiments(filter_string="name = 'clipline'")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert len(client.get_metric_history(run.info.run_id, "test_t2i_r1")) == 1
-
-
 @pytest.mark.parametrize(
     ("file", "change", "first"),
     [
@@ -80,6 +71,8 @@ def test_evaluate_params_rerun_evaluate_alone_into_the_same_run(finished):
         ("configs/data/scenes.yaml", {"split.seed": 1}, "preprocess"),
         ("params.yaml", {"embed.batch_size": 8}, "embed"),
         ("params.yaml", {"export.opset": 21}, "export"),
+        # What runs then, and into which run: tests/pipeline/matrix.
+        ("params.yaml", {"evaluate.top": 3}, "evaluate"),
     ],
 )
 def test_a_change_runs_from_the_stage_that_it_touches(finished, file, change, first):

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -14,10 +13,9 @@ from clipline import tracking
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.export import export
-from clipline.model.clip import build_model
+from clipline.model.clip import CLIP
 from clipline.registry.promote import Refusal, promote
 from clipline.tracking.location import tracking_uri
-from clipline.train import checkpoint
 from stages import export as stage
 from tests.registry.conftest import EXPERIMENT, RECEIPT
 
@@ -25,18 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def project(repo, raw, prepared, make_recipe) -> Path:
+def project(repo, raw, prepared, tiny_checkpoint) -> Path:
     """The repository as the train stage leaves it, of a tiny model; fp32 alone is exported."""
     shutil.copytree(ROOT / "configs", repo / "configs")
     shutil.copytree(raw, repo / "data/raw")
     shutil.copytree(prepared, repo / "data/prepared")
     shutil.copy(ROOT / "params.yaml", repo)
     edit(repo, precisions=[])
-    data = Prepared(repo / "data/prepared")
-    torch.manual_seed(0)
-    model, recipe = build_model(make_recipe(), data.vocab_size), make_recipe()
-    info = {"recipe": "tiny", "dataset": "raw", "dataset_fingerprint": data.fingerprint}
-    checkpoint.save(repo / "models/checkpoint", model, recipe, data.vocab_size, info)
+    shutil.copytree(tiny_checkpoint, repo / "models/checkpoint")
     with tracking.start(RECEIPT, experiment=EXPERIMENT, name="tiny", params={}, tags={}, system_metrics=False):
         pass
     return repo
@@ -54,16 +48,16 @@ def tags() -> dict[str, str]:
     return run.data.tags
 
 
-def test_gates(project, monkeypatch):
+def test_gates(project, tiny_graphs, monkeypatch):
+    def copy(model: CLIP, folder: Path, size: int, opset: int) -> None:
+        for graph in tiny_graphs.iterdir():
+            shutil.copy(graph, folder)
+
+    monkeypatch.setattr(export, "write_graphs", copy)  # which takes long
     stage.main()
     assert tags()["gates"] == "passed"
     assert "the champion now: version 1" in promoted()
 
-    # The graphs of the first time: to make them takes long, and the gates see no difference.
-    graphs = shutil.copytree(stage.ONNX, project / "graphs")
-    monkeypatch.setattr(
-        export, "write_graphs", lambda model, folder, *_: [shutil.copy(one, folder) for one in graphs.glob("*.onnx")]
-    )
     edit(project, max_abs=1e-12)
     with pytest.raises(CliplineError, match=r"image\.onnx"):
         stage.main()

@@ -23,14 +23,16 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory, use_repository: Callable) -> Path:
+def migrated(made_once: Callable, use_repository: Callable) -> Path:
     """An empty, migrated database: to copy it is quicker than to run the migrations again."""
-    folder = tmp_path_factory.mktemp("migrated")
-    with pytest.MonkeyPatch.context() as patch:
-        use_repository(folder, patch)
-        # No experiment in it: that would bring the path of its own artifacts along.
-        MlflowClient(tracking_uri()).search_experiments()
-    return folder / "mlflow.db"
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            use_repository(folder, patch)
+            # No experiment in it: that would bring the path of its own artifacts along.
+            MlflowClient(tracking_uri()).search_experiments()
+
+    return made_once("migrated", make) / "mlflow.db"
 
 
 @pytest.fixture

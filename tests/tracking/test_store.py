@@ -37,14 +37,14 @@ def start() -> str:
 
 
 def test_parallel_stages_on_a_new_store_and_again_when_it_is_deleted(empty_repo: Path, stage: Callable) -> None:
-    receipts = [f"models{i}/run.json" for i in range(3)]
+    receipts = [f"models{i}/run.json" for i in range(2)]
     begun = [stage(START.replace("models/run.json", receipt)) for receipt in receipts]
     # Silent, too: MLflow's own chatter would hide the stage's output.
-    assert [one.wait(120) for one in begun] == [(0, "", "")] * 3
+    assert [one.wait(120) for one in begun] == [(0, "", "")] * 2
     store = MlflowClient(f"sqlite:///{empty_repo}/mlflow.db")
     experiment = store.get_experiment_by_name(EXPERIMENT)
     runs = store.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
     assert experiment.artifact_location == (empty_repo / "mlartifacts").as_uri()
 
     (empty_repo / "mlflow.db").unlink()
