@@ -4,7 +4,6 @@ import copy
 import csv
 import gc
 import hashlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from clipline.config.base import validate
 from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
 from clipline.utils.files import atomic_folder
+from tests.factories import load_script
 
 # As stages do, and before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -375,7 +375,4 @@ def make_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(scope="session")
 def bench() -> ModuleType:
     """bench/app.py, which starts the page's server, and does there what a person does."""
-    spec = importlib.util.spec_from_file_location("bench_app", Path(__file__).parents[1] / "bench" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench/app.py")

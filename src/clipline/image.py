@@ -25,10 +25,10 @@ from clipline.errors import CliplineError, KindError
 from clipline.utils.rgb import DAMAGE, decode
 
 # The limit of Pillow itself, above which a file counts as a decompression bomb. Panoramas of 20,000 x 8,900 pixels
-# pass; they take about 0.5 GB.
+# pass; as JPEG they take about 0.8 GB.
 MAX_PIXELS = 2 * 89_478_485
 # Images above LARGE pixels share a budget of DECODE_BUDGET pixels: one huge image per thread would fill the memory.
-# Decoding takes 4 to 12 bytes per pixel, and 20 for WebP with alpha.
+# Decoding takes 4 to 25 bytes per pixel, depending on the format: docs/reliability.md has a table.
 LARGE, DECODE_BUDGET = 1 << 24, 2 * MAX_PIXELS
 # The formats that are opened, whatever the file's name. Of Pillow's forty others, EPS runs Ghostscript on the file,
 # some trust a length that the file states, and none is a format for photos.

@@ -1,25 +1,21 @@
-"""bench/train.py on a tiny model: every figure that it promises, and what it asks for."""
+"""bench/train.py on a tiny model: every figure that it promises, and what it asks for.
+
+Its trainers run in this process, which has torch already; test_embed_bench.py lets them start processes of their own.
+"""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "train.py"
+from tests.factories import ROOT, load_script
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPT, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-def test_a_short_run(tmp_path):
-    out = tmp_path / "results.json"
-    options = ["--model", "tiny", "--batch-size", 4, "--steps", 2, "--repeats", 1, "--threads", 1, "--peers", "none"]
-    done = bench(*options, "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_short_run(tmp_path, monkeypatch, one_thread, capsys):
+    script, out = load_script("bench/train.py"), tmp_path / "results.json"
+    monkeypatch.setattr(script, "apart", lambda trainer, job: trainer(job))
+    script.main(model="tiny", batch_size=4, steps=2, repeats=1, threads=1, peers="none", out=out)
     found = json.loads(out.read_text())
     assert set(found["rates"]) == {"clipline frozen", "clipline trainable"}
     assert found["ratios"] == {}
@@ -34,11 +30,12 @@ def test_a_short_run(tmp_path):
     # Nor counted: the text tower's work is the same, by the time that it took.
     assert found["arithmetic"]["frozen"]["tflops"] > 0
     assert found["machine"]["versions"]["torch"]
-    assert "outside forward, backward and optimiser" in done.stdout
+    assert "outside forward, backward and optimiser" in capsys.readouterr().out
 
 
 def test_a_missing_peer_is_named():
-    done = bench("--model", "tiny", "--steps", 1, "--repeats", 1)
+    command = [sys.executable, ROOT / "bench/train.py", "--model", "tiny", "--steps", "1", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode == 0:
         pytest.skip("open_clip is installed here")
     assert done.returncode == 2

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from clipline.cli import app
 from clipline.errors import UsageError
 from clipline.pictures.gallery import CELL, MARGIN
+from tests import command
 
 ROOT = Path(__file__).parents[2]
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
@@ -23,9 +24,9 @@ COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 def run(*arguments: object, **options) -> subprocess.CompletedProcess:
-    command = [*CLIPLINE, *(str(argument) for argument in arguments)]
+    line = [*CLIPLINE, *(str(argument) for argument in arguments)]
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment, **options)
+    return subprocess.run(line, capture_output=True, check=False, timeout=60, env=environment, **options)
 
 
 def stdout_of(done: subprocess.CompletedProcess, code: int = 0) -> str:
@@ -65,8 +66,8 @@ def test_version_and_help():
         text = run(*arguments).stdout.decode()
         assert "embed" in text
         assert "search" in text
-    for command, example in [("embed", "clipline embed photos --model"), ("search", "two dogs play in the snow")]:
-        text = stdout_of(run(command, "--help"))
+    for name, example in [("embed", "clipline embed photos --model"), ("search", "two dogs play in the snow")]:
+        text = command.run(name, "--help").out
         assert "Examples" in text
         assert example in text
 
@@ -138,19 +139,20 @@ def test_gallery(folder, tmp_path):
     assert len(first) > 100, "the best one stands first"
 
 
-def test_gallery_of_images_that_are_gone(make_bundle, folder, tmp_path):
+def test_gallery_of_images_that_are_gone(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "a.png")
-    stdout_of(run("embed", "photos", "--model", folder / "onnx", "--out", "index", cwd=tmp_path))
+    assert command.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
     (tmp_path / "photos").rename(tmp_path / "moved")
-    done = run("search", "index", "red", "--gallery", "out.png", cwd=tmp_path)
+    done = run("search", "index", "red", "--gallery", "out.png")
     text = done.stderr.decode()
     assert done.returncode == 1
     assert "note: the images are not in photos any more" in text
     assert "error: photos/a.png: no such file" in text
     assert "--root" in text
     assert not (tmp_path / "out.png").exists()
-    stdout_of(run("search", "index", "red", "--gallery", "out.png", "--root", "moved", cwd=tmp_path))
+    assert command.run("search", "index", "red", "--gallery", "out.png", "--root", "moved").code == 0
     assert (tmp_path / "out.png").exists()
 
 
@@ -164,7 +166,7 @@ def test_too_many_errors_are_exit_3(folder, tmp_path):
     assert done.returncode == 3
     assert "1 embedding in 1 part, 1 error (1 new);" in done.stdout.decode()
     assert "bad.jpg: decode: not an image" in done.stderr.decode()
-    stdout_of(run(*arguments, "--max-errors", "1"))
+    assert command.run(*arguments, "--max-errors", "1").code == 0
 
 
 def test_an_error_is_one_line_and_an_exit_code(folder, tmp_path):
@@ -191,7 +193,8 @@ def test_precision_auto_says_what_it_took_and_stays_with_what_a_folder_holds(fol
     assert "--precision auto: fp32" in done.stderr.decode()
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"fp32-', '"int8-'))
-    assert "no int8 image graph; it has fp32" in error_of(run(*arguments), 2)
+    again = command.run(*arguments)
+    assert again.code == 2 and "no int8 image graph; it has fp32" in again.error
 
 
 def test_refusals(folder, tmp_path):
@@ -231,15 +234,15 @@ def test_usage_is_one_line():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on Unix alone")
-def test_names_that_are_no_text_come_out_as_they_are(folder, tmp_path):
+def test_names_that_are_no_text_come_out_as_they_are(folder, tmp_path, monkeypatch):
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / name, "PNG")
-    stdout_of(run("embed", "photos", "--model", folder / "onnx", "--out", "index", cwd=tmp_path))
-    done = run("search", "index", "red", cwd=tmp_path)
-    assert done.stdout.split(b"\t")[2] == b"photos/caf\xe9.png"
-    stdout_of(run("search", "index", "red", "--gallery", "out.png", cwd=tmp_path))
-    answers = json.loads(stdout_of(run("search", "index", "red", "--json", cwd=tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    assert command.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
+    done = run("search", "index", "red", "--gallery", "out.png")
+    assert done.returncode == 0 and done.stdout.split(b"\t")[2] == b"photos/caf\xe9.png"
+    answers = json.loads(command.run("search", "index", "red", "--json").out)
     assert answers[0]["results"][0]["path"] == "caf%E9.png"
 
 

@@ -11,13 +11,23 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests import command
 from tests.helpers import UNPRIVILEGED
 
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
 
 
 def embed(photos: Path, bundle: Path, out: Path, *options: str) -> list[str]:
-    return [*CLIPLINE, "embed", str(photos), "--model", str(bundle), "--out", str(out), "--provider", "cpu", *options]
+    return [*CLIPLINE, *arguments(photos, bundle, out), *options]
+
+
+def arguments(photos: Path, bundle: Path, out: Path) -> list[str]:
+    return ["embed", str(photos), "--model", str(bundle), "--out", str(out), "--provider", "cpu"]
+
+
+def embed_here(photos: Path, bundle: Path, out: Path, *options: str) -> None:
+    """What precedes and follows a fault, without a process of its own."""
+    assert command.run(*arguments(photos, bundle, out), *options).code == 0
 
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
@@ -50,7 +60,7 @@ def many(tmp_path, tools) -> Path:
 def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
     out = tmp_path / "place" / "out"
     if overwrite:
-        assert run(embed(photos, bundle, out)).returncode == 0
+        embed_here(photos, bundle, out)
     before = sorted(path.name for path in out.parent.rglob("*")) if overwrite else []
     process = subprocess.Popen(
         embed(many, bundle, out, "--part-rows", "20", "--overwrite"), stderr=subprocess.PIPE, text=True
@@ -73,7 +83,7 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
     assert set(sizes[:-1]) == {20}
     # What was embedded and not yet written is saved on the way out, unless there is no way out.
     assert sizes[-1] == 20 if number == signal.SIGKILL else 1 <= sizes[-1] <= 20
-    assert run(embed(photos, bundle, out, "--overwrite")).returncode == 0
+    embed_here(photos, bundle, out, "--overwrite")
     assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
 
 
@@ -83,7 +93,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
     """Simulated by a limit on the size of files, which fails in the same call."""
     out = tmp_path / "out"
     if overwrite:
-        assert run(embed(photos, bundle, out)).returncode == 0
+        embed_here(photos, bundle, out)
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} if overwrite else {}
     limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash"]
     done = run([*limited, *embed(photos, bundle, out, "--overwrite")])
@@ -97,7 +107,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
     else:
         assert [path.name for path in out.rglob("*.*")] == ["manifest.json"]  # it says: not complete
     # A run with room goes on.
-    assert run(embed(photos, bundle, out)).returncode == 0
+    embed_here(photos, bundle, out)
     assert len(tools.rows(out)) == 12
 
 
@@ -105,7 +115,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
 def test_a_read_only_folder(photos, bundle, tmp_path):
     parent = tmp_path / "place"
-    assert run(embed(photos, bundle, parent / "old")).returncode == 0
+    embed_here(photos, bundle, parent / "old")
     before = {path.name: path.read_bytes() for path in (parent / "old").rglob("*") if path.is_file()}
     for folder in (parent / "old", parent):
         folder.chmod(0o555)

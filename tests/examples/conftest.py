@@ -1,12 +1,13 @@
 """The example notebook, and how to run it."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
+
+from tests.factories import load_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "search_and_classify.ipynb"
@@ -17,10 +18,7 @@ HEAVY = "torch transformers timm mlflow dvc gradio matplotlib"
 @pytest.fixture(scope="session")
 def tools() -> ModuleType:
     """examples/execute.py."""
-    spec = importlib.util.spec_from_file_location("execute", EXAMPLES / "execute.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/execute.py")
 
 
 def run(tools: ModuleType, folder: Path) -> NotebookNode:

@@ -88,13 +88,13 @@ def pytest_terminal_summary(terminalreporter) -> None:
     if not OUTCOMES:
         return
     write = terminalreporter.write_line
-    write(f"\n{'faults (seed ' + SEED + ')':44}{'tried':>7}{'recovered':>11}{'told':>7}{'ended':>7}{'lost':>7}")
+    write(f"\n{'faults (seed ' + SEED + ')':44}{'tried':>7}{'recovered':>11}{'reported':>10}{'ended':>7}{'lost':>7}")
     groups = list(dict.fromkeys(one.group for one in OUTCOMES))
     for group in [*groups, "all"]:
         hows = [one.how for one in OUTCOMES if group in (one.group, "all")]
         counts = [len(hows), *(hows.count(how) for how in ("recovered", "told", "ended", "lost"))]
-        write(f"{group:44}{counts[0]:7}{counts[1]:11}{counts[2]:7}{counts[3]:7}{counts[4]:7}")
-    write("recovered: by itself or by a rerun; told: one line says what is wrong and what to do")
+        write(f"{group:44}{counts[0]:7}{counts[1]:11}{counts[2]:10}{counts[3]:7}{counts[4]:7}")
+    write("recovered: by itself or by a rerun; reported: one line says what is wrong and what to do")
     write("ended: in a library's own words, which is all that too little memory to load it leaves")
 
 

@@ -1,9 +1,10 @@
 """What the fuzzer starts from, and all that it ever found, through its targets once."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+
+from tests.factories import load_script
 
 HERE = Path(__file__).parent
 SEEDS = sorted((HERE / "seeds").glob("*/*"))
@@ -11,10 +12,7 @@ SEEDS = sorted((HERE / "seeds").glob("*/*"))
 
 @pytest.fixture(scope="session")
 def targets():
-    spec = importlib.util.spec_from_file_location("fuzz_targets", HERE / "targets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tests/fuzz/targets.py")
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: f"{path.parent.name}-{path.name}")

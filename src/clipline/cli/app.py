@@ -24,7 +24,7 @@ def app(
     model: Annotated[Path | None, model_option("The model that embedded them.", show_default="that of DIR")] = None,
     root: RootOption = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 7860,
     provider: ProviderOption = ProviderName.cpu,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:

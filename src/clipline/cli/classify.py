@@ -45,7 +45,7 @@ ImagesArgument = Annotated[
 ]
 TemplateOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="A prompt with {} for the label; may be repeated, the mean counts."),
+    typer.Option(metavar="TEXT", help="A prompt with {} for the label; may be repeated, and their mean is used."),
 ]
 TemplatesOption = Annotated[
     str | None,
@@ -56,13 +56,17 @@ TemplatesOption = Annotated[
     ),
 ]
 EvaluateOption = Annotated[
-    bool, typer.Option("--evaluate", help="IMAGES are labelled: print accuracy. Labels: the names of its classes.")
+    bool, typer.Option("--evaluate", help="IMAGES are labelled: print the accuracy. The labels are the class names.")
 ]
 SplitOption = Annotated[
-    str | None, typer.Option(help="Of labelled images in splits.", show_default="test, else val, else train")
+    str | None,
+    typer.Option(
+        help="With --evaluate: which split, if the images are in splits.",
+        show_default="test, else val, else train",
+    ),
 ]
 ConfusionOption = Annotated[
-    Path | None, typer.Option(metavar="PICTURE.png", help="With --evaluate: draw what was taken for what.")
+    Path | None, typer.Option(metavar="PICTURE.png", help="With --evaluate: draw the confusion matrix.")
 ]
 
 
@@ -73,17 +77,17 @@ def classify(
     labels_file: Annotated[Path | None, typer.Option(metavar="FILE", help="The labels, one on each line.")] = None,
     template: TemplateOption = None,
     templates: TemplatesOption = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Labels per image.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many labels to give each image.")] = 5,
     evaluate: EvaluateOption = False,
     split: SplitOption = None,
     confusion: ConfusionOption = None,
     model: Annotated[
         Path | None, model_option("The exported model.", show_default="that of the embeddings, else models/onnx")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the images of the embeddings, or of a list, are.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of the images of embeddings, or of a list.")] = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
-    max_errors: Annotated[int, typer.Option(min=0, help="More unusable images than this end in exit 3.")] = 0,
+    max_errors: Annotated[int, typer.Option(min=0, help="Exit with 3 if more images than this are unusable.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
 ) -> None:

@@ -24,9 +24,13 @@ def doctor(
         typer.Argument(metavar="[IMAGES]", help="Photos to measure with: a folder, or what else embed takes."),
     ] = None,
     *,
-    model: Annotated[Path | None, model_option("Of which files are checked, and where its nodes run.")] = None,
+    model: Annotated[
+        Path | None, model_option("The exported model: checks its files, shows where its nodes run.")
+    ] = None,
     provider: ProviderOption = ProviderName.auto,
-    precision: Annotated[PrecisionName, typer.Option(help="Of the model that is measured.")] = PrecisionName.fp32,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Precision of the image graph to measure.")
+    ] = PrecisionName.fp32,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:

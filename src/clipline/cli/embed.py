@@ -54,7 +54,7 @@ BatchSizeOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    EngineName, typer.Option(help="local, or a Ray cluster, whose nodes see model and images under the same paths.")
+    EngineName, typer.Option(help="local, or ray: a cluster whose nodes see model and images under the same paths.")
 ]
 RayAddressOption = Annotated[
     str | None,
@@ -66,10 +66,12 @@ RayWorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Ray workers, each with --threads CPUs.", show_default="what fits")
 ]
 PrecisionOption = Annotated[
-    PrecisionName, typer.Option(help="Of the model; auto takes the fastest here of those that were exported.")
+    PrecisionName,
+    typer.Option(help="Precision of the image graph; auto measures the exported ones and takes the fastest."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Embed all again; the old embeddings stay until the new are complete.")
+    bool,
+    typer.Option("--overwrite", help="Embed all images again; the old embeddings stay until the new are complete."),
 ]
 
 
@@ -79,20 +81,23 @@ def embed(
     model: Annotated[Path, model_option("The exported model: models/onnx, or MLflow's models:/clipline@champion.")],
     out: Annotated[Path, typer.Option(help="Folder to write: data/*.parquet, errors.parquet, manifest.json.")],
     include: IncludeOption = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Not these images; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave these images out; may be repeated.")] = None,
     keep_machine_folders: Annotated[
-        bool, typer.Option("--keep-machine-folders", help="Also what NAS and photo libraries make, such as @eaDir.")
+        bool,
+        typer.Option(
+            "--keep-machine-folders", help="Keep the folders that NAS and photo libraries make, such as @eaDir."
+        ),
     ] = False,
     column: Annotated[str | None, typer.Option(help="The table's column of images or paths.")] = None,
-    root: Annotated[Path | None, typer.Option(help="What paths in a list or table are relative to.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder that relative paths start from.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the embeddings of images that are gone.")] = False,
     batch_size: BatchSizeOption = None,
     precision: PrecisionOption = PrecisionName.fp32,
     dtype: Annotated[DtypeName, typer.Option(help="How vectors are stored.")] = DtypeName.float16,
-    max_errors: Annotated[int, typer.Option(min=0, help="More failed images than this end in exit 3.")] = 0,
+    max_errors: Annotated[int, typer.Option(min=0, help="Exit with 3 if more images than this fail.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
-    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file: the most a kill can lose.")] = 1000,
+    part_rows: Annotated[int, typer.Option(min=1, help="Rows in one parquet file; a kill loses at most these.")] = 1000,
     overwrite: OverwriteOption = False,
     engine: EngineOption = EngineName.local,
     ray_address: RayAddressOption = None,

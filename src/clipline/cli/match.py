@@ -55,7 +55,7 @@ def match(
     ] = None,
     model: Annotated[Path | None, model_option("The exported model.", show_default="models/onnx")] = None,
     as_json: JsonOption = False,
-    max_errors: Annotated[int, typer.Option(min=0, help="With --quiz: more unusable images end in exit 3.")] = 0,
+    max_errors: Annotated[int, typer.Option(min=0, help="With --quiz: exit with 3 if more images are unusable.")] = 0,
     threads: ThreadsOption = None,
     provider: ProviderOption = ProviderName.auto,
 ) -> None:

@@ -46,7 +46,7 @@ ProviderOption = Annotated[
     ProviderName,
     typer.Option(help="What runs the model: auto takes CUDA where it starts, cuda fails where it does not."),
 ]
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `clipline embed` wrote.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `clipline embed` wrote.")]
 RootOption = Annotated[
     Path | None, typer.Option(help="Where the images are now, if they were moved.", show_default="where they were")
 ]

@@ -29,12 +29,14 @@ EXAMPLES = (
 
 def runs(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids or their beginnings.", show_default="the last")
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Ids of runs, or their first characters.", show_default="the last"),
     ] = None,
     *,
-    count: Annotated[int, typer.Option("-n", min=1, help="How many of the last runs, where no RUN is given.")] = 5,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many of the last runs to show, if no RUN is given.")] = 5,
     experiment: Annotated[
-        str | None, typer.Option(help="In the tracking store.", show_default="that of params.yaml, else clipline")
+        str | None,
+        typer.Option(help="The experiment in the tracking store.", show_default="that of params.yaml, else clipline"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

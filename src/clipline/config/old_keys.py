@@ -25,8 +25,8 @@ OLD_KEYS: dict[str, str | Removed] = {
     "Train.chunk": "micro_batch_size",
     "TrainParams.shard": Removed(
         False,
-        "Each process now holds the whole model. Fix: leave it out; less memory takes train.grad_checkpointing: true "
-        "or a smaller train.micro_batch_size in the recipe",
+        "Each process now holds the whole model. Fix: leave it out; to use less memory, set train.grad_checkpointing: "
+        "true or a smaller train.micro_batch_size in the recipe",
     ),
 }
 

@@ -32,7 +32,10 @@ class Failure:
 
 
 class Item(Protocol):
-    """One image, which can be pickled. path: its name in the tables: valid text, unique in its source."""
+    """One image. It must be picklable, because --engine ray sends it to workers.
+
+    path: its name in the tables: valid text, unique in its source.
+    """
 
     @property
     def path(self) -> str: ...
@@ -59,7 +62,10 @@ class Source(Protocol):
 
 
 class Ledger(Protocol):
-    """What is known of files from earlier runs and from this one. Only `is_duplicate` is called by one thread alone."""
+    """What is known of files from earlier runs and from this one.
+
+    `is_duplicate` is called by a single thread; the other methods must be thread-safe.
+    """
 
     def is_unchanged(self, path: str, stat: Stat) -> bool:
         """Whether `path` has a row that is up to date, by size and date."""

@@ -31,8 +31,8 @@ class FolderLedger:
     """The ledger of an embeddings folder (see `item.Ledger`).
 
     It takes the existing rows from `parts`. on_skip: called for each file whose row is up to date, by any thread.
-    out_of_date: rows that newer ones have replaced, or whose file is no image any more. Memory: about 500 bytes for
-    each existing row, 200 for each new one.
+    out_of_date: rows that newer ones have replaced, or whose file is no image any more. Memory: about 1 kB for each
+    existing row, 300 bytes for each new one (docs/scale.md).
     """
 
     def __init__(self, parts: Parts, on_skip: Callable[[], None]) -> None:

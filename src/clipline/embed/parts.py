@@ -32,7 +32,7 @@ RowId = tuple[int, int]  # (number of the part, index of the row in it)
 class Parts:
     """A table that grows by `add`. The ids of its rows stay the same until `drop`.
 
-    existing: the rows that the folder held when it was opened, with their ids (some 500 bytes of memory each); the
+    existing: the rows that the folder held when it was opened, with their ids (about 650 bytes of memory each); the
     caller may clear it. Every method raises CliplineError where a part is damaged or the disk refuses.
     """
 

@@ -11,7 +11,10 @@ STAGES = ("read", "decode", "model", "write")
 
 
 class StageTimer:
-    """Sums the seconds that each stage's threads were at work. threads: how many a stage has; one if not named."""
+    """Sums the seconds for which the threads of each stage were at work.
+
+    threads: stage -> its number of threads; a stage that is missing has one.
+    """
 
     def __init__(self, threads: dict[str, int]) -> None:
         self.threads = threads

@@ -69,9 +69,10 @@ class CLIP(nn.Module):
 
 
 def _logit_bias(recipe: Recipe) -> nn.Parameter | None:
-    """The sigmoid loss's learned bias. Initially, similarities of 0 give the share of positive pairs, which is 1 / B.
+    """The learned bias of the sigmoid loss; None for other losses.
 
-    Source: arXiv 2303.15343, section 3.3.
+    It starts at -log(B - 1): a pair with similarity 0 then has the probability 1 / B, the share of positive pairs in a
+    batch of B. Source: arXiv 2303.15343, section 3.3.
     """
     if recipe.loss.kind != "siglip":
         return None

@@ -63,10 +63,10 @@ class Graph(_Json):
 class Manifest(_Json):
     """manifest.json.
 
-    model_id: hash of weights and preprocessing; embeddings of different ids cannot be compared. dim: length of an
-    embedding. image, text: precision -> graph. files: SHA-256 of tokenizer.json and preprocess.json; empty in bundles
-    of an older clipline. logit_scale: 1 / tau; the softmax of logit_scale * cosine is that of the trained model. None
-    where no single number gives it, and in bundles of an older clipline.
+    model_id: hash of weights, tokenizer and preprocessing; embeddings of different ids cannot be compared. dim: length
+    of an embedding. image, text: precision -> graph. files: SHA-256 of tokenizer.json and preprocess.json; empty in
+    bundles of an older clipline. logit_scale: 1 / tau; the softmax of logit_scale * cosine is that of the trained
+    model. None where no single number gives it, and in bundles of an older clipline.
     """
 
     schema_version: int = SCHEMA_VERSION

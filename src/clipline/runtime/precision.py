@@ -12,7 +12,7 @@ from typing import get_args
 
 from clipline.runtime.bundle import Precision
 
-# From the most exact. A less exact precision must be faster by 5 %, or two runs would choose differently by chance.
+# Precisions, the most exact first. A less exact one must be 5 % faster, or two runs could choose differently by chance.
 ORDER, MARGIN = get_args(Precision), 1.05
 
 

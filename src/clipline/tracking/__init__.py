@@ -1,4 +1,4 @@
-"""One MLflow run per trained model, over all stages. Within clipline, only stages and commands import this package.
+"""One MLflow run per trained model, over all stages. Besides stages and commands, only `registry` imports this.
 
 The train stage calls `start`: it creates the run and writes a receipt (models/run.json, an out of the stage).
 Later stages take the receipt as a dependency and `resume` the run that it names. If that run is gone (deleted

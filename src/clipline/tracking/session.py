@@ -35,9 +35,9 @@ def start(
     """Create a run, write its receipt, and leave it FINISHED, FAILED (an exception) or KILLED (a signal).
 
     params: settings, nested or flat (`names.flatten`). system_metrics: CPU, memory and GPU every 10 s, from a thread.
-    again: the receipt of a training that was killed and now goes on, as `Run.receipt` gave it: its run is taken up
-    again, or one takes its place; what that has of the metrics already is not logged twice.
-    Raises TrackingError, within 15 s, where the store cannot be used; a server that does not answer, then or later,
+    again: the receipt of a training that was killed and now goes on, as `Run.receipt` gave it. Its run is continued; if
+    that run is gone from the store, a new one replaces it. Metrics that the run already has are not logged again.
+    Raises TrackingError, within 15 s, where the store cannot be used. A server that does not answer, then or later,
     stops nothing: what is logged is kept on disk for the next stage.
     """
     earlier = Receipt.model_validate(again) if again else None

@@ -71,7 +71,10 @@ class Listing:
 
 
 def _records(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
-    """Split a stream at `end`. A record longer than MAX_LINE is cut, and the last."""
+    """Yield the records of a stream, which `end` separates; the last one is what follows the last `end`.
+
+    Reading stops at a record longer than MAX_LINE; the part of it that was read is yielded.
+    """
     rest = b""
     while block := stream.read(MAX_LINE):
         *records, rest = (rest + block).split(end)
