@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipline import tracking
 from clipline.config.run import Run
-from clipline.errors import CliplineError, out_of_memory
+from clipline.errors import CliplineError, escape, out_of_memory
 from clipline.utils import entry
 from clipline.utils.files import locked
 
@@ -19,8 +19,8 @@ BUSY = "another stage runs here, perhaps of a `dvc` that was killed. Fix: wait u
 
 
 def say(text: str) -> None:
-    """Print one line of the stage's output."""
-    print(text, flush=True)  # noqa: T201
+    """Print lines of the stage's output."""
+    print("\n".join(map(escape, text.split("\n"))), flush=True)  # noqa: T201
 
 
 def resume_run(run: Run, stage: str) -> AbstractContextManager[tracking.Run]:

@@ -16,24 +16,42 @@ from types import TracebackType
 # Words by which torch, onnxruntime and the operating system report a lack of memory in other errors than MemoryError.
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
 _NO_MEMORY += ("can't start new thread", "bad allocation")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, what else ends a line for some programs, and what reverses the order of letters.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+
+
+def escape(text: object) -> str:
+    """The one rule for printed lines, as names may hold anything: control characters become `\\n`, `\\x1b` and so on.
+
+    No name then ends a line, begins a column or is obeyed by a terminal. `--json`, CSV and `--print0` are exact.
+    """
+    return _CONTROL.sub(_escaped, str(text))
+
+
+def printable(text: object) -> str:
+    """The same for what cannot hold bytes that are no text (tables, pictures, headers, messages): `\\xe9`."""
+    return _NO_TEXT.sub(_escaped, escape(text))
 
 
 def _escaped(character: re.Match[str]) -> str:
-    return character[0].encode("unicode_escape").decode()
+    byte = ord(character[0]) - 0xDC00  # of a file's name that is no text
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character[0].encode("unicode_escape").decode()
 
 
 class CliplineError(Exception):
     """The work could not be done: exit code 1.
 
-    Secrets are removed from the message. Control characters, which file names may contain, are shown as `\\x1b` and the
-    like, so that no terminal interprets them.
+    lines: of the message, mostly one. Secrets are removed from them, and they are made `printable`.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(_CONTROL.sub(_escaped, redact(str(message))))
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(printable(redact(str(line))) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class UsageError(CliplineError):
@@ -64,9 +82,8 @@ QUOTED = 100
 def shorten(data: object) -> str:
     """Data as a message quotes it: on one line, at most QUOTED characters, then how many there are."""
     text = str(data)
-    shown = text[:QUOTED].encode(errors="backslashreplace").decode()
     more = f"… ({len(text):,} characters)" if len(text) > QUOTED else ""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", _escaped, shown) + more
+    return printable(text[:QUOTED]) + more
 
 
 def first_few(names: Collection[str], limit: int = 5) -> str:
@@ -123,4 +140,5 @@ def address(url: str) -> str:
 
 def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Write the usual traceback to stderr, redacted. For sys.excepthook."""
-    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+    text = redact("".join(traceback.format_exception(kind, error, trace)))
+    sys.stderr.write("\n".join(map(escape, text.split("\n"))))

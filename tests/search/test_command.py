@@ -124,7 +124,7 @@ def test_gallery_page(run, tmp_path):
         ),
         (["--queries", "-"], 2, "no query in it"),
         (["--image", "none.png"], 1, "none.png: no such file"),
-        (["caf\udce9"], 2, "the query is not valid text: 'caf\\udce9'. Fix: write it in UTF-8"),
+        (["caf\udce9"], 2, "the query is not valid text: 'caf\\xe9'. Fix: write it in UTF-8"),
         (["red", "--not", "caf\udce9"], 2, "the text of --not is not valid text"),
         (["red", "--not", " "], 2, "the text of --not is empty"),
         (["red", "--gallery", "out.pdf"], 2, ".png, .jpg, .jpeg, .webp, .html"),

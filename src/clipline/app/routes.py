@@ -15,8 +15,7 @@ from clipline.app.guard import TooLargeError
 from clipline.app.library import GoneError, Library
 from clipline.app.pictures import Thumbnails
 from clipline.app.uploads import MAX_BYTES, Uploads
-from clipline.embeddings.paths import printable
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, printable
 
 MAX_UPLOADS, SECONDS = 8, 60  # whose bytes are in memory at once, and how long one may take
 # An image that is opened in a tab runs and loads nothing, whatever the file holds.

@@ -64,16 +64,18 @@ class Errors:
         if len(self._first) < SHOWN:
             self._first.append(failure)
 
-    def __str__(self) -> str:
+    def _lines(self) -> list[str]:
         lines = [f"  {shorten(failure.path)}: {failure.stage}: {failure.reason}" for failure in self._first]
         more = [f"  and {self.count - SHOWN:,} more"] if self.count > SHOWN else []
-        return "\n".join([*lines, *more])
+        return [*lines, *more]
 
-    def enforce(self, total: int, allowed: int) -> str | None:
-        """A note on the failures, None where there are none. Raises TooManyErrorsError for more than `allowed`."""
+    def enforce(self, total: int, allowed: int) -> list[str]:
+        """The lines of a note on the failures, none without any. Raises TooManyErrorsError for more than `allowed`."""
         if not self.count:
-            return None
+            return []
         summary = f"{self.count:,} of {total:,} images could not be used"
         if self.count > allowed:
-            raise TooManyErrorsError(f"{summary}; --max-errors allows {allowed:,}. The others are done.\n{self}")
-        return f"{summary}:\n{self}"
+            raise TooManyErrorsError(
+                f"{summary}; --max-errors allows {allowed:,}. The others are done.", *self._lines()
+            )
+        return [f"{summary}:", *self._lines()]

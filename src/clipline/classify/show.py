@@ -17,8 +17,7 @@ from rich.text import Text
 from clipline.classify.evaluate import TOP, Evaluation
 from clipline.classify.predict import Prediction
 from clipline.embed.item import Failure
-from clipline.embeddings.paths import printable
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, escape, printable
 from clipline.utils.files import atomic
 
 SHOWN = 40  # images in a table: more do not fit a page
@@ -27,7 +26,7 @@ MIN_PROBABILITY = 0.01  # of a second label in it
 
 def line(prediction: Prediction) -> str:
     """`file <tab> label <tab> probability <tab> second label <tab> ...`."""
-    return "\t".join([str(prediction.file), *_fields(prediction)])
+    return "\t".join(map(escape, (prediction.file, *_fields(prediction))))
 
 
 def _fields(prediction: Prediction) -> list[str]:
@@ -70,7 +69,7 @@ class Overview:
                 f"{label} {probability:.0%}" for label, probability in others if probability >= MIN_PROBABILITY
             )
             # As Text, since names and labels may hold what rich takes for markup.
-            table.add_row(Text(name), Text(first[0]), f"{first[1]:.1%}", Text(then))
+            table.add_row(Text(name), Text(printable(first[0])), f"{first[1]:.1%}", Text(printable(then)))
         console.print(table)
         total = self._counts.total()
         if total > len(self._first):
@@ -84,7 +83,7 @@ class Overview:
             table.add_column(name, justify="right")
         table.add_column("label")
         for label, count in self._counts.most_common():
-            table.add_row(f"{count:,}", f"{count / total:.1%}", Text(label))
+            table.add_row(f"{count:,}", f"{count / total:.1%}", Text(printable(label)))
         console.print(table)
 
 
@@ -147,7 +146,7 @@ def class_lines(evaluation: Evaluation) -> Iterator[str]:
     """`class <tab> images <tab> top-1 <tab> top-5 <tab> confused with <tab> how often`, percentages, for pipes."""
     for row in evaluation.per_class():
         figures = f"{row['images']}\t{row['top1']:.2f}\t{row['top5']:.2f}"
-        yield f"{row['class']}\t{figures}\t{row['confused_with'] or ''}\t{row['confused']:.2f}"
+        yield f"{escape(row['class'])}\t{figures}\t{escape(row['confused_with'] or '')}\t{row['confused']:.2f}"
 
 
 def print_classes(evaluation: Evaluation, console: Console) -> None:
@@ -159,5 +158,6 @@ def print_classes(evaluation: Evaluation, console: Console) -> None:
     table.add_column("most often taken for")
     for row in evaluation.per_class():
         wrong = f"{row['confused_with']} {row['confused']:.1f}%" if row["confused_with"] else ""
-        table.add_row(Text(row["class"]), f"{row['images']:,}", f"{row['top1']:.1f}%", f"{row['top5']:.1f}%", wrong)
+        names = Text(printable(row["class"])), Text(printable(wrong))
+        table.add_row(names[0], f"{row['images']:,}", f"{row['top1']:.1f}%", f"{row['top5']:.1f}%", names[1])
     console.print(table)

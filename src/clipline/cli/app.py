@@ -35,27 +35,27 @@ def app(
     """
     from clipline.app import serve
     from clipline.app.library import Library
+    from clipline.cli.output import say
 
     listening = serve.listen(host, port)
     with serve.quiet(), listening:
         public, url = serve.is_public(listening), serve.url_of(listening)
-        typer.echo("starting...", err=True)
+        say("starting...")
         library = Library(folder, model, root, provider.value)
         built = serve.application(library, public=public)
         library.warm()
         if public:
-            typer.echo(
+            say(
                 f"warning: listening on {host}: everyone who can reach this machine sees these images; there is no "
-                "password",
-                err=True,
+                "password"
             )
 
         def ready() -> None:
-            typer.echo(f"{url}  ({len(library.now().index):,} images; Ctrl-C stops)")
+            say(f"{url}  ({len(library.now().index):,} images; Ctrl-C stops)", err=False)
             if open_browser:
                 import webbrowser
 
                 webbrowser.open(url)
 
         serve.run(built, listening, ready)
-    typer.echo("stopped", err=True)
+    say("stopped")

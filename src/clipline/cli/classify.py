@@ -102,7 +102,7 @@ def classify(
     from clipline.classify.labelled import open_labelled
     from clipline.classify.predict import Errors
     from clipline.cli.inputs import read_labels, read_templates
-    from clipline.cli.output import print_notes
+    from clipline.cli.output import print_notes, say
     from clipline.pictures.gallery import check_path
 
     prompts = read_templates(template or [], templates)
@@ -126,12 +126,12 @@ def classify(
     else:
         _print(results, as_json, to_end=csv is not None)
     if csv:
-        typer.echo(f"written: {csv}", err=True)
+        say(f"written: {csv}")
     if confusion:
         draw(evaluation, confusion)
-        typer.echo(f"drawn: {confusion}", err=True)
+        say(f"drawn: {confusion}")
     print_notes([*vectors.notes, *zeroshot.notes(vectors.model, zeroshot.prompts(names, prompts))])
-    print_notes([errors.enforce(vectors.total, max_errors)])
+    print_notes(errors.enforce(vectors.total, max_errors))
 
 
 def _with_distractors(labelled: Labelled, labels: str | None, file: Path | None) -> list[str]:
@@ -168,12 +168,11 @@ def _predict(
 
 def _print(results: Iterator[Prediction | Failure], as_json: bool, *, to_end: bool) -> None:
     """Print the labels of each image; in a pipe as they come, and `to_end` also where nobody reads them any more."""
-    import json
-
     from rich.console import Console
 
     from clipline.classify import show
     from clipline.classify.predict import Prediction
+    from clipline.cli.output import print_json
     from clipline.utils.streams import nobody_reads
 
     console, overview, objects = Console(), show.Overview(), []
@@ -187,7 +186,7 @@ def _print(results: Iterator[Prediction | Failure], as_json: bool, *, to_end: bo
         elif isinstance(result, Prediction):
             typer.echo(show.line(result))
     if as_json:
-        typer.echo(json.dumps(objects, indent=2))
+        print_json(objects)
     elif console.is_terminal:
         overview.print(console)
 
@@ -201,7 +200,7 @@ def _evaluate(
     from clipline.classify import show
     from clipline.classify.evaluate import Evaluation
     from clipline.classify.predict import Prediction
-    from clipline.cli.output import print_results
+    from clipline.cli.output import print_results, say
 
     evaluation = Evaluation(labelled.classes, labels)
     for result in results:
@@ -210,5 +209,5 @@ def _evaluate(
     table = partial(show.print_classes, evaluation)
     print_results(as_json, evaluation.as_dict(), table, show.class_lines(evaluation))
     if not as_json:
-        typer.echo(show.summary(evaluation), err=not Console().is_terminal)
+        say(show.summary(evaluation), err=not Console().is_terminal)
     return evaluation

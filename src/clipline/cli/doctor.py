@@ -35,17 +35,16 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is installed, what runs, and with IMAGES how many of them each stage processes per second."""
-    import json
-
+    from clipline.cli.output import print_json, say
     from clipline.doctor.report import examine
     from clipline.embed.sources import open_source
 
     source = open_source(images) if images else None
     report = examine(source, model, provider=provider.value, precision=precision.value, threads=threads)
     if as_json:
-        typer.echo(json.dumps(report.json(), indent=2, ensure_ascii=False))
+        print_json(report.json())
     else:
         for line in report.lines():
-            typer.echo(line)
+            say(line, err=False)
     if report.problems:
         raise typer.Exit(1)

@@ -110,6 +110,7 @@ def embed(
     deleted files that machines make, are counted; --include '*.xyz' takes files whatever their suffix. Names that
     start with a dot are skipped. errors.parquet lists what could not be embedded, and why.
     """
+    from clipline.cli.output import say
     from clipline.embed.batch_size import pick_batch_size
     from clipline.embed.on_ray.engine import RayEngine
     from clipline.embed.run import Options
@@ -135,9 +136,8 @@ def embed(
     local_provider = "cpu" if cluster else provider.value
     opened = OnnxModel(model, provider=local_provider, precision=chosen, threads=threads, bulk=True)
     if chosen == "auto":
-        typer.echo(f"--precision auto: {opened.precision_words}", err=True)
-    report = partial(typer.echo, err=True)
-    size = None if batch_size is None else pick_batch_size(opened, batch_size, report)
+        say(f"--precision auto: {opened.precision_words}")
+    size = None if batch_size is None else pick_batch_size(opened, batch_size, say)
     options = Options(
         batch_size=size,
         dtype=dtype.value,
@@ -148,7 +148,8 @@ def embed(
         engine=partial(RayEngine, cluster=cluster) if cluster else None,
     )
     summary = embed_source(source, opened, out, options)
-    typer.echo(str(summary))
+    for line in str(summary).split("\n"):
+        say(line, err=False)
     summary.enforce(max_errors)
 
 

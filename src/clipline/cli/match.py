@@ -85,7 +85,7 @@ def match(
 
     data = read(quiz, split, root)
     failures = _quiz(data, open_for_images(model, provider.value, threads), choices, seed, n, out, as_json)
-    print_notes([Errors(failures).enforce(len(data.names), max_errors)])
+    print_notes(Errors(failures).enforce(len(data.names), max_errors))
 
 
 def _captions(given: list[str], file: Path | None) -> list[str]:
@@ -115,17 +115,18 @@ def _quiz(
     data: Captioned, model: OnnxModel, choices: int, seed: int, n: int, out: Path | None, as_json: bool
 ) -> list[Failure]:
     """Ask about all captions, print the accuracy, and draw `n` questions into `out`; returns unusable images."""
-    import json
-
     from clipline.classify.zeroshot import notes
-    from clipline.cli.output import print_notes
+    from clipline.cli.output import print_json, print_notes, say
     from clipline.match import picture, show
     from clipline.match.quiz import ask
 
     quiz, failures = ask(model, data, choices, seed)
-    typer.echo(json.dumps(show.figures(quiz), indent=2) if as_json else show.summary(quiz, data))
+    if as_json:
+        print_json(show.figures(quiz))
+    else:
+        say(show.summary(quiz, data), err=False)
     if out:
         picture.draw(quiz, data, n, seed, out)
-        typer.echo(f"drawn: {out}", err=True)
+        say(f"drawn: {out}")
     print_notes(notes(model))
     return failures

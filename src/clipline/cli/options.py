@@ -51,6 +51,9 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Where the images are now, if they were moved.", show_default="where they were")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Print0Option = Annotated[
+    bool, typer.Option("-0", "--print0", help="Print nothing but files, exactly, each with NUL after it: for xargs -0.")
+]
 CsvOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per image here.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores that this process may use")

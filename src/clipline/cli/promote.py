@@ -35,7 +35,9 @@ def promote(
     The model must have passed its gates and be measured on the same test images and captions as the champion, and its
     R@1 (the mean of both directions, of the exported graphs) must be higher by the margin. Otherwise nothing changes.
     """
+    from clipline.cli.output import say
     from clipline.registry.promote import promote as promote_run
 
     receipt, experiment = Path("models/run.json"), usual_experiment()
-    typer.echo(promote_run(run, receipt=receipt, experiment=experiment, name=name, margin=margin, dry_run=dry_run))
+    done = promote_run(run, receipt=receipt, experiment=experiment, name=name, margin=margin, dry_run=dry_run)
+    say(done, err=False)

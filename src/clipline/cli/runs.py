@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipline.cli.options import JsonOption, usual_experiment
+from clipline.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,15 +47,16 @@ def runs(
     """
     from rich.console import Console
 
+    from clipline.cli.output import print_json, say
     from clipline.tracking import compare
 
     logged = compare.find_runs(experiment or usual_experiment(), ids or (), count=count)
     if as_json:
-        typer.echo(json.dumps(compare.as_json(logged), indent=2, ensure_ascii=False))
+        print_json(compare.as_json(logged))
         return
     Console().print(table(logged))
     if len(logged) > 1:
-        typer.echo(f"curves and pictures: make ui, then {compare.comparison_url(logged)}", err=True)
+        say(f"curves and pictures: make ui, then {compare.comparison_url(logged)}")
 
 
 def table(runs: list[LoggedRun]) -> Table:
@@ -68,13 +69,13 @@ def table(runs: list[LoggedRun]) -> Table:
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("run", overflow="fold")
     for run in runs:
-        shown.add_column(Text(f"{run.name}\n{run.id[:8]}"), justify="right", overflow="fold")
+        shown.add_column(Text(f"{printable(run.name)}\n{run.id[:8]}"), justify="right", overflow="fold")
     shown.add_row("started", *(f"{run.started:%Y-%m-%d %H:%M}" for run in runs))
     if len({run.status for run in runs}) > 1:
         shown.add_row("status", *(run.status for run in runs))
     shown.add_section()
     for line in compare(runs):
-        shown.add_row(Text(line.name), *(_cell(line, index) for index in range(len(runs))))
+        shown.add_row(Text(printable(line.name)), *(_cell(line, index) for index in range(len(runs))))
     return shown
 
 
@@ -87,4 +88,4 @@ def _cell(line: Comparison, index: int) -> Text:
         return Text("-")
     if isinstance(value, float):
         return Text(f"{value:,.6g}", "green" if index in line.best else "")
-    return Text(value[:12] if HASH.fullmatch(value) else value)
+    return Text(value[:12] if HASH.fullmatch(value) else printable(value))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 EXAMPLES = (
     "**Examples**\n\n"
     "clipline sync\n\n"
@@ -18,9 +16,10 @@ def sync() -> None:
     The next stage of a run sends what was kept for that run; this command is for runs that have no stage left to run.
     """
     from clipline import tracking
+    from clipline.cli.output import say
 
     run_ids = tracking.sync()
     for run_id in run_ids:
-        typer.echo(f"sent: {run_id}")
+        say(f"sent: {run_id}", err=False)
     if not run_ids:
-        typer.echo("nothing to send")
+        say("nothing to send", err=False)

@@ -93,7 +93,7 @@ def validate(kind: Any, values: Any, where: str, *, from_earlier_version: bool =
         return TypeAdapter(kind).validate_python(values, context={"rename": True} if from_earlier_version else None)
     except ValidationError as error:
         faults = [(_key(fault["loc"], values, fault["type"] == "missing"), fault) for fault in error.errors()]
-        raise UsageError("\n".join(_line(key, fault, where) for key, fault in _one_per_key(faults))) from None
+        raise UsageError(*(_line(key, fault, where) for key, fault in _one_per_key(faults))) from None
 
 
 def _one_per_key(faults: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -82,10 +82,11 @@ class Images:
 
     def _check_broken(self, total: int, max_broken: float) -> None:
         if len(self.broken) > max_broken * total:
-            first = "\n".join(f"  {shorten(name)}: {reason}" for name, reason in list(self.broken.items())[:SHOWN])
+            first = [f"  {shorten(name)}: {reason}" for name, reason in list(self.broken.items())[:SHOWN]]
             raise CliplineError(
                 f"{self.folder}: {len(self.broken):,} of {total:,} images are missing or unreadable, more "
-                f"than preprocess.max_broken ({max_broken:g}) in params.yaml allows; the first:\n{first}"
+                f"than preprocess.max_broken ({max_broken:g}) in params.yaml allows; the first:",
+                *first,
             )
 
     def why_without(self, name: str) -> str:

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipline.dupes.find import File, Group
-from clipline.embeddings.paths import printable
-from clipline.errors import CliplineError
+from clipline.errors import CliplineError, escape, printable
 from clipline.pictures import gallery
 from clipline.search.searcher import why_gone
 from clipline.utils.files import output
@@ -56,7 +55,12 @@ def outlier_entries(files: list[File]) -> list[Entry]:
 def lines(entries: list[Entry], file_of: FileOf) -> Iterator[str]:
     """`group <tab> verdict`, or `rank`, then `<tab> similarity <tab> width <tab> height <tab> bytes <tab> file`."""
     for entry in entries:
-        yield "\t".join(map(str, (*entry.position, *_figures(entry.file), file_of(entry.file.path))))
+        yield "\t".join(map(escape, (*entry.position, *_figures(entry.file), file_of(entry.file.path))))
+
+
+def files(entries: list[Entry], file_of: FileOf) -> Iterator[Path | str]:
+    """Of each group the files beside the one to keep; of outliers all."""
+    return (file_of(entry.file.path) for entry in entries if not entry.starts_group)
 
 
 def summary(images: int, groups: list[Group], threshold: float) -> str:

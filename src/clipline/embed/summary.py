@@ -9,7 +9,7 @@ from clipline.embed.item import Failure
 from clipline.embed.passed_over import PassedOver
 from clipline.embed.stage_timer import StageTimer
 from clipline.embeddings.manifest import ERRORS
-from clipline.errors import TooManyErrorsError, shorten
+from clipline.errors import TooManyErrorsError, escape, shorten
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Summary:
         ]
         seconds = self.clock.elapsed
         return (
-            f"{self.out}: {_number(self.rows, 'embedding')} in {_number(self.parts, 'part')}, "
+            f"{escape(self.out)}: {_number(self.rows, 'embedding')} in {_number(self.parts, 'part')}, "
             f"{_number(self.errors, 'error')} ({', '.join(parts) or 'nothing new'}); {seconds:,.1f} s, "
             f"{new / max(seconds, 1e-9):,.0f} images/s on {self.running_on}\n{self.clock}"
             + (f"\n{self.passed_over}" if self.passed_over else "")
@@ -69,7 +69,7 @@ class Summary:
             f"{self.errors:,} of {self.images:,} images failed; --max-errors allows {max_errors:,}. "
             f"The others are embedded. All failures: {self.out / ERRORS}"
         )
-        raise TooManyErrorsError("\n".join([message, *lines, *more]))
+        raise TooManyErrorsError(message, *lines, *more)
 
 
 def _number(count: int, noun: str) -> str:

@@ -19,11 +19,6 @@ def to_text(name: str) -> str:
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in escaped)
 
 
-def printable(name: str) -> str:
-    """The name with ? for each invalid byte, for terminals, pictures and headers, which cannot hold those."""
-    return name.encode(errors="replace").decode()
-
-
 def to_name(text: str) -> str:
     """The inverse of `to_text`: a path that os functions open."""
     raw = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), text.encode())

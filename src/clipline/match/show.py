@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipline.embeddings.paths import printable
+from clipline.errors import escape, printable
 from clipline.match.captions import Captioned
 from clipline.match.quiz import Quiz
 
@@ -35,7 +35,7 @@ def rank(captions: Sequence[str], probabilities: np.ndarray, cosines: np.ndarray
 
 def line(ranked: Ranked) -> str:
     """`rank <tab> probability <tab> cosine <tab> caption`."""
-    return f"{ranked.rank}\t{ranked.probability:.4f}\t{ranked.cosine:.4f}\t{' '.join(ranked.caption.split())}"
+    return f"{ranked.rank}\t{ranked.probability:.4f}\t{ranked.cosine:.4f}\t{escape(ranked.caption)}"
 
 
 def print_table(captions: list[Ranked], title: str, console: Console) -> None:
@@ -46,7 +46,7 @@ def print_table(captions: list[Ranked], title: str, console: Console) -> None:
     table.add_column("caption", overflow="fold")
     for caption in captions:
         values = (str(caption.rank), f"{caption.probability:.1%}", f"{caption.cosine:.3f}")
-        table.add_row(*values, Text(caption.caption))
+        table.add_row(*values, Text(printable(caption.caption)))
     console.print(table)
 
 

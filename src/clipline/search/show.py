@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipline.embeddings.paths import printable
-from clipline.errors import CliplineError, UsageError
+from clipline.errors import CliplineError, UsageError, escape, printable
 from clipline.search.searcher import Answer, why_gone
 
 if TYPE_CHECKING:
@@ -36,7 +35,12 @@ def lines(answers: list[Answer]) -> Iterator[str]:
     """`rank <tab> score <tab> path <tab> query`, one line per image."""
     for answer in answers:
         for rank, result in enumerate(answer.results, 1):
-            yield f"{rank}\t{result.score:.4f}\t{result.file}\t{' '.join(answer.query.split())}"
+            yield f"{rank}\t{result.score:.4f}\t{escape(result.file)}\t{escape(answer.query)}"
+
+
+def files(answers: list[Answer]) -> Iterator[Path | str]:
+    """The files found, in the order of `lines`."""
+    return (result.file for answer in answers for result in answer.results)
 
 
 def as_objects(answers: list[Answer]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def existing_store() -> str:
         if not path or _is_set_up(path):
             return uri
     except sqlite3.Error as error:
-        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}\n{fix(uri)}") from error
+        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}. {fix(uri)}") from error
     raise UsageError(
         f"{path}: no MLflow store here. Fix: go to the repository, or dvc repro (the train stage makes one), or set "
         "MLFLOW_TRACKING_URI"

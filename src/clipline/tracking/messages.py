@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 
-from clipline.errors import CliplineError, redact
+from clipline.errors import CliplineError, escape, redact
 
 
 class TrackingError(CliplineError):
@@ -18,7 +18,7 @@ class StoreUnavailableError(TrackingError):
 
 def say(message: str) -> None:
     """Print one line on stderr, without secrets."""
-    print(redact(f"tracking: {message}"), file=sys.stderr, flush=True)  # noqa: T201
+    print(escape(redact(f"tracking: {message}")), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def reason(error: BaseException) -> str:

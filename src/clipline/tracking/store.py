@@ -86,7 +86,7 @@ def opened(experiment: str) -> Iterator[Store]:
         unavailable = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
         unavailable = unavailable or (uri.startswith(location.SERVERS) and not is_final(error))
         kind = StoreUnavailableError if unavailable else TrackingError
-        raise kind(f"cannot use the tracking store {uri}: {cause(error)}\n{location.fix(uri)}") from error
+        raise kind(f"cannot use the tracking store {uri}: {cause(error)}. {location.fix(uri)}") from error
 
 
 @contextmanager

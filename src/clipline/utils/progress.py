@@ -20,12 +20,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from clipline.errors import escape
+
 LOG_EVERY_SECONDS = 10.0
 
 
 def note(text: str) -> None:
     """Print one line on stderr, where the stages' other output goes."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(escape(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Bar:

@@ -33,7 +33,7 @@ TOKEN_HELP = (
     "or save it as `~/.kaggle/access_token`. An older `~/.kaggle/kaggle.json`, or `KAGGLE_USERNAME` with `KAGGLE_KEY`, "
     "works too."
 )
-NO_TOKEN = f"Kaggle wants an API token, and no valid one was found.\nFix: {TOKEN_HELP}"
+NO_TOKEN = f"Kaggle wants an API token, and no valid one was found. Fix: {TOKEN_HELP}"
 
 
 def collect(dataset: Kaggle, cache: Path) -> Collected:
@@ -48,7 +48,7 @@ def collect(dataset: Kaggle, cache: Path) -> Collected:
         return archive.unpack(target, dataset.expect, cache)
     except DamagedError as error:
         target.unlink()
-        raise CliplineError(f"{error}\nDeleted; run again to download it") from None
+        raise CliplineError(f"{error}. Deleted; run again to download it") from None
 
 
 def _download(name: str, target: Path) -> None:

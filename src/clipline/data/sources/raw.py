@@ -91,16 +91,16 @@ def reconcile(
     if expect.images not in (None, n_images) or expect.captions not in (None, n_captions):
         counts = ((expect.images, "images"), (expect.captions, "captions"))
         wanted = " with ".join(f"{count:,} {what}" for count, what in counts if count)
-        details = "".join(f"\n  {fault}" for fault in faults)
         raise CliplineError(
-            f"{where}: expected {wanted}, found {n_images:,} images with {n_captions:,} captions{details}\n"
-            "Fix: complete the source, or set `expect` in the dataset's settings to what you have (or null)"
+            f"{where}: expected {wanted}, found {n_images:,} images with {n_captions:,} captions",
+            *(f"  {fault}" for fault in faults),
+            "Fix: complete the source, or set `expect` in the dataset's settings to what you have (or null)",
         )
     if not kept:
         raise CliplineError(f"{where}: no image has a caption: {'; '.join(faults) or 'nothing was found'}")
     if expect.images is None and expect.captions is None and set(absent) - set(excused):
         raise CliplineError(
-            f"{where}: {faults[0]}\nFix: add the images or remove their captions; to leave them out, set "
+            f"{where}: {faults[0]}. Fix: add the images or remove their captions; to leave them out, set "
             f"`expect: {{images: {n_images}, captions: {n_captions}}}` in the dataset's settings"
         )
     return kept, {"captions_without_image": absent.total(), "images_without_caption": len(uncaptioned)}
