@@ -7,9 +7,10 @@ import subprocess
 import sys
 import urllib.request
 
-import pytest
-
 MAIN = "from clipline.cli import main; main()"
+# Prints what was imported by then.
+AT_EXIT = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); "
+HEAVY = {"torch", "mlflow", "dvc", "transformers"}
 
 
 def command(*arguments: object, code: str = MAIN) -> list[str]:
@@ -23,11 +24,11 @@ def refused(*arguments: object, code: str = MAIN) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_it_says_where_it_is_and_stops_on_ctrl_c(album, tmp_path):
+def test_it_says_where_it_is_loads_nothing_heavy_and_stops_on_ctrl_c(album, tmp_path):
     (tmp_path / "scratch").mkdir()
     settings = {"GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/", "TMPDIR": str(tmp_path / "scratch")}
     server = subprocess.Popen(
-        command(album / "index", "--host", "0.0.0.0", "--port", 0),
+        command(album / "index", "--host", "0.0.0.0", "--port", 0, code=AT_EXIT + MAIN),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | settings,
     )  # fmt: skip
     try:
@@ -44,6 +45,8 @@ def test_it_says_where_it_is_and_stops_on_ctrl_c(album, tmp_path):
         assert "warning: listening on 0.0.0.0: everyone who can reach this machine" in errors
         assert errors.endswith("stopped\n") and "Traceback" not in errors
         assert list((tmp_path / "scratch").iterdir()) == [], "nothing is left behind"
+        imported = set(server.stdout.read().split())
+        assert "gradio" in imported and not imported & HEAVY
     finally:
         server.kill()
 
@@ -68,20 +71,7 @@ def test_a_missing_extra_is_named(album):
     assert error == "error: gradio is not installed. Fix: pip install 'clipline[app]'"
 
 
-@pytest.mark.parametrize("name", ["torch", "mlflow", "dvc", "transformers"])
-def test_heavy_libraries_are_not_loaded(name, imported):
-    assert name not in imported
-
-
-@pytest.fixture(scope="module")
-def imported() -> set[str]:
-    """What the whole page imports."""
-    code = "import sys; from clipline.app import page, routes, serve, theme; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-
-
 def test_help_loads_nothing_heavy():
-    code = f"import sys, atexit; atexit.register(lambda: print('gradio' in sys.modules)); {MAIN}"
-    done = subprocess.run(command("--help", code=code), capture_output=True, text=True, check=True)
+    done = subprocess.run(command("--help", code=AT_EXIT + MAIN), capture_output=True, text=True, check=True)
     assert "--open" in done.stdout and "Ctrl-C stops it" in done.stdout
-    assert done.stdout.endswith("False\n")
+    assert not set(done.stdout.splitlines()[-1].split()) & (HEAVY | {"gradio"})

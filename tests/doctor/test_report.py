@@ -13,13 +13,14 @@ from clipline.embed.sources import open_source
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime import session
 from clipline.runtime.model import OnnxModel
+from tests import command
 
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()", "doctor"]
 
 
 def doctor(*arguments: object) -> subprocess.CompletedProcess:
-    command = [*CLIPLINE, *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    line = [*CLIPLINE, *(str(argument) for argument in arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr
     return done
 
@@ -80,7 +81,7 @@ def test_json_and_nothing_heavy(bundle, photos):
 def test_rates_hang_together(bundle, photos):
     """Embedding cannot be faster than its slowest stage."""
     rates = throughput.rates(open_source(str(photos)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
-    assert rates.possible < min(rates.stages["decode"], rates.stages["model"])
+    assert rates.possible <= min(rates.stages["decode"], rates.stages["model"])
     assert rates.together < 3 * rates.possible, "more than noise"
 
 
@@ -88,18 +89,18 @@ def test_a_folder_with_no_good_image(bundle, tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     with pytest.raises(CliplineError, match=r"none of its first images can be used \(bad\.jpg: not an image"):
         throughput.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
-    assert doctor(tmp_path, "--model", bundle, "--provider", "cpu").returncode == 1
+    assert command.run("doctor", tmp_path, "--model", bundle, "--provider", "cpu").code == 1
 
 
 def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
     folder = make_bundle(tmp_path / "onnx")
     (folder / "image.onnx").write_bytes(b"x" * (folder / "image.onnx").stat().st_size)
-    done = doctor(photos, "--model", folder, "--provider", "cpu")
-    assert done.returncode == 1
-    assert "problem:" in done.stdout
-    assert "not the file that manifest.json describes" in done.stdout
-    assert "measured" not in done.stdout, "no rates of a damaged model"
-    assert done.stdout.splitlines()[-1] == "1 problem"
+    done = command.run("doctor", photos, "--model", folder, "--provider", "cpu")
+    assert done.code == 1
+    assert "problem:" in done.out
+    assert "not the file that manifest.json describes" in done.out
+    assert "measured" not in done.out, "no rates of a damaged model"
+    assert done.out.splitlines()[-1] == "1 problem"
 
 
 @pytest.mark.skipif(session.no_device() is None, reason="this machine has an NVIDIA device")
@@ -109,7 +110,7 @@ def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem.startswith("CUDA does not run: ")
     assert "Fix: " in problem
-    assert doctor("--provider", "auto").returncode == 0, "a machine without a GPU has no problem"
+    assert command.run("doctor", "--provider", "auto").code == 0, "a machine without a GPU has no problem"
 
 
 def test_no_onnxruntime_is_a_problem_not_a_crash(monkeypatch):
@@ -126,9 +127,9 @@ def test_bad_usage_is_exit_2(tmp_path, photos):
         (["--model", tmp_path], "manifest.json: no such file"),
         ([tmp_path / "none", "--model", tmp_path], "no such file or folder"),
     ]:
-        done = doctor(*arguments)
-        assert done.returncode == 2
-        assert expected in done.stderr
-        assert done.stdout == ""
+        done = command.run("doctor", *arguments)
+        assert done.code == 2
+        assert expected in done.error
+        assert done.out == ""
     with pytest.raises(UsageError, match="add --model"):
         examine(open_source(str(photos)), None)
