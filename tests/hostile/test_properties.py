@@ -148,7 +148,11 @@ def test_a_table_in_any_dialect_gives_its_rows(tmp_path, rows, delimiter, ending
     """Delimiters, line ends, a byte order mark, quotes around all or only where needed, columns in any order."""
     assume(not any(row[0].startswith("\ufeff") for row in rows))
     file = io.StringIO(newline="")
-    quoting = csv.QUOTE_ALL if every or any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
+    quoting = (
+        csv.QUOTE_ALL
+        if every or any(end in cell for row in rows for cell in row for end in "\r\n")
+        else csv.QUOTE_MINIMAL
+    )
     writer = csv.writer(file, delimiter=delimiter, lineterminator=ending, quoting=quoting)
     writer.writerow(order)
     writer.writerows(

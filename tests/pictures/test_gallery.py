@@ -112,7 +112,7 @@ def test_another_kind_is_refused(images, tmp_path):
 def test_a_missing_image_is_named_and_an_old_picture_stays(images, tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
-    with pytest.raises(CliplineError, match=r"gone\.jpg: .*No such file"):
+    with pytest.raises(CliplineError, match=r"gone\.jpg: no such file"):
         draw([Row("q", [Cell(images[0]), Cell(tmp_path / "gone.jpg")])], path)
     assert path.read_bytes() == b"old"
 

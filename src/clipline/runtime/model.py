@@ -127,7 +127,7 @@ class OnnxModel:
 
         Raises UsageError for what is no text (`as_texts`), and CliplineError where the graph fails.
         """
-        texts = as_texts(texts)
+        texts = as_texts(texts, allow_empty=True)
         parts = [np.empty((0, self.dim), np.float32)]
         for start in range(0, len(texts), batch_size):
             encoded = self.tokenizer.encode_batch(texts[start : start + batch_size])

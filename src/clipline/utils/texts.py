@@ -8,11 +8,12 @@ from typing import Any
 from clipline.errors import KindError, UsageError, shorten
 
 
-def as_texts(values: Any, what: str = "text") -> list[str]:
+def as_texts(values: Any, what: str = "text", *, allow_empty: bool = False) -> list[str]:
     """One text, or several in any iterable (a NumPy array, a column of a data frame), as a list of str.
 
-    what: each one is, for messages. Raises KindError where one is no str, and UsageError where one is empty or is not
-    valid Unicode, as arguments of a command are not in another encoding than the terminal's. The message names it.
+    what: the kind of text, for messages. allow_empty: captions of a dataset may be empty; a query is then a mistake.
+    Raises KindError where one is not a str, and UsageError where one is empty or not valid Unicode, as arguments of a
+    command in another encoding than the terminal's. The message names the element.
     """
     if isinstance(values, str):
         values = [values]
@@ -23,7 +24,7 @@ def as_texts(values: Any, what: str = "text") -> list[str]:
         name = f"the {what}" if len(values) == 1 else f"{what} {number}"
         if not isinstance(text, str):
             raise KindError(f"{name} is of type {type(text).__name__}, and not str")
-        if not text.strip():
+        if not allow_empty and not text.strip():
             raise UsageError(f"{name} is empty. Fix: say it in words")
         try:
             text.encode()
