@@ -147,7 +147,9 @@ def _wire_words(
     results: Gallery,
 ) -> None:  # fmt: skip
     def show(find: Callable[[], View]) -> list:
-        return [html.header(library), *results.show(find)]
+        shown = results.show(find)
+        # After the search, which looks for new embeddings.
+        return [html.header(library), *shown]
 
     def search(text: str) -> list:
         return show(lambda: views.words(text or ""))
