@@ -1,21 +1,25 @@
-"""`python -m stages.train` killed at random moments: it resumes, and ends in the same model and one MLflow run.
+"""The train stage killed at random moments: it resumes, and ends in the same model and one MLflow run.
 
 A few kills here; CLIPLINE_KILLS says how many (`make test-faults`), CLIPLINE_FAULTS_SEED when.
 """
 
 import csv
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from stages import train
+from stages.common import run_stage
 from tests.helpers import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +34,31 @@ TIMES = {
 }
 
 
-def stage(folder: Path) -> subprocess.Popen:
-    environment = clean_environment(PYTHONPATH=f"{ROOT}:{ROOT}/src", DVC_ROOT=str(folder), OMP_NUM_THREADS="1")
+def run_stage_in(folder: Path) -> None:
+    """`python -m stages.train` in `folder`, of which this process is a fork."""
     with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "stages.train"], cwd=folder, env=environment, stderr=log, stdout=log
-        )
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    environment = clean_environment(DVC_ROOT=str(folder))
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    run_stage(train.main)
+
+
+@pytest.fixture(scope="module")
+def stage():
+    """stage(folder) -> the train stage at work there: a fork of a process that has imported what takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "mlflow", "mlflow.store.tracking.sqlalchemy_store"])
+
+    def start(folder: Path) -> ForkServerProcess:
+        process = context.Process(target=run_stage_in, args=(folder,))
+        process.start()
+        return process
+
+    return start
 
 
 def states(folder: Path) -> list[str]:
@@ -92,26 +115,30 @@ def history(folder: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
     return len(runs), curves
 
 
-def test_killed_at_random_moments(make_folder):
+def test_killed_at_random_moments(make_folder, stage):
     uncut, cut = make_folder("whole"), make_folder("cut")
-    assert stage(uncut).wait() == 0, (uncut / "log").read_text()
+    whole = stage(uncut)
+    whole.join()
+    assert whole.exitcode == 0, (uncut / "log").read_text()
     dice, killed = random.Random(os.environ.get("CLIPLINE_FAULTS_SEED", "0")), 0
     while True:
         before, process = states(cut), stage(cut)
         # Most kills wait for progress, since a start alone takes seconds.
         patient = killed < KILLS and dice.random() < 0.9
-        while patient and states(cut) == before and process.poll() is None:
+        while patient and states(cut) == before and process.is_alive():
             time.sleep(0.05)
         if killed < KILLS:
             time.sleep(dice.uniform(0, 0.3))
-        if killed >= KILLS or process.poll() is not None:
+        if killed >= KILLS or not process.is_alive():
             break
-        process.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
+        os.kill(process.pid, dice.choice([signal.SIGKILL, signal.SIGTERM]))
         killed += 1
-        assert process.wait(timeout=60) != 0
+        process.join(60)
+        assert process.exitcode
         shutil.rmtree(cut / "models", ignore_errors=True)  # as DVC does with outs before it runs a stage
         shutil.rmtree(cut / "reports", ignore_errors=True)
-    assert process.wait(timeout=300) == 0, (cut / "log").read_text()
+    process.join(300)
+    assert process.exitcode == 0, (cut / "log").read_text()
     print(f"{killed} kills")  # noqa: T201
 
     assert killed == KILLS
