@@ -12,8 +12,8 @@ def test_it_runs_on_what_the_pipeline_made(published, tools):  # noqa: F811
     assert output_of(ran, "done.embedded") == "'90 pictures embedded, 0 were already, 0 cannot be read'"
     (model,) = re.findall(r"model (\w+):", output_of(ran, "clip = Clip"))
     assert f'"{model}"' in (published.folder / "models/onnx/manifest.json").read_text()
-    results = re.findall(r"path='(\S+)', .*?score=([\d.]+)", output_of(ran, "results[0][:2]"))
-    by_hand = re.findall(r"'(\S+)', ([\d.]+)", output_of(ran, "scores.argsort()"))
+    results = re.findall(r"path='(\S+)', .*?score=(-?[\d.]+)", output_of(ran, "results[0][:2]"))
+    by_hand = re.findall(r"'(\S+)', (-?[\d.]+)", output_of(ran, "scores.argsort()"))
     assert by_hand[0] == (results[0][0], f"{float(results[0][1]):.3f}")
     chances = [float(text) for text in re.findall(r"\| ([\d.]+)% \|", output_of(ran, "clip.match"))]
     assert len(chances) == 5 and 99 < sum(chances) < 101
