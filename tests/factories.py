@@ -5,9 +5,55 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: object) -> SimpleNamespace:
+    """`clipline` with these arguments, in this process: code, out, err, and error, what `main` would print."""
+    from typer.testing import CliRunner
+
+    from clipline.cli import app
+    from clipline.errors import CliplineError
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    code, error = done.exit_code, ""
+    if isinstance(done.exception, CliplineError):
+        code, error = done.exception.exit_code, str(done.exception)
+    elif done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return SimpleNamespace(code=code, out=done.stdout, err=done.stderr, error=error)
+
+
+def save(path: Path, colour: str | tuple[int, int, int] = (200, 20, 30), size=(40, 30), **options) -> Path:
+    """An image of one colour at `path`. options: of Pillow's save."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **options)
+    return path
+
+
+def unit(colour: tuple[int, int, int]) -> np.ndarray:
+    """The embedding of an image of one colour by the model of `make_bundle`: float64 [3]."""
+    less_grey = np.array(colour, float) - np.mean(colour)
+    return less_grey / np.linalg.norm(less_grey)
+
+
+def rows(folder: Path) -> list[dict]:
+    """Every row of an embeddings folder, in order."""
+    import pyarrow.parquet as pq
+
+    return [row for part in sorted(folder.glob("data/part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def errors(folder: Path) -> list[dict]:
+    """errors.parquet as rows."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "errors.parquet").to_pylist()
 
 
 def load_script(path: str) -> ModuleType:

@@ -2,54 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from clipline.embed.writer import Writer
-from clipline.embeddings.manifest import Identity
-from clipline.embeddings.part import Row
-
-SECRET = (1, 2, 3)  # the colour of images that must never be served
-SCRIPT = "${alert(1)}<img src=x onerror=alert(2)>'\"&.png"
-
-
-def unit(colour) -> np.ndarray:
-    """What the colour model makes of an image of one colour."""
-    less_grey = np.array(colour, float) - np.mean(colour)
-    return less_grey / np.linalg.norm(less_grey)
-
-
-def shades(count: int) -> dict[str, tuple[int, int, int]]:
-    """From red by way of green to blue."""
-    angle = np.linspace(0, np.pi, count)
-    return {
-        f"{number:03d}.png": (round(125 + 125 * np.cos(a)), round(250 * np.sin(a)), round(125 - 125 * np.cos(a)))
-        for number, a in enumerate(angle)
-    }
-
-
-def write(folder: Path, rows: dict[str, tuple[int, int, int]]) -> None:
-    """Embeddings in `folder` as the colour model would make them; their paths need not exist."""
-    folder.mkdir(exist_ok=True)
-    identity = Identity(model_id="colours", variant="fp32-0", dim=3, dtype="float32", root="../photos", model="../onnx")
-    with Writer(folder, identity, 1000) as writer:
-        for path, colour in rows.items():
-            writer.add(Row(path, 1, None, "", 1, 1), unit(colour))
-        writer.finish([])
-
-
-@pytest.fixture(scope="session")
-def tools():
-    """The functions and names of this file, as tests cannot import a conftest by name."""
-
-    class Tools:
-        pass
-
-    for function in (unit, shades, write):
-        setattr(Tools, function.__name__, staticmethod(function))
-    Tools.SECRET, Tools.SCRIPT = SECRET, SCRIPT
-    return Tools
+from tests.app.album_files import SCRIPT, SECRET, shades, write
 
 
 @pytest.fixture(scope="session")

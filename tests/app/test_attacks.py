@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 from PIL import Image
 
+from tests.app import album_files
+
 
 class Asker:
     """Raw requests: no client tidies the path up on the way."""
@@ -266,9 +268,9 @@ def test_pages_that_are_none(person, shown):
     assert "trouble" in person.call("results-next", "click", [shown | {"about": 5}])[0]["html"]
 
 
-def test_names_are_text(person, hostile, tools, edition):
+def test_names_are_text(person, hostile, edition):
     _, rows = hostile
-    shown = person.call("results", "use", [], {"picture": f"row:{edition}:{rows[tools.SCRIPT]}"})[2]
+    shown = person.call("results", "use", [], {"picture": f"row:{edition}:{rows[album_files.SCRIPT]}"})[2]
     assert "&lt;img src=x" in shown["html"]
     assert "<img src=x" not in shown["html"]
     shown = person.call("query", "submit", ["<script>alert(1)</script>"])[1]

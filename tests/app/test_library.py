@@ -9,6 +9,8 @@ import pytest
 from clipline.app import library as module
 from clipline.app.library import EDITIONS, GoneError, Library, best
 from clipline.errors import UsageError
+from tests import factories
+from tests.app import album_files
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +32,10 @@ def test_what_is_opened(library, album):
     assert library.edition(edition.name) is edition
 
 
-def test_the_nearest_come_first_and_pages_join(library, tools):
+def test_the_nearest_come_first_and_pages_join(library):
     edition = library.now()
     vector = library.text_vector(edition, "a red picture")
-    assert np.allclose(vector, tools.unit((1, 0, 0)), atol=1e-5)
+    assert np.allclose(vector, factories.unit((1, 0, 0)), atol=1e-5)
     pages = [best(edition, vector, first, 6) for first in (0, 6, 12, 18)]
     assert [len(page) for page in pages] == [6, 6, 6, 2]
     assert [hit.row for page in pages for hit in page] == [hit.row for hit in edition.index.search(vector[None], 20)[0]]
@@ -42,9 +44,9 @@ def test_the_nearest_come_first_and_pages_join(library, tools):
     assert 4 not in [hit.row for hit in without]
 
 
-def test_new_embeddings_are_followed(library, album, tools):
+def test_new_embeddings_are_followed(library, album):
     before = library.now()
-    tools.write(album / "index2", tools.shades(30))
+    album_files.write(album / "index2", album_files.shades(30))
     (album / "index").rename(album / "old")
     (album / "index2").rename(album / "index")
     after = library.now()
@@ -52,7 +54,7 @@ def test_new_embeddings_are_followed(library, album, tools):
     assert library.edition(after.name) is library.latest is after
     assert library.edition(before.name) is before  # pages that are open still find their images
     for number in range(EDITIONS - 1):
-        tools.write(album / f"next{number}", tools.shades(30 + number))
+        album_files.write(album / f"next{number}", album_files.shades(30 + number))
         (album / "index").rename(album / f"old{number}")
         (album / f"next{number}").rename(album / "index")
         library.now()
@@ -105,8 +107,8 @@ def test_images_on_another_machine(album):
     assert Library(album / "index", None, album / "photos", "cpu").now().file(0).name == "000.png"
 
 
-def test_many_threads_open_one_edition(library, album, tools):
-    tools.write(album / "index2", tools.shades(25))
+def test_many_threads_open_one_edition(library, album):
+    album_files.write(album / "index2", album_files.shades(25))
     (album / "index2" / "data" / "part-00000.parquet").replace(album / "index" / "data" / "part-00000.parquet")
     (album / "index2" / "manifest.json").replace(album / "index" / "manifest.json")
     seen, threads = [], [threading.Thread(target=lambda: seen.append(library.now())) for _ in range(8)]

@@ -11,6 +11,7 @@ from clipline.app.library import GoneError, Library
 from clipline.app.pictures import SIDE, Thumbnails
 from clipline.app.uploads import Uploads
 from clipline.errors import UsageError
+from tests import factories
 
 
 @pytest.fixture
@@ -95,10 +96,10 @@ def test_originals_are_told_by_what_they_hold(album):
         pictures.original(file)
 
 
-def test_uploads_are_embedded_and_forgotten(edition, tools):
+def test_uploads_are_embedded_and_forgotten(edition):
     uploads = Uploads(max_uploads=3)
     tokens = [uploads.add(jpeg(colour=colour), edition.model) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
-    assert uploads.get(tokens[0]).vector == pytest.approx(tools.unit((1, 0, 0)), abs=0.02)
+    assert uploads.get(tokens[0]).vector == pytest.approx(factories.unit((1, 0, 0)), abs=0.02)
     assert opened(uploads.get(tokens[0]).thumbnail).size == (60, 40)
     uploads.add(turned((40, 60)), edition.model)
     assert uploads.get(tokens[0]), "the one used last stays"

@@ -10,6 +10,7 @@ from clipline.app.library import GoneError, Library
 from clipline.app.uploads import Uploads
 from clipline.app.views import Ranking, Views
 from clipline.errors import UsageError
+from tests.app import album_files
 
 
 @pytest.fixture
@@ -102,11 +103,11 @@ def test_pictures_that_cannot_be_used(shown, uploads, library):
             shown.near(picture)
 
 
-def test_neighbours_of_a_row_in_a_folder_that_has_changed(shown, library, album, tools, monkeypatch):
+def test_neighbours_of_a_row_in_a_folder_that_has_changed(shown, library, album, monkeypatch):
     picture = f"row:{library.now().name}:5"
     monkeypatch.setattr("clipline.app.library.SECONDS", 0.0)
-    shades = dict(reversed(tools.shades(20).items()))  # the same images, in other rows
-    tools.write(album / "turned", shades)
+    shades = dict(reversed(album_files.shades(20).items()))  # the same images, in other rows
+    album_files.write(album / "turned", shades)
     (album / "index").rename(album / "old")
     (album / "turned").rename(album / "index")
     view = shown.near(picture)
@@ -156,16 +157,16 @@ def test_files_that_are_gone_are_said_to_be(shown, album):
     assert drawn.count('<img src="pictures/thumb/') == 8
 
 
-def test_a_folder_without_images(tools, album):
-    tools.write(album / "none", {})
+def test_a_folder_without_images(album):
+    album_files.write(album / "none", {})
     view = Views(Library(album / "none", None, None, "cpu"), Uploads())
     for page in (view.folder(), view.words("red")):
         assert page.tiles == [] and page.pages == 1
         assert "No images" in html.gallery(page)
 
 
-def test_names_and_texts_are_escaped(tools, album, shown):
-    tools.write(album / "odd", {tools.SCRIPT: (250, 0, 0), "a&b/<b>.png": (0, 250, 0)})
+def test_names_and_texts_are_escaped(album, shown):
+    album_files.write(album / "odd", {album_files.SCRIPT: (250, 0, 0), "a&b/<b>.png": (0, 250, 0)})
     odd = Views(Library(album / "odd", None, None, "cpu"), Uploads()).words("<i>red</i>")
     drawn = html.gallery(odd) + html.ranking(Ranking([("<u>x</u>", 1.0)], ["<s>"])) + html.trouble("<em>")
     for tag in ("<img src=x", "<b>", "<i>red", "<u>", "<s>", "<em>"):
@@ -178,8 +179,8 @@ def test_probabilities_are_readable():
     assert "98.8 %" in drawn and "&lt; 0.1 %" not in drawn and "< 0.1 %" in drawn
 
 
-def test_members_of_tar_shards_are_said_to_be(tools, album):
+def test_members_of_tar_shards_are_said_to_be(album):
     (album / "photos" / "shard.tar").write_bytes(b"members")
-    tools.write(album / "shards", {"shard.tar/a.png": (250, 0, 0)})
+    album_files.write(album / "shards", {"shard.tar/a.png": (250, 0, 0)})
     view = Views(Library(album / "shards", None, None, "cpu"), Uploads()).folder()
     assert "Inside of a file, such as a tar shard" in html.gallery(view)

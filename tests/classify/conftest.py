@@ -1,29 +1,11 @@
-"""Images of one colour, a model that knows colours, and the command line in this process."""
+"""A model that knows colours, and is not sure of them."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from clipline.runtime.model import OnnxModel
-from tests.command import run
-
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
-
-
-def save(path: Path, colour, size=(40, 30)) -> Path:
-    """An image of one colour, by its name or its values."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, COLOURS.get(colour, colour)).save(path)
-    return path
-
-
-@pytest.fixture
-def tools():
-    """The functions of this file, as tests cannot import a conftest by name."""
-    return SimpleNamespace(save=save, run=run, COLOURS=COLOURS)
 
 
 @pytest.fixture(scope="session")

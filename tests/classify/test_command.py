@@ -16,23 +16,24 @@ from clipline.classify.images import open_vectors
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.utils import cores
+from tests import factories
 
 LABELS = ("--labels", "red,green,blue")
 
 
 @pytest.fixture
-def photos(tools, tmp_path, monkeypatch):
+def photos(tmp_path, monkeypatch):
     """`photos` in the current folder: four images in two folders."""
     monkeypatch.chdir(tmp_path)
     for name, colour in (("a.png", "red"), ("b.png", "blue"), ("sub/c.png", "green"), ("sub/d.png", (200, 90, 0))):
-        tools.save(tmp_path / "photos" / name, colour)
+        factories.save(tmp_path / "photos" / name, colour)
     return tmp_path / "photos"
 
 
 @pytest.fixture
-def classify(tools, scaled):
+def classify(scaled):
     def classify(*arguments):
-        return tools.run("classify", *arguments, "--model", scaled, "--threads", "1", "--provider", "cpu")
+        return factories.run("classify", *arguments, "--model", scaled, "--threads", "1", "--provider", "cpu")
 
     return classify
 
@@ -62,9 +63,9 @@ def test_a_folder_in_a_pipe(photos, classify):
     assert sum(float(text) for text in rows[3][2::2]) == pytest.approx(1, abs=2e-4)
 
 
-def test_what_a_folder_holds_besides_is_noted(photos, tools, classify):
+def test_what_a_folder_holds_besides_is_noted(photos, classify):
     (photos / "b.png").rename(photos / "b")
-    tools.save(photos / "@eaDir" / "a.png" / "thumbnail.png", "red")
+    factories.save(photos / "@eaDir" / "a.png" / "thumbnail.png", "red")
     done = classify("photos", *LABELS)
     assert [row[0] for row in fields(done)] == ["photos/a.png", "photos/sub/c.png", "photos/sub/d.png"]
     assert "note: passed over: 1 without suffix (--include '*' takes such files); folders 1 @eaDir" in done.err
@@ -98,10 +99,10 @@ def test_embeddings_that_are_being_written(photos, classify, model, tmp_path):
     assert done.code == 0 and "not all images are in it" in done.err and len(fields(done)) == 4
 
 
-def test_embeddings_of_another_model(photos, tools, make_bundle, model, tmp_path):
+def test_embeddings_of_another_model(photos, make_bundle, model, tmp_path):
     embed(Folder(photos), model, tmp_path / "index", Options())
     other = make_bundle(tmp_path / "other", model_id="other")
-    done = tools.run("classify", "index", *LABELS, "--model", other)
+    done = factories.run("classify", "index", *LABELS, "--model", other)
     assert done.code == 2 and "made by model colours" in done.error
 
 
@@ -149,8 +150,8 @@ def test_a_csv_that_cannot_be_written(photos, classify):
     assert done.code == 1 and "cannot be written" in done.error
 
 
-def test_what_is_noted(photos, tools, bundle):
-    done = tools.run("classify", "photos/a.png", "--labels", f"red,{'blue ' * 20}", "--model", bundle)
+def test_what_is_noted(photos, bundle):
+    done = factories.run("classify", "photos/a.png", "--labels", f"red,{'blue ' * 20}", "--model", bundle)
     assert done.code == 0
     assert "longer than the model reads" in done.err and "100 is assumed" in done.err
 
@@ -161,14 +162,14 @@ def test_a_template_that_leaves_no_room_for_its_label_is_noted(photos, classify)
     assert done.err.count("note: `picture picture") == done.err.count("longer than the model reads") == 3
 
 
-def test_threads_for_embeddings(photos, tools, scaled, model, tmp_path):
+def test_threads_for_embeddings(photos, scaled, model, tmp_path):
     embed(Folder(photos), model, tmp_path / "index", Options())
     opened = open_vectors(["index"], model=scaled, provider="cpu", threads=cores.available() + 1)
     assert opened.model.running_on == f"CPU, {cores.available() + 1} threads"
 
 
-def test_no_model(photos, tools):
-    done = tools.run("classify", "photos", *LABELS)
+def test_no_model(photos):
+    done = factories.run("classify", "photos", *LABELS)
     assert done.code == 2 and "models/onnx: no such folder here. Fix: name the model's with --model" in done.error
 
 
@@ -198,11 +199,11 @@ def test_bad_usage(photos, classify, arguments, message):
 
 
 @pytest.fixture
-def tree(tools, tmp_path, monkeypatch):
+def tree(tmp_path, monkeypatch):
     """Two reds, one of them blue; two blues; a green that is no image."""
     monkeypatch.chdir(tmp_path)
     for name, colour in (("red/1.png", "red"), ("red/2.png", "blue"), ("blue/1.png", "blue"), ("blue/2.png", "blue")):
-        tools.save(tmp_path / "tree" / name, colour)
+        factories.save(tmp_path / "tree" / name, colour)
     (tmp_path / "tree" / "green").mkdir()
     (tmp_path / "tree" / "green" / "1.png").write_text("no image")
     return tmp_path / "tree"

@@ -8,6 +8,7 @@ import pytest
 
 from clipline.classify.labelled import open_labelled
 from clipline.errors import UsageError
+from tests import factories
 from tests.helpers import unprivileged
 
 
@@ -16,14 +17,14 @@ def classes_and_paths(folder, split=None) -> tuple[list[str], list[str]]:
     return opened.classes, [item.path for item in opened.source]
 
 
-def tree(tools, folder, *names):
+def tree(folder, *names):
     for name in names:
-        tools.save(folder / name, "red", (8, 8))
+        factories.save(folder / name, "red", (8, 8))
     return folder
 
 
-def test_a_folder_for_each_class(tools, tmp_path):
-    folder = tree(tools, tmp_path / "tree", "cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg", "beside.jpg")
+def test_a_folder_for_each_class(tmp_path):
+    folder = tree(tmp_path / "tree", "cat/1.jpg", "cat/more/2.png", "golden_retriever/3.jpg", "beside.jpg")
     (folder / ".thumbnails").mkdir()
     (folder / "empty").mkdir()
     classes, paths = classes_and_paths(folder)
@@ -34,18 +35,18 @@ def test_a_folder_for_each_class(tools, tmp_path):
     assert [opened.class_of(path) for path in paths] == [0, 0, 2]
 
 
-def test_links_to_folders_above_and_machine_folders_are_no_classes(tools, tmp_path):
-    folder = tree(tools, tmp_path / "tree", "cat/1.jpg", "dog/2.jpg")
-    tree(tools, folder, "@eaDir/1.jpg/thumbnail.jpg")
+def test_links_to_folders_above_and_machine_folders_are_no_classes(tmp_path):
+    folder = tree(tmp_path / "tree", "cat/1.jpg", "dog/2.jpg")
+    tree(folder, "@eaDir/1.jpg/thumbnail.jpg")
     for name, target in {"up": "..", "self": ".", "cats": "cat"}.items():
         (folder / name).symlink_to(target)
     assert classes_and_paths(folder)[0] == ["cat", "cats", "dog"]
 
 
 @pytest.mark.parametrize("above", ["", "cifar10/", "cifar10/cifar10/"])
-def test_splits(tools, tmp_path, above):
+def test_splits(tmp_path, above):
     names = (f"tree/{above}{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog"))
-    tree(tools, tmp_path, *names, f"tree/{above}train/dog/2.png")
+    tree(tmp_path, *names, f"tree/{above}train/dog/2.png")
     folder = tmp_path / "tree"
     assert classes_and_paths(folder) == (["cat", "dog"], ["cat/1.png", "dog/1.png"])
     assert classes_and_paths(folder, "train")[1] == ["cat/1.png", "dog/1.png", "dog/2.png"]
@@ -53,8 +54,8 @@ def test_splits(tools, tmp_path, above):
         classes_and_paths(folder, "val")
 
 
-def test_a_class_called_test_is_no_split(tools, tmp_path):
-    folder = tree(tools, tmp_path / "tree", "test/1.jpg", "essay/1.jpg")
+def test_a_class_called_test_is_no_split(tmp_path):
+    folder = tree(tmp_path / "tree", "test/1.jpg", "essay/1.jpg")
     assert classes_and_paths(folder)[0] == ["essay", "test"]
     with pytest.raises(UsageError, match="has classes, not splits"):
         classes_and_paths(folder, "test")
@@ -76,8 +77,8 @@ def test_what_may_not_be_read():
                 open_labelled(opened)
 
 
-def test_nothing_labelled(tools, tmp_path):
-    folder = tree(tools, tmp_path / "tree", "cat/1.jpg")
+def test_nothing_labelled(tmp_path):
+    folder = tree(tmp_path / "tree", "cat/1.jpg")
     with pytest.raises(UsageError, match="1 folder in it"):
         classes_and_paths(folder)
     with pytest.raises(UsageError, match="no such file or folder"):

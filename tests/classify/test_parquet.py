@@ -13,6 +13,7 @@ from clipline.classify.images import Images
 from clipline.classify.labelled import open_labelled
 from clipline.embed.item import Failure
 from clipline.errors import CliplineError, UsageError
+from tests import factories
 
 NAMES = ["red", "light_blue", "and/or"]
 COLOURS = [(250, 0, 0), (0, 0, 250), (0, 250, 0), (9, 9, 9)]
@@ -83,9 +84,9 @@ def test_files_without_splits(tmp_path):
         open_labelled(tmp_path / "set", "test")
 
 
-def test_a_tree_of_images_stays_a_tree(tools, tmp_path):
+def test_a_tree_of_images_stays_a_tree(tmp_path):
     for name in ("cat", "dog"):
-        tools.save(tmp_path / "tree" / name / "1.png", "red", (8, 8))
+        factories.save(tmp_path / "tree" / name / "1.png", "red", (8, 8))
     write(tmp_path / "tree" / "metadata.parquet", [0])
     assert open_labelled(tmp_path / "tree").classes == ["cat", "dog"]
 

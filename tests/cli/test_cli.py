@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from clipline.cli import app
 from clipline.errors import UsageError
 from clipline.pictures.gallery import CELL, MARGIN
-from tests import command
+from tests import factories
 
 ROOT = Path(__file__).parents[2]
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
@@ -67,7 +67,7 @@ def test_version_and_help():
         assert "embed" in text
         assert "search" in text
     for name, example in [("embed", "clipline embed photos --model"), ("search", "two dogs play in the snow")]:
-        text = command.run(name, "--help").out
+        text = factories.run(name, "--help").out
         assert "Examples" in text
         assert example in text
 
@@ -143,7 +143,7 @@ def test_gallery_of_images_that_are_gone(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "a.png")
-    assert command.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
+    assert factories.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
     (tmp_path / "photos").rename(tmp_path / "moved")
     done = run("search", "index", "red", "--gallery", "out.png")
     text = done.stderr.decode()
@@ -152,7 +152,7 @@ def test_gallery_of_images_that_are_gone(folder, tmp_path, monkeypatch):
     assert "error: photos/a.png: no such file" in text
     assert "--root" in text
     assert not (tmp_path / "out.png").exists()
-    assert command.run("search", "index", "red", "--gallery", "out.png", "--root", "moved").code == 0
+    assert factories.run("search", "index", "red", "--gallery", "out.png", "--root", "moved").code == 0
     assert (tmp_path / "out.png").exists()
 
 
@@ -166,7 +166,7 @@ def test_too_many_errors_are_exit_3(folder, tmp_path):
     assert done.returncode == 3
     assert "1 embedding in 1 part, 1 error (1 new);" in done.stdout.decode()
     assert "bad.jpg: decode: not an image" in done.stderr.decode()
-    assert command.run(*arguments, "--max-errors", "1").code == 0
+    assert factories.run(*arguments, "--max-errors", "1").code == 0
 
 
 def test_an_error_is_one_line_and_an_exit_code(folder, tmp_path):
@@ -193,7 +193,7 @@ def test_precision_auto_says_what_it_took_and_stays_with_what_a_folder_holds(fol
     assert "--precision auto: fp32" in done.stderr.decode()
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"fp32-', '"int8-'))
-    again = command.run(*arguments)
+    again = factories.run(*arguments)
     assert again.code == 2 and "no int8 image graph; it has fp32" in again.error
 
 
@@ -239,10 +239,10 @@ def test_names_that_are_no_text_come_out_as_they_are(folder, tmp_path, monkeypat
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / name, "PNG")
     monkeypatch.chdir(tmp_path)
-    assert command.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
+    assert factories.run("embed", "photos", "--model", folder / "onnx", "--out", "index").code == 0
     done = run("search", "index", "red", "--gallery", "out.png")
     assert done.returncode == 0 and done.stdout.split(b"\t")[2] == b"photos/caf\xe9.png"
-    answers = json.loads(command.run("search", "index", "red", "--json").out)
+    answers = json.loads(factories.run("search", "index", "red", "--json").out)
     assert answers[0]["results"][0]["path"] == "caf%E9.png"
 
 

@@ -17,7 +17,7 @@ from clipline.classify.predict import Prediction
 from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.runtime.model import OnnxModel
-from tests.command import run as in_process
+from tests.factories import run as in_process
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows allows no such names")
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]

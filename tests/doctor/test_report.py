@@ -13,7 +13,7 @@ from clipline.embed.sources import open_source
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime import session
 from clipline.runtime.model import OnnxModel
-from tests import command
+from tests import factories
 
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()", "doctor"]
 
@@ -89,13 +89,13 @@ def test_a_folder_with_no_good_image(bundle, tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     with pytest.raises(CliplineError, match=r"none of its first images can be used \(bad\.jpg: not an image"):
         throughput.rates(open_source(str(tmp_path)), OnnxModel(bundle, provider="cpu", threads=1), 1, batch_size=8)
-    assert command.run("doctor", tmp_path, "--model", bundle, "--provider", "cpu").code == 1
+    assert factories.run("doctor", tmp_path, "--model", bundle, "--provider", "cpu").code == 1
 
 
 def test_a_damaged_model_is_exit_1(make_bundle, tmp_path, photos):
     folder = make_bundle(tmp_path / "onnx")
     (folder / "image.onnx").write_bytes(b"x" * (folder / "image.onnx").stat().st_size)
-    done = command.run("doctor", photos, "--model", folder, "--provider", "cpu")
+    done = factories.run("doctor", photos, "--model", folder, "--provider", "cpu")
     assert done.code == 1
     assert "problem:" in done.out
     assert "not the file that manifest.json describes" in done.out
@@ -110,7 +110,7 @@ def test_cuda_that_was_asked_for_and_is_absent_is_exit_1(bundle):
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem.startswith("CUDA does not run: ")
     assert "Fix: " in problem
-    assert command.run("doctor", "--provider", "auto").code == 0, "a machine without a GPU has no problem"
+    assert factories.run("doctor", "--provider", "auto").code == 0, "a machine without a GPU has no problem"
 
 
 def test_no_onnxruntime_is_a_problem_not_a_crash(monkeypatch):
@@ -127,7 +127,7 @@ def test_bad_usage_is_exit_2(tmp_path, photos):
         (["--model", tmp_path], "manifest.json: no such file"),
         ([tmp_path / "none", "--model", tmp_path], "no such file or folder"),
     ]:
-        done = command.run("doctor", *arguments)
+        done = factories.run("doctor", *arguments)
         assert done.code == 2
         assert expected in done.error
         assert done.out == ""

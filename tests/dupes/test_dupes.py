@@ -20,7 +20,7 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError
 from clipline.runtime.model import OnnxModel
-from tests.command import run
+from tests.factories import run
 
 
 def dupes(*arguments: object) -> SimpleNamespace:

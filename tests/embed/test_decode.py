@@ -10,6 +10,7 @@ from clipline.embed import item as module
 from clipline.embed.decode import Decoded, decode, load
 from clipline.embed.item import Failure, FileItem
 from clipline.image import Preprocess
+from tests import factories
 
 PREPROCESS = Preprocess(16)
 
@@ -19,8 +20,8 @@ def run(path: Path) -> Decoded | Failure:
     return decode(load(item, item.stat()), PREPROCESS)
 
 
-def test_a_decoded_file(tmp_path, tools):
-    path = tools.save(tmp_path / "a.png", (1, 2, 3), (50, 20))
+def test_a_decoded_file(tmp_path):
+    path = factories.save(tmp_path / "a.png", (1, 2, 3), (50, 20))
     os.utime(path, ns=(5, 1_700_000_000_123_456_789))
     result = run(path)
     assert (result.path, result.width, result.height) == ("a.png", 50, 20)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests import command
+from tests import factories
 from tests.helpers import UNPRIVILEGED
 
 CLIPLINE = [sys.executable, "-c", "from clipline.cli import main; main()"]
@@ -27,7 +27,7 @@ def arguments(photos: Path, bundle: Path, out: Path) -> list[str]:
 
 def embed_here(photos: Path, bundle: Path, out: Path, *options: str) -> None:
     """What precedes and follows a fault, without a process of its own."""
-    assert command.run(*arguments(photos, bundle, out), *options).code == 0
+    assert factories.run(*arguments(photos, bundle, out), *options).code == 0
 
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
@@ -39,9 +39,9 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def many(tmp_path, tools) -> Path:
+def many(tmp_path) -> Path:
     """3,000 names of one image large enough to take a few milliseconds: a run that a signal finds at work."""
-    image = tools.save(tmp_path / "many" / "0.jpg", size=(800, 800))
+    image = factories.save(tmp_path / "many" / "0.jpg", size=(800, 800))
     for index in range(1, 3000):
         os.link(image, image.with_name(f"{index}.jpg"))
     return image.parent
@@ -89,7 +89,7 @@ def test_signals(many, photos, bundle, tmp_path, number, code, overwrite):
 
 @pytest.mark.skipif(os.name != "posix", reason="resource limits as Unix knows them")
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
+def test_a_full_disk(photos, bundle, tmp_path, overwrite):
     """Simulated by a limit on the size of files, which fails in the same call."""
     out = tmp_path / "out"
     if overwrite:
@@ -108,7 +108,7 @@ def test_a_full_disk(photos, bundle, tmp_path, tools, overwrite):
         assert [path.name for path in out.rglob("*.*")] == ["manifest.json"]  # it says: not complete
     # A run with room goes on.
     embed_here(photos, bundle, out)
-    assert len(tools.rows(out)) == 12
+    assert len(factories.rows(out)) == 12
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
@@ -149,7 +149,7 @@ def test_a_folder_that_may_not_be_read(photos, bundle, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as Unix knows them")
 @pytest.mark.skipif(bool(UNPRIVILEGED) and not shutil.which("setpriv"), reason="root without setpriv")
-def test_images_that_may_not_be_read(photos, bundle, tmp_path, tools):
+def test_images_that_may_not_be_read(photos, bundle, tmp_path):
     (photos / "red-0.png").chmod(0)
     (photos / "sub").chmod(0)
     try:
@@ -157,7 +157,7 @@ def test_images_that_may_not_be_read(photos, bundle, tmp_path, tools):
     finally:
         (photos / "sub").chmod(0o755)
     assert done.returncode == 3, done.stderr
-    assert tools.errors(tmp_path / "out") == [
+    assert factories.errors(tmp_path / "out") == [
         {"path": "red-0.png", "stage": "read", "reason": "Permission denied"},
         {"path": "sub/", "stage": "scan", "reason": "cannot list the folder: Permission denied"},
     ]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import factories
 from tests.helpers import UNPRIVILEGED
 
 GOOD, VANISHING = 1000, 10
@@ -68,14 +69,14 @@ def hostile(folder: Path) -> set[str]:
 
 
 @pytest.mark.timeout(180)
-def test_all_good_ones_and_each_bad_one(bundle, tmp_path, tools):
+def test_all_good_ones_and_each_bad_one(bundle, tmp_path):
     photos = tmp_path / "photos"
     good = {f"{index // 100}/{index:04d}.png" for index in range(GOOD)}
     for index, name in enumerate(sorted(good)):
-        tools.save(photos / name, (index % 250, 100 + index // 10, 7), (40 + index % 50, 40))
+        factories.save(photos / name, (index % 250, 100 + index // 10, 7), (40 + index % 50, 40))
     bad = {f"bad/{name}" for name in hostile(photos / "bad")}
     # Names that sort last, so that they are there when the run begins, and gone when it comes to them.
-    vanishing = [tools.save(photos / "zz" / f"{index}.png", size=(41 + index, 30)) for index in range(VANISHING)]
+    vanishing = [factories.save(photos / "zz" / f"{index}.png", size=(41 + index, 30)) for index in range(VANISHING)]
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from clipline.cli import main; main()", "embed", photos, "--model", bundle]
     process = subprocess.Popen(
@@ -89,8 +90,8 @@ def test_all_good_ones_and_each_bad_one(bundle, tmp_path, tools):
         path.unlink()
     _, stderr = process.communicate(timeout=150)
     assert process.returncode == 3, stderr.decode(errors="replace")
-    assert {row["path"] for row in tools.rows(out)} == good
-    errors = {row["path"]: row for row in tools.errors(out)}
+    assert {row["path"] for row in factories.rows(out)} == good
+    errors = {row["path"]: row for row in factories.errors(out)}
     named = {path.replace(os.fsdecode(b"\xff\xfe"), "%FF%FE") for path in bad}
     # What vanished before its folder was listed is not an error.
     assert named <= set(errors) <= named | {f"zz/{path.name}" for path in vanishing}

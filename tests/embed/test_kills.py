@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.factories import save
+
 KILLS = int(os.environ.get("CLIPLINE_KILLS", "6"))
 SEED = os.environ.get("CLIPLINE_FAULTS_SEED", "0")
 IMAGES, PART_ROWS, BATCH = 400, 20, 8
@@ -23,6 +25,7 @@ SLOW = """
 import os, time
 from pathlib import Path
 from clipline.runtime.model import OnnxModel
+from tests import factories
 
 replace, embed = Path.replace, OnnxModel.embed_pixels
 
@@ -46,10 +49,10 @@ main()
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as Unix knows them")
 @pytest.mark.timeout(600)
-def test_kills_at_any_moment_lose_nothing(bundle, tmp_path, tools, capsys):
+def test_kills_at_any_moment_lose_nothing(bundle, tmp_path, capsys):
     folder, rng = tmp_path / "photos", np.random.default_rng(0)
     for index in range(IMAGES):
-        tools.save(folder / f"{index:04d}.png", tuple(int(c) for c in rng.integers(0, 256, 3)), (20 + index % 9, 20))
+        save(folder / f"{index:04d}.png", tuple(int(c) for c in rng.integers(0, 256, 3)), (20 + index % 9, 20))
     for index in range(0, IMAGES, 40):
         shutil.copy(folder / f"{index:04d}.png", folder / f"copy-{index:04d}.png")
     (folder / "broken.jpg").write_text("no image")

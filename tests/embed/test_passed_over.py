@@ -9,7 +9,8 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources import open_source
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
-from tests.command import run
+from tests import factories
+from tests.factories import run
 
 
 @pytest.fixture
@@ -18,17 +19,17 @@ def model(bundle) -> OnnxModel:
 
 
 @pytest.fixture
-def library(tmp_path, tools):
+def library(tmp_path):
     """What a NAS holds: photos of many suffixes, sidecars, and the thumbnails of its own."""
     folder = tmp_path / "photos"
     for suffix, kind in ((".jpg", "JPEG"), (".JFIF", "JPEG"), (".jpe", "JPEG"), (".jp2", "JPEG2000"), (".ppm", "PPM")):
-        tools.save(folder / "2024" / f"a{suffix}", format=kind)
-    tools.save(folder / "2024" / "scan", format="PNG")
-    tools.save(folder / "2024" / "b.dat", format="PNG")
+        factories.save(folder / "2024" / f"a{suffix}", format=kind)
+    factories.save(folder / "2024" / "scan", format="PNG")
+    factories.save(folder / "2024" / "b.dat", format="PNG")
     for name in ("2024/a.xmp", "2024/b.xmp", "2024/Thumbs.db", ".hidden"):
         (folder / name).write_text("no image")
     for name in ("2024/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/x.jpg", "#recycle/2023/gone.jpg"):
-        tools.save(folder / name)
+        factories.save(folder / name)
     return folder
 
 
@@ -39,23 +40,23 @@ ASIDE = (
 )
 
 
-def test_a_folder(library, model, tmp_path, tools):
+def test_a_folder(library, model, tmp_path):
     summary = embed(open_source(str(library)), model, tmp_path / "out", Options())
-    assert [row["path"] for row in tools.rows(tmp_path / "out")] == IMAGES
+    assert [row["path"] for row in factories.rows(tmp_path / "out")] == IMAGES
     assert sorted(str(summary).splitlines()[-1]) == sorted(ASIDE)  # the order of equal counts is that of the disk
     assert str(summary).splitlines()[-1].startswith("passed over: 2 .xmp, 1 ")
 
 
-def test_the_command(library, bundle, tmp_path, tools):
+def test_the_command(library, bundle, tmp_path):
     arguments = ("embed", library, "--model", bundle, "--provider", "cpu", "--out")
     done = run(*arguments, tmp_path / "all", "--keep-machine-folders", "--include", "*", "--exclude", "*.xmp")
     assert done.code == 3, "Thumbs.db is no image, and was asked for"
-    paths = [row["path"] for row in tools.rows(tmp_path / "all")]
+    paths = [row["path"] for row in factories.rows(tmp_path / "all")]
     assert {"2024/b.dat", "2024/scan", "2024/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/2023/gone.jpg"} < set(paths)
     assert len(paths) == 10
     assert "passed over" not in done.out
     done = run(*arguments, tmp_path / "some", "--include", "2024/**")
-    assert (done.code, len(tools.rows(tmp_path / "some"))) == (0, 5)
+    assert (done.code, len(factories.rows(tmp_path / "some"))) == (0, 5)
     assert "passed over: 2 .xmp" in done.out
 
 
@@ -68,10 +69,10 @@ def test_nothing_but_what_is_passed_over(tmp_path, model):
         embed(open_source(str(tmp_path / "photos")), model, tmp_path / "out", Options())
 
 
-def test_a_library_that_is_asked_for(tmp_path, tools):
+def test_a_library_that_is_asked_for(tmp_path):
     root = tmp_path / "Photos.photoslibrary"
     for name in ("originals/1/a.jpg", "resources/derivatives/a.jpg"):
-        tools.save(root / name)
+        factories.save(root / name)
     source = open_source(str(root))
     assert [item.path for item in source] == ["originals/1/a.jpg"]
     assert str(source.passed_over) == "passed over: folders 1 resources (--keep-machine-folders takes them)"

@@ -15,6 +15,7 @@ from clipline.embed.sources.files import Files
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, TooManyErrorsError, UsageError
 from clipline.runtime.model import OnnxModel
+from tests import factories
 
 
 def embed_folder(folder, model, out, *, names=None, **options):
@@ -36,7 +37,7 @@ def listing(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_contract(photos, model, tmp_path, tools):
+def test_the_contract(photos, model, tmp_path):
     out = tmp_path / "new" / "out"
     summary = embed_folder(photos, model, out)
     assert sorted(path.name for path in out.iterdir()) == ["data", "errors.parquet", "manifest.json"]
@@ -45,7 +46,7 @@ def test_the_contract(photos, model, tmp_path, tools):
     names = ["path", "bytes", "mtime", "sha256", "width", "height", "embedding"]
     assert schema.names == names
     assert schema.field("embedding").type == pa.list_(pa.float16(), 3)
-    rows = tools.rows(out)
+    rows = factories.rows(out)
     assert len(rows) == 12
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     for row in rows:
@@ -55,7 +56,7 @@ def test_the_contract(photos, model, tmp_path, tools):
         assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert int(row["mtime"].timestamp() * 1e6) == pytest.approx(status.st_mtime_ns // 1000, abs=1)
         assert row["width"] == 40 + int(file.stem[-1])
-    assert tools.errors(out) == []
+    assert factories.errors(out) == []
     assert pq.read_schema(out / "errors.parquet").names == ["path", "stage", "reason"]
 
     manifest = json.loads((out / "manifest.json").read_text())
@@ -77,17 +78,17 @@ def test_the_contract(photos, model, tmp_path, tools):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("float32", 1e-6)])
-def test_vectors_belong_to_their_paths(tmp_path, model, tools, dtype, tolerance):
+def test_vectors_belong_to_their_paths(tmp_path, model, dtype, tolerance):
     rng = np.random.default_rng(0)
     colours = {f"{index:02d}.png": tuple(int(c) for c in rng.integers(0, 256, 3)) for index in range(40)}
     for name, colour in colours.items():
-        tools.save(tmp_path / "photos" / name, colour)
+        factories.save(tmp_path / "photos" / name, colour)
     embed_folder(tmp_path / "photos", model, tmp_path / "out", dtype=dtype, batch_size=7, threads=3, part_rows=9)
-    rows = tools.rows(tmp_path / "out")
+    rows = factories.rows(tmp_path / "out")
     assert [row["path"] for row in rows] == sorted(colours)
     for row in rows:
         # float32 pixels' mean loses the last digits before the vector is made.
-        assert np.allclose(row["embedding"], tools.unit(colours[row["path"]]), atol=max(tolerance, 1e-5))
+        assert np.allclose(row["embedding"], factories.unit(colours[row["path"]]), atol=max(tolerance, 1e-5))
     assert pq.read_schema(tmp_path / "out" / "data" / "part-00000.parquet").field("embedding").type.value_type == (
         pa.float16() if dtype == "float16" else pa.float32()
     )
@@ -95,26 +96,26 @@ def test_vectors_belong_to_their_paths(tmp_path, model, tools, dtype, tolerance)
 
 @pytest.mark.parametrize(("part_rows", "sizes"), [(5, [5, 5, 2]), (6, [6, 6]), (100, [12])])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
-def test_parts(photos, model, tmp_path, tools, part_rows, sizes, batch_size):
+def test_parts(photos, model, tmp_path, part_rows, sizes, batch_size):
     out = tmp_path / "out"
     summary = embed_folder(photos, model, out, part_rows=part_rows, batch_size=batch_size)
     parts = sorted(out.glob("data/part-*.parquet"))
     assert [pq.read_metadata(part).num_rows for part in parts] == sizes
     assert summary.parts == len(sizes)
-    paths = [row["path"] for row in tools.rows(out)]
+    paths = [row["path"] for row in factories.rows(out)]
     assert paths == sorted(paths)
 
 
-def test_failures_are_listed_and_the_others_embedded(photos, model, tmp_path, tools):
-    whole = tools.save(tmp_path / "whole.jpg", size=(400, 300)).read_bytes()
+def test_failures_are_listed_and_the_others_embedded(photos, model, tmp_path):
+    whole = factories.save(tmp_path / "whole.jpg", size=(400, 300)).read_bytes()
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.png").write_bytes(b"")
     (photos / "sub" / "text.jpg").write_text("hello")
     (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    tools.save(photos / "grey.png", (90, 90, 90))
-    tools.save(photos / "white.png", (255, 255, 255))
+    factories.save(photos / "grey.png", (90, 90, 90))
+    factories.save(photos / "white.png", (255, 255, 255))
     summary = embed_folder(photos, model, tmp_path / "out", batch_size=4, part_rows=3)
-    failed = {row["path"]: (row["stage"], row["reason"]) for row in tools.errors(tmp_path / "out")}
+    failed = {row["path"]: (row["stage"], row["reason"]) for row in factories.errors(tmp_path / "out")}
     assert set(failed) == {"cut.jpg", "empty.png", "sub/text.jpg", "gone.png", "grey.png", "white.png"}
     assert failed["cut.jpg"][0] == "decode"
     assert "truncated" in failed["cut.jpg"][1]
@@ -123,7 +124,7 @@ def test_failures_are_listed_and_the_others_embedded(photos, model, tmp_path, to
     assert failed["gone.png"] == ("read", "No such file or directory")
     assert failed["grey.png"] == ("infer", "the model gave a zero vector")
     assert failed["white.png"] == ("infer", "the model gave NaN")
-    assert len(tools.rows(tmp_path / "out")) == 12
+    assert len(factories.rows(tmp_path / "out")) == 12
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert counts == {"images": 18, "rows": 12, "errors": 6, "parts": 4}
 
@@ -132,39 +133,39 @@ def test_failures_are_listed_and_the_others_embedded(photos, model, tmp_path, to
         summary.enforce(5)
 
 
-def test_nothing_but_failures_leaves_a_readable_table(tmp_path, model, tools):
+def test_nothing_but_failures_leaves_a_readable_table(tmp_path, model):
     (tmp_path / "photos").mkdir()
     for index in range(3):
         (tmp_path / "photos" / f"{index}.jpg").write_text("no")
     summary = embed_folder(tmp_path / "photos", model, tmp_path / "out", batch_size=2)
     assert (summary.rows, summary.errors) == (0, 3)
     assert pq.read_table(tmp_path / "out" / "data" / "part-00000.parquet").num_rows == 0
-    assert len(tools.errors(tmp_path / "out")) == 3
+    assert len(factories.errors(tmp_path / "out")) == 3
 
 
-def test_many_failures(tmp_path, model, tools):
+def test_many_failures(tmp_path, model):
     (tmp_path / "photos").mkdir()
     for index in range(2100):
         (tmp_path / "photos" / f"{index:04d}.jpg").write_bytes(b"")
-    tools.save(tmp_path / "photos" / "good.png")
+    factories.save(tmp_path / "photos" / "good.png")
     embed_folder(tmp_path / "photos", model, tmp_path / "out")
-    assert [row["path"] for row in tools.errors(tmp_path / "out")] == [f"{index:04d}.jpg" for index in range(2100)]
+    assert [row["path"] for row in factories.errors(tmp_path / "out")] == [f"{index:04d}.jpg" for index in range(2100)]
 
 
-def test_chosen_names(photos, model, tmp_path, tools):
+def test_chosen_names(photos, model, tmp_path):
     names = ["sub/red-1.JPG", "blue-0.png", "not-there.png"]
     summary = embed_folder(photos, model, tmp_path / "out", names=names)
-    assert [row["path"] for row in tools.rows(tmp_path / "out")] == ["blue-0.png", "sub/red-1.JPG"]
-    assert [row["path"] for row in tools.errors(tmp_path / "out")] == ["not-there.png"]
+    assert [row["path"] for row in factories.rows(tmp_path / "out")] == ["blue-0.png", "sub/red-1.JPG"]
+    assert [row["path"] for row in factories.errors(tmp_path / "out")] == ["not-there.png"]
     assert summary.errors == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on Unix alone")
-def test_names_that_are_no_text(tmp_path, model, tools):
+def test_names_that_are_no_text(tmp_path, model):
     folder = tmp_path / os.fsdecode(b"d\xe9p\xf4t")
-    tools.save(folder / os.fsdecode(b"caf\xe9.png"))
+    factories.save(folder / os.fsdecode(b"caf\xe9.png"))
     embed_folder(folder, model, tmp_path / "out")
-    assert [row["path"] for row in tools.rows(tmp_path / "out")] == ["caf%E9.png"]
+    assert [row["path"] for row in factories.rows(tmp_path / "out")] == ["caf%E9.png"]
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["root"] == "../d%E9p%F4t"
 
 
@@ -177,7 +178,7 @@ def test_stable_runs_give_the_same_bytes(photos, model, tmp_path):
     assert pq.read_table(tmp_path / "a" / "out" / "data" / "part-00000.parquet")["mtime"].null_count == 5
 
 
-def test_bad_places(photos, model, tmp_path, tools):
+def test_bad_places(photos, model, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -210,10 +211,10 @@ def test_a_folder_with_anything_else_is_never_touched(photos, model, tmp_path, o
     assert (out / "gallery.png").read_bytes() == b"mine"
 
 
-def test_overwrite_embeds_all_images_again(photos, model, tmp_path, tools):
+def test_overwrite_embeds_all_images_again(photos, model, tmp_path):
     out = tmp_path / "out"
     embed_folder(photos, model, out, part_rows=2)
-    tools.save(photos / "new.png", (1, 2, 3))
+    factories.save(photos / "new.png", (1, 2, 3))
     mode = out.stat().st_mode
     summary = embed_folder(photos, model, out, overwrite=True)
     assert (summary.embedded, summary.unchanged, summary.rows) == (13, 0, 13)
@@ -244,7 +245,7 @@ def test_a_failure_half_way_keeps_the_old_embeddings(photos, bundle, model, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
-def test_a_failure_half_way_keeps_what_was_embedded_and_the_next_run_goes_on(photos, bundle, model, tmp_path, tools):
+def test_a_failure_half_way_keeps_what_was_embedded_and_the_next_run_goes_on(photos, bundle, model, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(CliplineError, match="the model broke"):
         embed_folder(photos, Breaks(bundle, provider="cpu"), out, batch_size=4, part_rows=3)
@@ -266,11 +267,11 @@ def test_a_failure_before_the_first_row_leaves_nothing(photos, bundle, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_output_inside_the_images(photos, model, tools):
-    tools.save(photos / "out.png")
+def test_output_inside_the_images(photos, model):
+    factories.save(photos / "out.png")
     embed_folder(photos, model, photos / "out")
     embed_folder(photos, model, photos / "out", overwrite=True)
-    assert len(tools.rows(photos / "out")) == 13
+    assert len(factories.rows(photos / "out")) == 13
     assert json.loads((photos / "out" / "manifest.json").read_text())["root"] == ".."
 
 

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from tests import factories
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def repository(tmp_path, make_bundle, tools) -> Path:
+def repository(tmp_path, make_bundle) -> Path:
     """A folder with params.yaml, configs, a dataset of 9 images of which 4 are test images, and a model."""
     folder = tmp_path / "repository"
     shutil.copytree(ROOT / "configs", folder / "configs")
@@ -25,7 +27,7 @@ def repository(tmp_path, make_bundle, tools) -> Path:
     make_bundle(folder / "models" / "onnx")
     names = [f"{index}.png" for index in range(9)]
     for index, name in enumerate(names):
-        tools.save(folder / "data" / "raw" / "images" / name, (20 * index, 100, 7))
+        factories.save(folder / "data" / "raw" / "images" / name, (20 * index, 100, 7))
     splits = ["train", "test", "val"] * 3
     splits[8] = "test"
     (folder / "data" / "prepared").mkdir()
@@ -58,12 +60,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_test_images_and_the_same_bytes_again(repository, tools):
+def test_the_test_images_and_the_same_bytes_again(repository):
     done = run(repository)
     assert done.returncode == 0, done.stderr
     assert "4 embeddings in 1 part, 0 errors" in done.stdout
     out = repository / "embeddings"
-    assert [row["path"] for row in tools.rows(out)] == ["1.png", "4.png", "7.png", "8.png"]
+    assert [row["path"] for row in factories.rows(out)] == ["1.png", "4.png", "7.png", "8.png"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["root"], manifest["model"]) == ("../data/raw/images", "../models/onnx")
     before = digests(out)
@@ -73,26 +75,26 @@ def test_the_test_images_and_the_same_bytes_again(repository, tools):
     assert digests(out) == before
 
 
-def test_too_many_errors_fail_the_stage_but_publish_the_others(repository, tools):
+def test_too_many_errors_fail_the_stage_but_publish_the_others(repository):
     (repository / "data" / "raw" / "images" / "4.png").write_text("no image")
     done = run(repository)
     assert done.returncode == 3
     assert "4.png: decode: not an image" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(tools.rows(repository / "embeddings")) == 3
+    assert len(factories.rows(repository / "embeddings")) == 3
     set_embed(repository, max_errors=1)
     assert run(repository).returncode == 0
 
 
-def test_a_folder_of_one_s_own(repository, tmp_path, tools):
+def test_a_folder_of_one_s_own(repository, tmp_path):
     """Relative to the repository, also when the run is in a temporary copy, whose result DVC puts back."""
-    tools.save(tmp_path / "photos" / "a" / "mine.png")
+    factories.save(tmp_path / "photos" / "a" / "mine.png")
     set_embed(repository, folder="../photos", dtype="float32")
     copy = tmp_path / "somewhere" / "deep" / "copy"
     shutil.copytree(repository, copy)
     done = run(copy, DVC_ROOT=str(repository))
     assert done.returncode == 0, done.stderr
-    assert [row["path"] for row in tools.rows(copy / "embeddings")] == ["a/mine.png"]
+    assert [row["path"] for row in factories.rows(copy / "embeddings")] == ["a/mine.png"]
     manifest = json.loads((copy / "embeddings" / "manifest.json").read_text())
     assert manifest["dtype"] == "float32"
     assert manifest["model"] == "../models/onnx"

@@ -16,7 +16,7 @@ from clipline.match import picture
 from clipline.match.captions import Captioned, read
 from clipline.match.quiz import Quiz, ask
 from clipline.runtime.model import OnnxModel
-from tests.command import run
+from tests.factories import run
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 

@@ -14,15 +14,11 @@ import pytest
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime import session
 from clipline.runtime.model import OnnxModel
+from tests.factories import unit
 
 
 def flat(*colours) -> np.ndarray:
     return np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in colours])
-
-
-def unit(colour) -> np.ndarray:
-    less_grey = np.array(colour, float) - np.mean(colour)
-    return less_grey / np.linalg.norm(less_grey)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources.folder import Folder
 from clipline.errors import CliplineError, UsageError
 from clipline.runtime.model import OnnxModel
+from tests import factories
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'clipline[ray]'"),
@@ -101,11 +102,13 @@ TWO = Cluster(provider="cpu", threads=1)
 
 
 @pytest.fixture
-def many(tmp_path, tools) -> Path:
+def many(tmp_path) -> Path:
     """400 images, some with the same bytes or broken: 25 blocks."""
     folder, rng = tmp_path / "many", np.random.default_rng(0)
     for index in range(390):
-        tools.save(folder / f"{index:03d}.png", tuple(int(c) for c in rng.integers(0, 256, 3)), (20 + index % 9, 20))
+        factories.save(
+            folder / f"{index:03d}.png", tuple(int(c) for c in rng.integers(0, 256, 3)), (20 + index % 9, 20)
+        )
     for index in range(5):
         shutil.copy(folder / f"{index:03d}.png", folder / f"{index + 300:03d}-copy.png")
         (folder / f"{index + 100:03d}-broken.jpg").write_text(f"no image {index // 2}")
@@ -117,9 +120,9 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
 
 
-def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, tools, noted):
+def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, noted):
     (many / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    tools.save(many / "grey.png", (90, 90, 90))
+    factories.save(many / "grey.png", (90, 90, 90))
     local = run(many, model, tmp_path / "local")
     summary = run(many, model, tmp_path / "out", TWO)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
@@ -133,16 +136,16 @@ def test_it_writes_what_the_local_engine_writes(many, model, tmp_path, tools, no
     assert summary.clock.threads["model"] == 2
 
 
-def test_a_restart_sends_only_what_is_new(many, model, tmp_path, tools, noted, monkeypatch):
+def test_a_restart_sends_only_what_is_new(many, model, tmp_path, noted, monkeypatch):
     run(many, model, tmp_path / "out", TWO)
     before = contents(tmp_path / "out")
     first = len(noted())
     (many / "100-broken.jpg").unlink()
     for index in range(10):  # dates alone
         os.utime(many / f"{index:03d}.png", (1, 1))
-    tools.save(many / "new.png", (1, 2, 3))
+    factories.save(many / "new.png", (1, 2, 3))
     shutil.copy(many / "020.png", many / "new-copy.png")  # of a row from before
-    tools.save(many / "030.png", (3, 2, 1))
+    factories.save(many / "030.png", (3, 2, 1))
     summary = run(many, model, tmp_path / "out", TWO)
     assert (summary.embedded, summary.copies, summary.replaced, summary.unchanged) == (2, 1, 1, 394)
     assert sum(images for _, images in noted()[first:]) == 3

@@ -13,7 +13,8 @@ from clipline.embed.run import Options, embed
 from clipline.embed.sources import open_source
 from clipline.errors import UsageError
 from clipline.runtime.model import OnnxModel
-from tests.command import run
+from tests import factories
+from tests.factories import run
 
 
 def to_list(photos: Path, folder: Path) -> str:
@@ -63,22 +64,22 @@ def to_memory(photos: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [to_list, to_table, to_hub, to_base64, to_shards, to_memory])
-def test_as_from_the_folder(photos, bundle, tmp_path, tools, make):
+def test_as_from_the_folder(photos, bundle, tmp_path, make):
     model = OnnxModel(bundle, provider="cpu", threads=1)
     options = Options(batch_size=4)
     embed(open_source(str(photos)), model, tmp_path / "expected", options)
-    expected = {row["sha256"]: row["embedding"] for row in tools.rows(tmp_path / "expected")}
+    expected = {row["sha256"]: row["embedding"] for row in factories.rows(tmp_path / "expected")}
     assert len(expected) == 12
     what = make(photos, tmp_path)
     for new in (12, 0):
         summary = embed(open_source(what), model, tmp_path / "out", options)
         assert (summary.embedded + summary.copies, summary.unchanged, summary.errors) == (new, 12 - new, 0)
-        rows = tools.rows(tmp_path / "out")
+        rows = factories.rows(tmp_path / "out")
         assert {row["sha256"]: row["embedding"] for row in rows} == expected
         assert len(rows) == len({row["path"] for row in rows}) == 12
 
 
-def test_a_table_of_images_by_the_command(photos, bundle, tmp_path, tools):
+def test_a_table_of_images_by_the_command(photos, bundle, tmp_path):
     """Each cell is a row or one clear error, of which no message quotes much."""
     good = next(photos.rglob("*.JPG"))
     cells = [good.read_bytes(), b"", good.read_bytes()[:200], b"\0garbage" * 30_000, None, b"nul\0" + b"x" * 90]
@@ -87,8 +88,8 @@ def test_a_table_of_images_by_the_command(photos, bundle, tmp_path, tools):
     for message in ("1 new", "1 unchanged"):
         done = run(*arguments, "--max-errors", "3")
         assert (done.code, done.error) == (0, "") and message in done.out
-    assert [row["path"] for row in tools.rows(tmp_path / "out")] == ["t.parquet/0"]
-    assert [row["path"] for row in tools.errors(tmp_path / "out")] == [f"t.parquet/{row}" for row in (2, 3, 5)]
+    assert [row["path"] for row in factories.rows(tmp_path / "out")] == ["t.parquet/0"]
+    assert [row["path"] for row in factories.errors(tmp_path / "out")] == [f"t.parquet/{row}" for row in (2, 3, 5)]
     done = run(*arguments)
     assert done.code == 3 and len(done.error) < 1000
     gallery = run("search", tmp_path / "out", "x", "--gallery", tmp_path / "g.png", "--model", bundle)
