@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipline import tracking
 from clipline.config.run import Run
-from clipline.errors import CliplineError, escape, out_of_memory
+from clipline.errors import escape
 from clipline.utils import entry
 from clipline.utils.files import locked
 
@@ -35,10 +35,16 @@ def run_stage(main: Callable[[], None]) -> None:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
 
     def alone() -> None:
-        with _alone(), _readable_errors():
+        with _alone():
             main()
 
-    entry.run(alone, f"\n{Path(sys.argv[0]).stem}: error: {{}}\n")
+    entry.run(
+        alone,
+        f"\n{Path(sys.argv[0]).stem}: error: {{}}\n",
+        missing="dvc repro, which runs the stages before",
+        memory="end other programs, or lower train.batch_size in the recipe, or the stage's batch_size in params.yaml; "
+        "then run again: what was finished is kept",
+    )
 
 
 @contextmanager
@@ -53,25 +59,3 @@ def _alone() -> Iterator[None]:
         return
     with locked(Path.cwd(), BUSY):
         yield
-
-
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Turn disk errors and out-of-memory errors of any library into a CliplineError that says what to do."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CliplineError(f"{error.filename}: no such file. Fix: dvc repro, which runs the stages before") from error
-    except OSError as error:
-        where = error.filename or f"below {Path.cwd()}"
-        raise CliplineError(
-            f"{where}: {error.strerror or error}. Fix: free some space, or fix that path and its permissions; "
-            "then run again: what was finished is kept"
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise CliplineError(
-            "not enough memory. Fix: end other programs, or lower train.batch_size in the recipe, or the stage's "
-            "batch_size in params.yaml; then run again: what was finished is kept"
-        ) from error

@@ -431,8 +431,7 @@ def test_a_full_disk_is_one_clear_error(source, settings: Callable, tmp_path: Pa
     job = (source.write(), tmp_path / "prepared", *settings())
     done = subprocess.run(call(tmp_path, job, 0, 20_000), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"CliplineError: cannot write {tmp_path}/prepared: File too large" in done.stderr
-    assert "Fix: free some space" in done.stderr
+    assert f"CliplineError: {tmp_path}/prepared: cannot be written: File too large. Fix: raise" in done.stderr
     assert not list(tmp_path.glob("*prepared*"))
 
 
@@ -451,7 +450,7 @@ def test_a_forbidden_folder_is_one_clear_error(source, settings: Callable) -> No
         shutil.copytree(source.write(), folder / "raw")
         (folder / "data").mkdir(mode=0o555)
         folder.chmod(0o755)
-        expected = re.escape(f"cannot write {folder}/data/prepared: Permission denied")
+        expected = re.escape(f"{folder}/data/prepared: cannot be written: Permission denied")
         with unprivileged(), pytest.raises(CliplineError, match=expected):
             prepare(folder / "raw", folder / "data" / "prepared", *settings(), max_broken=0.0)
 
@@ -459,5 +458,7 @@ def test_a_forbidden_folder_is_one_clear_error(source, settings: Callable) -> No
 def test_data_that_is_a_file_is_one_clear_error(source, settings: Callable, tmp_path: Path) -> None:
     source.fill(8)
     (tmp_path / "data").write_text("")
-    with pytest.raises(CliplineError, match=r"cannot write .*data/prepared: Not a directory"):
+    with pytest.raises(
+        CliplineError, match=r"data/prepared: cannot be written: Not a directory. Fix: correct the path"
+    ):
         prepare(source.write(), tmp_path / "data" / "prepared", *settings(), max_broken=0.0)

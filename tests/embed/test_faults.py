@@ -99,7 +99,7 @@ def test_a_full_disk(photos, bundle, tmp_path, overwrite):
     done = run([*limited, *embed(photos, bundle, out, "--overwrite")])
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith(f"error: {tmp_path}/")
-    assert "cannot write: File too large" in done.stderr
+    assert "cannot be written: File too large. Fix: raise the limit" in done.stderr
     assert "Traceback" not in done.stderr
     assert leftovers(tmp_path) == []
     if overwrite:

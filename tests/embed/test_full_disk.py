@@ -14,7 +14,7 @@ def test_a_full_disk_costs_nothing_that_was_written(bundle, tmp_path, make_disk)
     options = ["--model", bundle, "--out", small_disk / "out", "--part-rows", "10", "--provider", "cpu"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert "cannot write: No space left on device. What was written is whole" in done.stderr
+    assert "cannot be written: No space left on device. Fix: free some space there; then run again: " in done.stderr
     assert "Traceback" not in done.stderr
     kept = len(factories.rows(small_disk / "out"))
     assert 0 < kept < 400

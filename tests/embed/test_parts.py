@@ -187,7 +187,7 @@ def test_a_part_that_cannot_be_deleted_is_named(opened, tmp_path, monkeypatch):
     with pytest.raises(CliplineError) as caught:
         parts.drop(row_ids[:4])
     assert str(caught.value).startswith(
-        f"{tmp_path / 'data' / 'part-00000.parquet'}: cannot write: Operation not permitted. "
+        f"{tmp_path / 'data' / 'part-00000.parquet'}: cannot be written: Operation not permitted. Fix: correct"
     )
     assert on_disk(tmp_path) == [[0, 1, 2, 3], [4, 5]]
 

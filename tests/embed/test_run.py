@@ -287,7 +287,7 @@ def test_a_swap_that_fails_puts_the_old_back(photos, model, tmp_path, monkeypatc
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(CliplineError, match=r"cannot be replaced: Device or resource busy\. It is as it was"):
+    with pytest.raises(CliplineError, match=r"cannot be replaced: Device or resource busy\. Fix: .*; it is as it was"):
         embed_folder(photos, model, out, overwrite=True, part_rows=2)
     assert listing(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]

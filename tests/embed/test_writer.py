@@ -168,7 +168,7 @@ def test_what_cannot_be_tidied_up_is_one_line(out):
     (out / ".manifest.json.17.tmp").mkdir()
     with pytest.raises(CliplineError) as caught:
         Writer(out, IDENTITY, 4)
-    assert str(caught.value).startswith(f"{out}: cannot write: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{out}: cannot be written: ") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -222,5 +222,7 @@ def test_a_disk_that_refuses_the_manifest_is_named(out, monkeypatch):
         with pytest.raises(CliplineError) as caught:
             writer.add(row(0), vector(0))
     path = out / "manifest.json"
-    assert str(caught.value).startswith(f"{path}: cannot write: No space left on device. What was written is whole.")
+    assert str(caught.value).startswith(
+        f"{path}: cannot be written: No space left on device. Fix: free some space there"
+    )
     assert list(out.iterdir()) == []

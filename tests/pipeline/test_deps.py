@@ -31,6 +31,7 @@ EXEMPT = {
     "src/clipline/utils/user.py": "who runs the stage, not what it makes",
     "src/clipline/utils/entry.py": "prints errors and exits",
     "src/clipline/utils/streams.py": "how lines are printed",
+    "src/clipline/utils/remedies.py": "words of errors",
     "src/clipline/utils/signals.py": "when training stops, not what it comes to",
     "src/clipline/train/phases.py": "measures time",
     "src/clipline/train/flops.py": "counts arithmetic and changes nothing",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import re
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,9 @@ import pytest
 from mlflow import MlflowClient
 
 from clipline import tracking
+from clipline.errors import CliplineError, UsageError
 from clipline.tracking.environment import use_tracking_uri
+from clipline.tracking.store import opened, reading
 from tests.helpers import unprivileged
 
 START = """
@@ -71,36 +76,88 @@ def test_the_store_is_in_the_repository_not_in_the_working_folder(
 
 def _damage(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (repo / "mlflow.db").write_bytes(b"no database at all" * 100)
-    return "file is not a database"
+    return "file is not a database. Fix: restore a copy of it, or move it away"
 
 
 def _take_folder(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (repo / "mlflow.db").unlink()
     (repo / "mlflow.db").mkdir()
-    return "unable to open database file"
+    return "unable to open database file. Fix: see that it is a file"
 
 
 def _newer_schema(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     with sqlite3.connect(repo / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
-    return "out-of-date database schema"
+    return "its schema (fffffffffff0) is of a newer MLflow than this one. Fix: install the MLflow that wrote it"
+
+
+def _older_schema(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    with sqlite3.connect(repo / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+    return "is of an older MLflow than this one. Fix: copy it, then bring it up to date with `mlflow db upgrade`"
 
 
 def _plain_folder(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(repo / "mlruns"))
-    return "correct MLFLOW_TRACKING_URI"
+    return "Fix: write an address with a scheme in MLFLOW_TRACKING_URI"
 
 
-@pytest.mark.parametrize("spoil", [_damage, _take_folder, _newer_schema, _plain_folder])
+def _no_driver(repo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mssql+none://host/database")
+    return "Fix: "
+
+
+@pytest.mark.parametrize("spoil", [_damage, _take_folder, _newer_schema, _older_schema, _plain_folder, _no_driver])
 def test_a_store_that_cannot_be_used(repo: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable) -> None:
     message = spoil(repo, monkeypatch)
     began = time.monotonic()
     with pytest.raises(tracking.TrackingError, match="cannot use the tracking store") as error:
         start()
     assert message in str(error.value)
-    assert "Fix: " in str(error.value)
+    assert "\n" not in str(error.value)
     assert time.monotonic() - began < 15
     assert not Path("run.json").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:5000", "tracker:5000/mlflow", "my-host.example:80", "[::1]:5000"])
+def test_a_host_and_port_without_a_scheme(repo: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(UsageError, match=re.escape(f"{address} has no scheme. Fix: http://{address}")):
+        start()
+    with pytest.raises(UsageError, match="has no scheme"), reading():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b"You are not authenticated. See the documentation", "Fix: set MLFLOW_TRACKING_USERNAME and"),
+        (401, b'{"message": "Unauthorized"}', "Fix: set MLFLOW_TRACKING_USERNAME and"),
+        (403, b"Permission denied", "Fix: have its owner give you the right"),
+        (404, b"<html>", "Fix: correct the path in MLFLOW_TRACKING_URI"),
+        (200, b"<html>", "Fix: correct MLFLOW_TRACKING_URI: what answers is no MLflow server"),
+    ],
+)
+def test_what_a_server_answers_decides_what_helps(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, words: str
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        for how in (opened, reading):
+            with pytest.raises(CliplineError) as error, how("x"):
+                pass
+            assert words in str(error.value) and "\n" not in str(error.value)
+        server.shutdown()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")

@@ -19,6 +19,7 @@ from clipline.classify.predict import Prediction
 from clipline.embed.item import Failure
 from clipline.errors import CliplineError, escape, printable
 from clipline.utils.files import atomic
+from clipline.utils.remedies import why
 
 SHOWN = 40  # images in a table: more do not fit a page
 MIN_PROBABILITY = 0.01  # of a second label in it
@@ -130,7 +131,7 @@ class Csv:
         try:
             yield
         except OSError as error:
-            raise CliplineError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            raise CliplineError(f"{self.path}: cannot be written: {why(error)}") from error
 
 
 def summary(evaluation: Evaluation) -> str:

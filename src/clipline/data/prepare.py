@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from clipline.image import Preprocess
 from clipline.pictures import plots
 from clipline.utils import checksums
 from clipline.utils.files import atomic_folder
+from clipline.utils.remedies import why
 
 
 def prepare(raw: Path, out: Path, dataset: Dataset, recipe: Recipe, *, max_broken: float) -> dict[str, Any]:
@@ -78,10 +78,8 @@ def _disk_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         path = Path(error.filename or out)
         if not path.is_relative_to(out.parent):
-            raise CliplineError(f"{path}: cannot be read: {error.strerror}") from error
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        hint = ". Fix: free some space" if full else f" ({path})"
-        raise CliplineError(f"cannot write {out}: {error.strerror or error}{hint}") from error
+            raise CliplineError(f"{path}: cannot be read: {why(error)}") from error
+        raise CliplineError(f"{out}: cannot be written: {why(error)}") from error
 
 
 def _of_packed_images(captions: Sequence[Caption], images: Images, dropped: Dropped) -> list[Caption]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from clipline.embeddings.manifest import DATA, ERRORS, MANIFEST, PARTS, TEMPORARY
 from clipline.errors import CliplineError, UsageError
 from clipline.utils.files import atomic_folder, locked
+from clipline.utils.remedies import why
 
 ALLOWED = (MANIFEST, ERRORS, PARTS, *TEMPORARY)
 BUSY = "another process is embedding into it. Fix: wait for that one, or choose another --out"
@@ -28,9 +29,7 @@ def check(out: Path) -> None:
         foreign = [path for path in own if path.is_dir() or not any(path.match(name) for name in ALLOWED)]
         foreign += [path for path in data.glob("*") if path.is_dir() or not path.match(PARTS)]
     except OSError as error:
-        raise UsageError(
-            f"{out}: cannot be read: {error.strerror or error}. Fix: choose another --out, or fix its permissions"
-        ) from None
+        raise UsageError(f"{out}: cannot be read: {why(error)}") from None
     if foreign:
         raise UsageError(
             f"{out}: holds `{min(foreign).relative_to(out)}`, which is no part of embeddings. "
@@ -55,8 +54,8 @@ def destination(out: Path, overwrite: bool) -> Iterator[Path]:
             yield folder
     except OSError as error:
         raise CliplineError(
-            f"{out}: cannot be {'replaced' if replace else 'written'}: {error.strerror or error}. "
-            f"{'It is as it was. ' if replace else ''}Fix: choose another --out, or fix its permissions"
+            f"{out}: cannot be {'replaced' if replace else 'written'}: {why(error)}"
+            f"{'; it is as it was' if replace else ''}"
         ) from error
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from clipline.embeddings.manifest import PARTS, part_path
 from clipline.errors import CliplineError, first_line
 from clipline.utils.files import atomic
+from clipline.utils.remedies import why
 
 Dtype = Literal["float16", "float32"]
 ERROR_SCHEMA = pa.schema([("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
@@ -132,6 +133,6 @@ def disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CliplineError(
-            f"{path}: cannot write: {error.strerror or error}. What was written is whole. Fix: free space, or "
-            "choose another --out, then run again: it continues from there"
+            f"{path}: cannot be written: {why(error)}; then run again: what was written is "
+            "whole, and it continues from there"
         ) from error

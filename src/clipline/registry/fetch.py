@@ -14,9 +14,10 @@ from clipline.errors import CliplineError, UsageError
 from clipline.registry.find import find
 from clipline.runtime.bundle import Bundle
 from clipline.tracking.environment import long_timeouts
-from clipline.tracking.messages import cause
+from clipline.tracking.messages import with_fix
 from clipline.tracking.store import reading
 from clipline.utils.files import user_cache
+from clipline.utils.remedies import why
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -43,7 +44,7 @@ def fetch(model: str) -> Path:
         except CliplineError as error:
             raise type(error)(f"{model}: {error}") from error
         except OSError as error:
-            raise CliplineError(f"{model}: cannot be kept in {folder.parent}: {error.strerror or error}") from error
+            raise CliplineError(f"{model}: cannot be kept in {folder.parent}: {why(error)}") from error
     return folder
 
 
@@ -80,7 +81,7 @@ def _download(uri: str, logged: LoggedModel, folder: Path) -> None:
                 artifact_uri=f"{logged.artifact_location}/artifacts", dst_path=scratch, tracking_uri=uri
             )
         except (MlflowException, OSError) as error:  # the network's errors are OSErrors too
-            raise CliplineError(f"cannot be fetched from {uri}: {cause(error)}") from error
+            raise CliplineError(f"cannot be fetched from {uri}: {with_fix(error)}") from error
         bundles = [manifest.parent for manifest in Path(scratch).glob("**/manifest.json")]
         if len(bundles) != 1:
             raise UsageError("not a model that clipline's export stage logged")

@@ -21,6 +21,7 @@ from clipline.search.cache import cache_folders, make_cache_folder, read_metadat
 from clipline.search.exact import Best
 from clipline.utils import cores
 from clipline.utils.files import atomic
+from clipline.utils.remedies import why
 
 if TYPE_CHECKING:
     from usearch.index import Index as Graph
@@ -85,8 +86,7 @@ def open_or_build(index: Index, sample: Callable[[], np.ndarray], log: Callable[
         _build(index, cache, sample(), log)
     except OSError as error:
         raise CliplineError(
-            f"{cache}: the approximate index cannot be written: {error.strerror or error}. "
-            "Fix: free space there, or search with --exact"
+            f"{cache}: the approximate index cannot be written: {why(error)}, or search with --exact"
         ) from error
     opened = _open(index, cache, built=True)
     if opened is None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from clipline.config.base import repository_root
 from clipline.errors import UsageError
-from clipline.tracking.messages import TrackingError, cause
+from clipline.tracking.messages import TrackingError, with_fix
 
 SQLITE = "sqlite:///"
 SERVERS = ("http:", "https:")
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else mlflow.db in the repository root. Relative SQLite paths start at that root, too."""
+    """MLFLOW_TRACKING_URI, else mlflow.db in the repository root. Relative SQLite paths start at that root, too.
+
+    Raises UsageError where it is a host and a port without a scheme, which MLflow takes for a folder.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip() or f"{SQLITE}mlflow.db"
+    if re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:]+\]):\d+(/.*)?", uri):
+        raise UsageError(f"MLFLOW_TRACKING_URI: {uri} has no scheme. Fix: http://{uri}")
     path = sqlite_path(uri)
     return f"{SQLITE}{path}" if path else uri
 
@@ -34,7 +40,7 @@ def existing_store() -> str:
         if not path or _is_set_up(path):
             return uri
     except sqlite3.Error as error:
-        raise TrackingError(f"cannot use the tracking store {uri}: {cause(error)}. {fix(uri)}") from error
+        raise TrackingError(f"cannot use the tracking store {uri}: {with_fix(error)}") from error
     raise UsageError(
         f"{path}: no MLflow store here. Fix: go to the repository, or dvc repro (the train stage makes one), or set "
         "MLFLOW_TRACKING_URI"
@@ -54,15 +60,6 @@ def artifacts(uri: str) -> str | None:
         return None
     path = sqlite_path(uri)
     return ((path.parent if path else repository_root().resolve()) / "mlartifacts").as_uri()
-
-
-def fix(uri: str) -> str:
-    """The line that says what to do about a store that cannot be used."""
-    if uri.startswith(SERVERS):
-        return "Fix: start that server, or unset MLFLOW_TRACKING_URI to track in mlflow.db"
-    if uri.startswith(SQLITE):
-        return f"Fix: make {uri.removeprefix(SQLITE)} writable, or move it away to begin a new store"
-    return "Fix: correct MLFLOW_TRACKING_URI, or unset it to track in mlflow.db"
 
 
 def check_writable(path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
+from pathlib import Path
 
 from clipline.errors import CliplineError, escape, redact
+from clipline.utils.remedies import remedy
 
 
 class TrackingError(CliplineError):
@@ -37,7 +40,26 @@ def cause(error: BaseException) -> str:
         below = below.__cause__ or below.__context__
     text = getattr(root, "strerror", None) or reason(root)
     file = getattr(root, "filename", None)
-    return f"{text}: {file}" if file else text
+    return f"{text}: {file}" if file else _other_schema(text) or text.rstrip(".")
+
+
+def _other_schema(text: str) -> str | None:
+    """MLflow calls the schema of a newer one out of date, too, and would have it upgraded."""
+    versions = re.search(r"out-of-date database schema \(found version (\w+)", text)
+    if not versions:
+        return None
+    import mlflow
+
+    known = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    age = "an older" if list(known.glob(f"{versions[1]}_*.py")) else "a newer"
+    return f"its schema ({versions[1]}) is of {age} MLflow than this one"
+
+
+def with_fix(error: BaseException) -> str:
+    """The cause of an error of the store's, and what to do about it, in one line."""
+    what = cause(error)
+    otherwise = "correct MLFLOW_TRACKING_URI, or unset it to track in mlflow.db"
+    return f"{what}. Fix: {remedy(error, otherwise, what)}"
 
 
 def is_final(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from clipline.config.base import repository_root
 from clipline.errors import CliplineError
 from clipline.tracking import location
 from clipline.tracking.environment import import_mlflow
-from clipline.tracking.messages import StoreUnavailableError, TrackingError, cause, is_final
+from clipline.tracking.messages import StoreUnavailableError, TrackingError, cause, is_final, with_fix
 from clipline.tracking.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def opened(experiment: str) -> Iterator[Store]:
         unavailable = isinstance(error, filelock.Timeout) or LOCKED in cause(error)
         unavailable = unavailable or (uri.startswith(location.SERVERS) and not is_final(error))
         kind = StoreUnavailableError if unavailable else TrackingError
-        raise kind(f"cannot use the tracking store {uri}: {cause(error)}. {location.fix(uri)}") from error
+        raise kind(f"cannot use the tracking store {uri}: {with_fix(error)}") from error
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def reading(experiment: str = "") -> Iterator[Store]:
         client = MlflowClient(uri)
         known = client.get_experiment_by_name(experiment) if experiment else None
         yield Store(uri, client, known.experiment_id if known else "")
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise CliplineError(f"cannot read from the MLflow store {uri}: {cause(error)}") from error
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        raise CliplineError(f"cannot read from the MLflow store {uri}: {with_fix(error)}") from error
 
 
 def or_none(call: Callable[..., T], *arguments: object) -> T | None:

@@ -16,6 +16,7 @@ from clipline.model.clip import CLIP, build_model
 from clipline.model.text_tower import text_config
 from clipline.utils import checksums
 from clipline.utils.files import atomic_folder
+from clipline.utils.remedies import remedy
 
 WEIGHTS = "model.safetensors"
 
@@ -50,8 +51,8 @@ def save(folder: Path, model: CLIP, recipe: Recipe, vocab_size: int, info: dict[
     # safetensors raises its own error if the disk is full.
     except (SafetensorError, OSError) as error:
         raise CliplineError(
-            f"{folder}: cannot write: {error}. Fix: free some space or fix its permissions, then run again: training "
-            "resumes where it stopped"
+            f"{folder}: cannot be written: {first_line(error)}. Fix: {remedy(error)}; then run again: training resumes "
+            "where it stopped"
         ) from error
 
 

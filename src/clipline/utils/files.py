@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clipline.errors import CliplineError
+from clipline.utils.remedies import why
 from clipline.utils.user import ensure_name_and_home
 
 
@@ -46,7 +47,7 @@ def output(path: Path) -> Iterator[BinaryIO]:
         with atomic(path) as file:
             yield file
     except OSError as error:
-        raise CliplineError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise CliplineError(f"{path}: cannot be written: {why(error)}") from error
 
 
 @contextmanager

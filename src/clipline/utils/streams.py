@@ -10,6 +10,7 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 
 @contextmanager
@@ -21,7 +22,8 @@ def standard_streams() -> Iterator[None]:
     that went away, such as `head`, is no error.
     """
     open_missing()
-    sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     sys.stdout, sys.stderr = _that_takes_all(sys.stdout), _that_takes_all(sys.stderr)
     try:
         yield
@@ -36,8 +38,14 @@ def standard_streams() -> Iterator[None]:
 
 def nobody_reads() -> bool:
     """Whether what is printed on stdout from now on is dropped."""
-    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
-    return isinstance(raw, _Sink) and raw.error is not None
+    return _error(sys.stdout) is not None
+
+
+def _error(stream: TextIO) -> OSError | None:
+    """Why what is written to the stream is dropped; None where it is not."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw.error if isinstance(raw, _Sink) else None
 
 
 def open_missing() -> None:
@@ -57,8 +65,7 @@ def _lost() -> bool:
     lost = False
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         stream.flush()
-        raw = getattr(stream.buffer, "raw", stream.buffer)
-        error = raw.error if isinstance(raw, _Sink) else None
+        error = _error(stream)
         if error and error.errno not in (errno.EPIPE, errno.ECONNRESET):
             lost = True
             print(f"error: {name}: {error.strerror}: not all could be printed", file=sys.stderr)  # noqa: T201

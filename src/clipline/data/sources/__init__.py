@@ -19,6 +19,7 @@ from clipline.data.sources import archive, hub, kaggle, scenes, table
 from clipline.data.sources.raw import Collected, check_target, make_writable, publish, write_tables
 from clipline.errors import CliplineError
 from clipline.utils.progress import note
+from clipline.utils.remedies import why
 
 _COLLECT: dict[str, Callable[[Any, Path], Collected]] = {
     "scenes": scenes.collect,
@@ -45,8 +46,7 @@ def fetch(dataset: Dataset, out: Path, cache: Path) -> dict[str, Any]:
             publish(collected.folder, out)
         except OSError as error:
             raise CliplineError(
-                f"{error.filename or out}: {error.strerror or error}. Fix: free some space, or repair that path and "
-                "its permissions; then run again: what was downloaded is kept"
+                f"{error.filename or out}: {why(error)}; then run again: what was downloaded is kept"
             ) from error
         shutil.rmtree(cache)
     return source

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from clipline.config.dataset import Expect
 from clipline.errors import CliplineError, first_few, shorten
+from clipline.utils.remedies import why
 
 MAX_NAME_BYTES = 240  # Linux, macOS and Windows take 255
 LINES = 20  # line numbers in source.json
@@ -185,7 +186,7 @@ def make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise CliplineError(f"{folder}: cannot write here: {error.strerror}. Fix: its permissions or mount") from None
+        raise CliplineError(f"{folder}: cannot write here: {why(error)}") from None
 
 
 def publish(folder: Path, out: Path) -> None:
