@@ -18,10 +18,9 @@ from filelock import FileLock
 from PIL import Image
 
 from clipline.config.base import validate
-from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
 from clipline.utils.files import atomic_folder
-from tests.factories import load_script
+from tests.factories import load_script, scenes
 
 # As stages do, and before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -143,18 +142,7 @@ def prepared(raw, tmp_path_factory) -> Path:
 
     values = copy.deepcopy(TINY)
     recipe = validate(Recipe, values, "tiny.yaml")
-    dataset = validate(
-        Scenes,
-        {
-            "kind": "scenes",
-            "path": None,
-            "source": {"images": 80, "size": 40},
-            "expect": {"images": 80, "captions": 160},
-            "captions": {},
-            "split": {"kind": "hash", "val": 10, "test": 10},
-        },
-        "raw.yaml",
-    )
+    dataset = scenes(80, 160, val=10, test=10)
     out = tmp_path_factory.mktemp("prepared") / "prepared"
     prepare(raw, out, dataset, recipe, max_broken=0.0)
     return out

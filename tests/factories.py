@@ -10,6 +10,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from clipline.config.base import validate
+from clipline.config.dataset import Scenes
+from clipline.config.run import ExportParams, VariantGate
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -54,6 +58,35 @@ def errors(folder: Path) -> list[dict]:
     import pyarrow.parquet as pq
 
     return pq.read_table(folder / "errors.parquet").to_pylist()
+
+
+def scenes(images: int, captions: int, *, val: int, test: int) -> Scenes:
+    """The settings of a dataset of so many images and captions, split by hash."""
+    values = {
+        "kind": "scenes",
+        "path": None,
+        "source": {"images": images, "size": 40},
+        "expect": {"images": images, "captions": captions},
+        "captions": {},
+        "split": {"kind": "hash", "val": val, "test": test},
+    }
+    return validate(Scenes, values, "scenes.yaml")
+
+
+def export_params(**changes: object) -> ExportParams:
+    """Settings of an export of fp32 alone; wide gates for the other precisions."""
+    params = ExportParams(
+        batch_size=8,
+        opset=20,
+        min_cosine=0.9999,
+        max_abs=1e-4,
+        max_r1_drop=0.1,
+        precisions=[],
+        calibration_images=24,
+        fp16=VariantGate(min_cosine=0.99, max_r1_drop=100.0),
+        int8=VariantGate(min_cosine=0.5, max_r1_drop=100.0),
+    )
+    return params.model_copy(update=changes)
 
 
 def load_script(path: str) -> ModuleType:

@@ -18,7 +18,6 @@ import onnxruntime
 import pytest
 import torch
 
-from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepared import Prepared
 from clipline.evaluation import embed_split, metrics
 from clipline.export.export import export_model
@@ -26,20 +25,11 @@ from clipline.model.embedder import TorchModel
 from clipline.runtime.model import OnnxModel
 from clipline.train import checkpoint
 from clipline.utils import cores
+from tests.factories import export_params
 
 FIXTURES = Path(__file__).parent / "782a097"
 KINDS = ("vit", "resnet")
-PARAMS = ExportParams(
-    batch_size=8,
-    opset=20,
-    min_cosine=0.9999,
-    max_abs=1e-4,
-    max_r1_drop=0.1,
-    precisions=[],
-    calibration_images=24,
-    fp16=VariantGate(min_cosine=0.99, max_r1_drop=100.0),
-    int8=VariantGate(min_cosine=0.5, max_r1_drop=100.0),
-)
+PARAMS = export_params()
 
 
 def cpu() -> str:

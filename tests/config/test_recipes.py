@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from clipline.config.base import read_yaml, validate
-from clipline.config.dataset import Scenes
 from clipline.config.recipe import Recipe
 from clipline.data.prepare import prepare
 from clipline.data.prepared import Prepared
@@ -20,6 +19,7 @@ from clipline.model.clip import build_model
 from clipline.model.embedder import TorchModel
 from clipline.train import checkpoint
 from clipline.train.loop import Trainer
+from tests.factories import scenes
 from tests.recipes import PATHS, small_values
 
 IMAGES, BATCH = 10, 3
@@ -58,20 +58,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", PATHS)
 def test_recipe_trains_and_is_saved(name, photos, tmp_path):
     recipe = two_steps(name)
-    expect = {"images": IMAGES, "captions": IMAGES}
-    split = {"kind": "hash", "val": 2, "test": 2}
-    dataset = validate(
-        Scenes,
-        {
-            "kind": "scenes",
-            "path": None,
-            "source": {"images": IMAGES, "size": 64},
-            "expect": expect,
-            "captions": {},
-            "split": split,
-        },
-        "data",
-    )
+    dataset = scenes(IMAGES, IMAGES, val=2, test=2)
     prepare(photos, tmp_path / "prepared", dataset, recipe, max_broken=0.0)
     data = Prepared(tmp_path / "prepared")
     trainer = Trainer(recipe, data, seed=0, device=CPU, cache=tmp_path / "cache")

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from clipline.config.run import ExportParams, VariantGate
+from clipline.config.run import VariantGate
 from clipline.data.prepared import Prepared
 from clipline.errors import CliplineError
 from clipline.export import export, variants
@@ -21,19 +21,14 @@ from clipline.runtime.bundle import Bundle
 from clipline.runtime.model import OnnxModel
 from clipline.train import checkpoint
 from stages.export import describe
+from tests.factories import export_params
 
-PARAMS = ExportParams(
-    batch_size=8,
-    opset=20,
-    min_cosine=0.9999,
-    max_abs=1e-4,
-    max_r1_drop=0.1,
-    precisions=[],
-    calibration_images=24,
+PARAMS = export_params()
+BOTH = export_params(
+    precisions=["fp16", "int8"],
     fp16=VariantGate(min_cosine=0.999, max_r1_drop=0.1),
     int8=VariantGate(min_cosine=0.9, max_r1_drop=100.0),
 )
-BOTH = PARAMS.model_copy(update={"precisions": ["fp16", "int8"]})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from clipline.classify import zeroshot
-from clipline.config.run import ExportParams, VariantGate
 from clipline.data.prepared import Prepared
 from clipline.export.export import export_model
 from clipline.export.manifest import logit_scale
@@ -14,20 +13,10 @@ from clipline.runtime.bundle import Manifest
 from clipline.runtime.model import OnnxModel
 from clipline.train import checkpoint
 from clipline.train.objective import Objective
+from tests.factories import export_params
 
 TEXTS = ["a red bar on the left", "blue", "the bottom shows yellow", "a green bar"]
-GATE = VariantGate(min_cosine=0.9, max_r1_drop=100.0)
-PARAMS = ExportParams(
-    batch_size=8,
-    opset=20,
-    min_cosine=0.9999,
-    max_abs=1e-4,
-    max_r1_drop=100.0,
-    precisions=[],
-    calibration_images=24,
-    fp16=GATE,
-    int8=GATE,
-)
+PARAMS = export_params(max_r1_drop=100.0)
 
 
 def trained_softmax(model, pixels, ids, mask) -> np.ndarray:
