@@ -1,9 +1,14 @@
-"""Labels and templates as people write them."""
+"""Labels, templates and text files as people and their editors write them."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from clipline.classify.zeroshot import TEMPLATES
-from clipline.cli.inputs import read_labels, read_templates
+from clipline.cli import inputs
+from clipline.cli.inputs import read_labels, read_lines, read_templates
 from clipline.errors import UsageError
 
 
@@ -60,3 +65,19 @@ def test_templates(tmp_path):
 def test_templates_that_cannot_serve(templates, name, message):
     with pytest.raises(UsageError, match=message):
         read_templates(templates, name)
+
+
+def test_lines_of_a_file_and_of_standard_input(tmp_path, monkeypatch):
+    data = "\ufeff red \r\n\r\n\tgrün\n".encode()
+    (tmp_path / "words.txt").write_bytes(data)
+    monkeypatch.setattr(inputs.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    for file in (tmp_path / "words.txt", Path("-")):
+        assert read_lines(file, "words") == ["red", "grün"]
+
+
+def test_what_is_no_text(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"x: not a text in UTF-8\. Fix: save the labels as UTF-8"):
+        read_lines(tmp_path / "x", "labels")
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        read_lines(tmp_path, "labels")

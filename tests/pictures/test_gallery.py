@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from clipline.errors import CliplineError, UsageError
-from clipline.pictures.gallery import CELL, GAP, MARGIN, MAT, Cell, Row, draw, grid
+from clipline.pictures.gallery import CELL, GAP, MARGIN, MAT, Cell, Row, draw, grid, save
 
 RED, GREEN, BLUE = (200, 20, 30), (20, 180, 40), (30, 40, 210)
 
@@ -132,3 +132,15 @@ def test_the_same_input_gives_the_same_bytes(images, tmp_path):
 @pytest.mark.parametrize(("count", "columns"), [(0, 1), (1, 1), (2, 2), (4, 2), (9, 3), (10, 4), (100, 8)])
 def test_grid(count, columns):
     assert grid(count) == columns
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".webp", 16_383), (".jpg", 65_500)])
+def test_the_longest_side_that_a_format_holds(tmp_path, suffix, most):
+    path = tmp_path / f"long{suffix}"
+    save(Image.new("RGB", (1, most)), path)
+    assert Image.open(path).size == (1, most)
+    path.write_text("old")
+    with pytest.raises(UsageError, match=rf"at most {most:,} pixels a side.* 1 x {most + 1:,}\. Fix: .*\.png"):
+        save(Image.new("RGB", (1, most + 1)), path)
+    assert path.read_text() == "old"
+    save(Image.new("RGB", (1, most + 1)), tmp_path / "long.png")

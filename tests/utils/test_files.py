@@ -1,8 +1,10 @@
-"""A name holds the old content or all of the new, and a failed write leaves nothing beside it."""
+"""A name holds the old content or all of the new, a failed write leaves nothing beside it; where the user's cache is."""
+
+from pathlib import Path
 
 import pytest
 
-from clipline.utils.files import atomic, atomic_folder
+from clipline.utils.files import atomic, atomic_folder, user_cache
 
 
 def names(folder):
@@ -84,3 +86,12 @@ def test_what_a_kill_left_is_mended(tmp_path):
         raise OSError
     assert (out / "a.txt").read_text() == ".out.old"
     assert names(tmp_path) == ["out"]
+
+
+def test_where_the_users_cache_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_cache() == Path(tmp_path / ".cache" / "clipline")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert user_cache() == tmp_path / "x" / "clipline"
