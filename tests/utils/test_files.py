@@ -1,4 +1,4 @@
-"""A name holds the old content or all of the new, a failed write leaves nothing beside it; where the user's cache is."""
+"""A name holds the old content or all of the new, and a failed write leaves nothing; where the cache of the user is."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clipline.embed.item import Failure, Item, NullLedger
+from clipline.embed.item import Failure, FileItem, Item, NullLedger
 from clipline.embed.pipeline import Embedded, Pipeline, Result
 from clipline.embed.stage_timer import StageTimer
 from clipline.errors import CliplineError, UsageError
@@ -108,11 +108,15 @@ class Worker:
 
 def absolute(item: Item) -> Item:
     """The same item for another process, which may have another working folder."""
+    if isinstance(item, FileItem):
+        return replace(item, file=str(Path(item.file).absolute()))
     return replace(item, **{name: path.absolute() for name, path in _paths(item).items()})
 
 
 def _paths(item: Item) -> dict[str, Path]:
     """The fields of an item that hold files on this machine."""
+    if isinstance(item, FileItem):
+        return {"file": Path(item.file)}
     values = {field.name: getattr(item, field.name) for field in fields(item)}
     return {name: value for name, value in values.items() if isinstance(value, Path)}
 
